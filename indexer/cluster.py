@@ -1,0 +1,345 @@
+"""Ray: the cluster we run in or start, the worker actors, leases, retries. The only door to Ray."""
+
+import fcntl
+import logging
+import os
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Self
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from indexer.corpus import Shard
+from indexer.engine import EngineDead
+from indexer.epochs import Receipt
+from indexer.errors import CorpusError, IndexerError
+from indexer.pipeline import SHARDS_INSIDE, Pipeline
+from indexer.settings import ClusterSettings
+
+OBJECT_STORE_BYTES = 256 << 20
+"""Shared memory of a Ray we start: only shards' descriptions and receipts travel, never documents or vectors."""
+
+PROCESS_ENDED = 70
+"""Exit status of a worker process whose engine died (``EX_SOFTWARE`` of sysexits.h)."""
+
+
+@dataclass(frozen=True)
+class GivenUp:
+    """A shard that no worker could finish, and why."""
+
+    shard: Shard
+    reason: str
+
+
+@dataclass
+class Lease:
+    """A shard on its way to a receipt.
+
+    Attributes:
+        shard: The work.
+        failures: Workers that died or failed with this shard alone.
+        suspect: It was with a worker that died; it runs alone from now on, so that blame falls on the right shard.
+    """
+
+    shard: Shard
+    failures: int = 0
+    suspect: bool = False
+
+
+@dataclass
+class Member:
+    """A worker actor as the driver sees it."""
+
+    actor: Any
+    starting: Any
+    leases: dict[Any, Lease] = field(default_factory=dict)
+
+    def takes(self, lease: Lease) -> bool:
+        """Whether the lease may be given now: suspects run alone."""
+        if lease.suspect or any(held.suspect for held in self.leases.values()):
+            return not self.leases
+        return len(self.leases) < SHARDS_INSIDE
+
+
+class Worker:
+    """Actor: one process, one engine, one pipeline."""
+
+    def __init__(self, cores: int) -> None:
+        """Pins the process.
+
+        Args:
+            cores: Cores to pin to; 0 on GPU machines, where the engine waits for the device and not for a core.
+        """
+        logging.getLogger("vllm").setLevel(logging.ERROR)
+        self._claims = _pin(cores) if cores else []
+        # Replacements get shards while they start: a future makes those wait and gives them the start's own error.
+        self._pipeline: Future[Pipeline] = Future()
+
+    def start(self, make_pipeline: Callable[[], Pipeline]) -> int:
+        """Starts the engine, one at a time per GPU: vLLM sizes its memory by what is free when it starts.
+
+        Returns:
+            The process id.
+        """
+        try:
+            with _turn(f"gpu-{os.environ.get('CUDA_VISIBLE_DEVICES', 'none')}", wait=not self._claims):
+                self._pipeline.set_result(make_pipeline())
+        except BaseException as error:
+            self._pipeline.set_exception(error)
+            raise
+        return os.getpid()
+
+    def run(self, shard: Shard) -> Receipt:
+        """Takes a shard to its receipt; ends the process when the engine is dead, so that nothing waits for it."""
+        try:
+            return self._pipeline.result().run(shard)
+        except EngineDead:
+            os._exit(PROCESS_ENDED)
+
+
+class Cluster:
+    """A connection to Ray: the cluster given, the one we run in, or one of our own that ends with the connection."""
+
+    def __init__(self, settings: ClusterSettings, replicas_per_gpu: int = 1) -> None:
+        """Describes the cluster; :meth:`__enter__` connects."""
+        self._settings = settings
+        self._replicas = replicas_per_gpu
+        self._members: list[Member] = []
+
+    def __enter__(self) -> Self:
+        """Connects, or starts a local Ray on loopback."""
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+        try:
+            ray.init(address=self._settings.address or "auto", **quiet)
+        except ConnectionError:
+            if self._settings.address:
+                raise IndexerError(f"cluster.address: no Ray cluster answers at {self._settings.address}") from None
+            cores = len(os.sched_getaffinity(0))
+            ray.init(
+                address="local",
+                num_cpus=cores,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _node_ip_address="127.0.0.1",
+                **quiet,
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the workers, and Ray where we started it."""
+        self.stop_workers()
+        ray.shutdown()
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of the cluster."""
+        return int(ray.cluster_resources().get("GPU", 0))
+
+    @property
+    def workers(self) -> int:
+        """Engines a run starts."""
+        if self._settings.workers != "auto":
+            return int(self._settings.workers)
+        if self.gpus:
+            return self.gpus * self._replicas
+        return max(1, int(ray.cluster_resources()["CPU"]) // self._settings.cpus_per_worker)
+
+    def map(self, function: Callable[..., Any], items: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        """Runs ``function`` on every tuple of arguments as Ray tasks of one core.
+
+        Args:
+            function: Top-level function.
+            items: Arguments; pulled as tasks end, so that any number fits.
+
+        Yields:
+            Results in the order in which they are ready.
+
+        Raises:
+            IndexerError: What the function raised.
+        """
+        remote = ray.remote(num_cpus=1)(function)
+        waiting: set[Any] = set()
+        room = 2 * int(ray.cluster_resources()["CPU"])
+        for arguments in items:
+            waiting.add(remote.remote(*arguments))
+            if len(waiting) >= room:
+                yield _take_one(waiting)
+        while waiting:
+            yield _take_one(waiting)
+
+    def start_workers(self, make_pipeline: Callable[[], Pipeline], most: int) -> int:
+        """Starts the engines and waits until they are ready.
+
+        Args:
+            make_pipeline: Builds the pipeline in the worker process.
+            most: No more workers than this: there is no use for an engine without a shard.
+
+        Returns:
+            Workers started.
+
+        Raises:
+            IndexerError: An engine cannot be started.
+        """
+        self._make_pipeline = make_pipeline
+        self._members = [self._hire() for _ in range(min(self.workers, most))]
+        for member in self._members:
+            try:
+                ray.get(member.starting)
+            except RayTaskError as error:
+                raise _cause(error) from None
+            except RayError as error:
+                raise IndexerError(f"a worker process ended while its engine started: {_first_line(error)}") from None
+        return len(self._members)
+
+    def stop_workers(self) -> None:
+        """Ends the worker processes and with them their engines."""
+        for member in self._members:
+            ray.kill(member.actor)
+        self._members = []
+
+    def run(self, shards: Iterable[Shard], retries: int) -> Iterator[Receipt | GivenUp]:
+        """Takes shards to receipts on the started workers.
+
+        A shard whose worker dies is given to another one, alone; after ``retries`` more deaths it is given up.
+
+        Args:
+            shards: Work, pulled as workers have room.
+            retries: Further tries of a shard that failed.
+
+        Yields:
+            Receipts and given-up shards in the order in which they end.
+
+        Raises:
+            IndexerError: No worker is left, or a shard failed for a reason that is not the shard's own.
+        """
+        fresh = iter(shards)
+        queue: deque[Lease] = deque()
+        while True:
+            self._lease(queue, fresh)
+            references = {reference: member for member in self._members for reference in member.leases}
+            if not references:
+                return
+            ended, _ = ray.wait(list(references), num_returns=1)
+            yield from self._settle(references[ended[0]], ended[0], queue, retries)
+
+    def _lease(self, queue: deque[Lease], fresh: Iterator[Shard]) -> None:
+        """Gives each worker in turn one more shard until none has room or nothing is left."""
+        given = True
+        while given:
+            given = False
+            for member in sorted(self._members, key=lambda member: len(member.leases)):
+                if not queue and (shard := next(fresh, None)) is not None:
+                    queue.append(Lease(shard))
+                if queue and member.takes(queue[0]):
+                    lease = queue.popleft()
+                    member.leases[member.actor.run.remote(lease.shard)] = lease
+                    given = True
+
+    def _settle(self, member: Member, reference: Any, queue: deque[Lease], retries: int) -> Iterator[Receipt | GivenUp]:
+        try:
+            receipt: Receipt = ray.get(reference)
+        except RayTaskError as error:
+            cause = _cause(error)
+            if not isinstance(cause, CorpusError):
+                raise cause from None
+            lease = member.leases.pop(reference)
+            yield from _fail(lease, queue, retries, str(cause))
+        except RayError as error:
+            yield from self._bury(member, queue, retries, f"worker died: {_first_line(error)}")
+        else:
+            del member.leases[reference]
+            yield receipt
+
+    def _bury(self, member: Member, queue: deque[Lease], retries: int, reason: str) -> Iterator[GivenUp]:
+        """Replaces a dead worker; its only shard is to blame, of several each becomes a suspect."""
+        alone = len(member.leases) == 1
+        for lease in member.leases.values():
+            lease.suspect = True
+            if alone:
+                yield from _fail(lease, queue, retries, reason)
+            else:
+                queue.append(lease)
+        self._members.remove(member)
+        self._members.append(self._hire())
+
+    def _hire(self) -> Member:
+        options: dict[str, Any] = {"num_cpus": self._settings.cpus_per_worker}
+        if self.gpus:
+            options["num_gpus"] = 1 / self._replicas
+        cores = 0 if self.gpus else self._settings.cpus_per_worker
+        # One thread more than shards inside: a lease given early must not wait for a thread.
+        actor = ray.remote(Worker).options(max_concurrency=SHARDS_INSIDE + 1, **options).remote(cores)
+        return Member(actor, actor.start.remote(self._make_pipeline))
+
+
+def _fail(lease: Lease, queue: deque[Lease], retries: int, reason: str) -> Iterator[GivenUp]:
+    lease.failures += 1
+    if lease.failures > retries:
+        yield GivenUp(lease.shard, reason)
+    else:
+        queue.append(lease)
+
+
+def _take_one(waiting: set[Any]) -> Any:
+    ended, _ = ray.wait(list(waiting), num_returns=1)
+    waiting.remove(ended[0])
+    try:
+        return ray.get(ended[0])
+    except RayTaskError as error:
+        raise _cause(error) from None
+
+
+def _cause(error: RayTaskError) -> Exception:
+    """Our own errors as they were raised; of others the type and first line, without Ray's remote traceback."""
+    if isinstance(error.cause, IndexerError):
+        return error.cause
+    return IndexerError(f"{type(error.cause).__name__}: {_first_line(error.cause)}")
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _pin(count: int) -> list[IO[str]]:
+    """Pins this process to ``count`` cores that no other worker of this machine holds.
+
+    Returns:
+        The claims, held until the process ends; fewer than ``count`` when the machine has no more cores.
+    """
+    claims: dict[int, IO[str]] = {}
+    for core in sorted(os.sched_getaffinity(0)):
+        if len(claims) < count and (claim := _claim(f"core-{core}", wait=False)) is not None:
+            claims[core] = claim
+    if claims:
+        os.sched_setaffinity(0, claims.keys())
+    return list(claims.values())
+
+
+@contextmanager
+def _turn(name: str, *, wait: bool) -> Iterator[None]:
+    claim = _claim(name, wait=True) if wait else None
+    try:
+        yield
+    finally:
+        if claim is not None:
+            claim.close()
+
+
+def _claim(name: str, *, wait: bool) -> IO[str] | None:
+    """Takes a machine-wide claim that the system itself ends with the process, or ``None`` when it is taken."""
+    folder = Path(tempfile.gettempdir()) / f"indexer-claims-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    stream = (folder / name).open("w")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        stream.close()
+        return None
+    return stream

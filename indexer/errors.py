@@ -1,0 +1,25 @@
+"""The errors a user can meet, each with the exit status its command ends with."""
+
+
+class IndexerError(Exception):
+    """A run failed; the message says why and never quotes document text."""
+
+    exit_code = 1
+
+
+class SettingsError(IndexerError):
+    """Settings are unusable: unknown key, impossible value, or they contradict what is published."""
+
+    exit_code = 2
+
+
+class CorpusError(IndexerError):
+    """The corpus cannot be read as configured; the message names the file."""
+
+    exit_code = 2
+
+
+class RefusedError(IndexerError):
+    """The result was not published: a gate refused it or another run took its epoch."""
+
+    exit_code = 3

@@ -1,0 +1,35 @@
+"""What becomes of a document that is not indexed: one code and one sentence for every reason, in one place."""
+
+from enum import StrEnum
+
+
+class Fate(StrEnum):
+    """Reason a corpus row is in the quarantine. Only what cannot be embedded or told apart is."""
+
+    NULL_ID = "null_id"
+    NULL_TEXT = "null_text"
+    EMPTY_TEXT = "empty_text"
+    INVALID_UTF8 = "invalid_utf8"
+    DUPLICATE_ID = "duplicate_id"
+    NO_TOKENS = "no_tokens"
+    TOO_LONG = "too_long"
+    BAD_VECTOR = "bad_vector"
+    SHARD_FAILED = "shard_failed"
+
+    @property
+    def description(self) -> str:
+        """One sentence for the operator; never text of the document."""
+        return DESCRIPTIONS[self]
+
+
+DESCRIPTIONS = {
+    Fate.NULL_ID: "the id is null, so the document cannot be told from others",
+    Fate.NULL_TEXT: "every text column is null",
+    Fate.EMPTY_TEXT: "the text is empty or only whitespace",
+    Fate.INVALID_UTF8: "the id, the text or a payload value is not valid UTF-8",
+    Fate.DUPLICATE_ID: "the id occurs with different content; no copy can be preferred",
+    Fate.NO_TOKENS: "the tokenizer gives no token for the text",
+    Fate.TOO_LONG: "the text has more than model.max_tokens tokens and model.overflow is quarantine",
+    Fate.BAD_VECTOR: "the model gives a vector that is not finite or has no norm, twice",
+    Fate.SHARD_FAILED: "no worker could finish the shard within run.retries",
+}

@@ -1,0 +1,70 @@
+"""Progress of a run on standard error: a bar on a terminal, plain lines in a job log."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Literal, Self
+
+from tqdm import tqdm
+
+LINE_SECONDS = 10.0
+"""Least time between two plain lines."""
+
+
+class Progress:
+    """Documents done of a known total, with tokens per second and the time left."""
+
+    def __init__(self, total: int, workers: int, style: Literal["auto", "bar", "lines", "none"]) -> None:
+        """Describes the work.
+
+        Args:
+            total: Documents to index.
+            workers: Engines at work.
+            style: ``auto`` is a bar where standard error is a terminal, else lines.
+        """
+        self._total, self._workers = total, workers
+        self._style = ("bar" if sys.stderr.isatty() else "lines") if style == "auto" else style
+        self._documents = self._tokens = 0
+        self._start = self._last_line = time.monotonic()
+        self._bar = tqdm(total=total, unit="doc", disable=self._style != "bar", dynamic_ncols=True)
+
+    def __enter__(self) -> Self:
+        """Starts the clock."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes the bar, or prints the last line."""
+        self._bar.close()
+        if kind is None and self._style == "lines" and self._documents:
+            self._print_line()
+
+    def add(self, documents: int, tokens: int) -> None:
+        """Counts work that is durable.
+
+        Args:
+            documents: Documents of a shard, indexed or quarantined.
+            tokens: Tokens the engine read for them.
+        """
+        self._documents += documents
+        self._tokens += tokens
+        self._bar.update(documents)
+        self._bar.set_postfix_str(f"{self._rate():,.0f} tok/s, {self._workers} workers", refresh=False)
+        if self._style == "lines" and time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._print_line()
+
+    def _rate(self) -> float:
+        return self._tokens / max(time.monotonic() - self._start, 1e-9)
+
+    def _print_line(self) -> None:
+        self._last_line = time.monotonic()
+        elapsed = self._last_line - self._start
+        left = elapsed / self._documents * (self._total - self._documents) if self._documents else 0.0
+        share = self._documents / max(self._total, 1)
+        print(
+            f"{self._documents:,}/{self._total:,} documents ({share:.0%}), {self._rate():,.0f} tokens/s, "
+            f"{self._workers} workers, {left:,.0f} s left",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,0 +1,133 @@
+"""Column names and Arrow schemas: the contract between the stages.
+
+A row of a width table is one chunk of one document, keyed by (``id``, ``chunk``). Chunk 0 is the whole document unless
+chunking is on.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+ID = "id"
+CHUNK = "chunk"
+CHAR_START = "char_start"
+CHAR_END = "char_end"
+CONTENT_HASH = "content_hash"
+PAYLOAD_HASH = "payload_hash"
+VECTOR = "vector"
+
+RESERVED = frozenset({ID, CHUNK, CHAR_START, CHAR_END, CONTENT_HASH, PAYLOAD_HASH, VECTOR})
+"""Names a payload column may not take."""
+
+CONTENT_HASH_TYPE = pa.binary(16)
+PAYLOAD_HASH_TYPE = pa.binary(8)
+
+ARROW_PRECISION = {"float32": pa.float32(), "float16": pa.float16()}
+
+KEY_FIELDS = (
+    pa.field(ID, pa.string(), nullable=False),
+    pa.field(CHUNK, pa.int32(), nullable=False),
+    pa.field(CHAR_START, pa.int32(), nullable=False),
+    pa.field(CHAR_END, pa.int32(), nullable=False),
+)
+HASH_FIELDS = (
+    pa.field(CONTENT_HASH, CONTENT_HASH_TYPE, nullable=False),
+    pa.field(PAYLOAD_HASH, PAYLOAD_HASH_TYPE, nullable=False),
+)
+
+DIGEST_SCHEMA = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field(ID, pa.string()),
+        *HASH_FIELDS,
+        pa.field("text_bytes", pa.int64(), nullable=False),
+        pa.field("reason", pa.string()),
+    ]
+)
+"""One row per corpus row: its identity, or the reason why it cannot be indexed."""
+
+QUARANTINE_SCHEMA = pa.schema(
+    [
+        pa.field(ID, pa.string()),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+        *HASH_FIELDS,
+    ]
+)
+"""Documents left out, each with a reason; ``detail`` never holds text of the document."""
+
+
+def width_schema(width: int, precision: str, payload: pa.Schema) -> pa.Schema:
+    """Schema of one width table.
+
+    Args:
+        width: Matryoshka width, the length of every vector.
+        precision: ``float32`` or ``float16``, how the vector components are stored.
+        payload: Columns copied from the corpus, in their order.
+
+    Returns:
+        Key columns, payload, hashes and the vector, without metadata.
+    """
+    vector = pa.field(VECTOR, pa.list_(ARROW_PRECISION[precision], width), nullable=False)
+    return pa.schema([*KEY_FIELDS, *payload, *HASH_FIELDS, vector])
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The tables of one generation of an index: their names and schemas.
+
+    Attributes:
+        name: Name of the index.
+        generation: 1 for the tables first built; raised when a changed model or layout builds new ones beside them.
+        widths: Matryoshka widths, one table each, widest first.
+        precision: ``float32`` or ``float16``.
+        metric: ``cosine``, ``dot`` or ``l2``.
+        payload: Columns copied from the corpus.
+    """
+
+    name: str
+    generation: int
+    widths: tuple[int, ...]
+    precision: str
+    metric: str
+    payload: pa.Schema
+
+    def table(self, width: int) -> str:
+        """Name of a width table, e.g. ``docs_d256`` or, in the third generation, ``docs_g3_d256``."""
+        return self._name(f"d{width}")
+
+    @property
+    def quarantine(self) -> str:
+        """Name of the quarantine table."""
+        return self._name("quarantine")
+
+    def schema(self, width: int) -> pa.Schema:
+        """Schema of a width table."""
+        return width_schema(width, self.precision, self.payload)
+
+    def schemas(self) -> dict[str, pa.Schema]:
+        """Schema of every table by name, the quarantine's last."""
+        return {self.table(width): self.schema(width) for width in self.widths} | {self.quarantine: QUARANTINE_SCHEMA}
+
+    def describe(self) -> dict[str, Any]:
+        """What another run must share to write into the same tables, as JSON-ready values."""
+        return {
+            "widths": list(self.widths),
+            "precision": self.precision,
+            "metric": self.metric,
+            "payload": {field.name: str(field.type) for field in self.payload},
+        }
+
+    @property
+    def digest(self) -> str:
+        """Digest of :meth:`describe`."""
+        return hashlib.blake2b(json.dumps(self.describe(), sort_keys=True).encode(), digest_size=16).hexdigest()
+
+    def _name(self, suffix: str) -> str:
+        return f"{self.name}_{suffix}" if self.generation == 1 else f"{self.name}_g{self.generation}_{suffix}"

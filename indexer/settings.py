@@ -1,0 +1,304 @@
+"""Settings of the jobs: TOML file < environment (``INDEXER_SECTION__KEY``) < command line (``--section.key value``)."""
+
+import argparse
+import difflib
+import json
+import os
+import sys
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from indexer.errors import SettingsError
+from indexer.schema import RESERVED
+
+ENV_PREFIX = "INDEXER_"
+MIN_WIDTH = 32
+"""Smallest Matryoshka width Qwen3-Embedding was trained for (model card)."""
+
+
+VectorIndex = Literal["auto", "none", "IVF_FLAT", "IVF_PQ", "IVF_SQ", "IVF_RQ", "IVF_HNSW_SQ", "IVF_HNSW_PQ"]
+
+
+class Section(BaseModel):
+    """A table of the settings file; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CorpusSettings(Section):
+    """Where the documents are and which columns hold them."""
+
+    uri: str = Field(description="Parquet file, directory (searched recursively), glob or object-store URI")
+    id_column: str = Field("id", description="column with the document id, string or integer, unique in the corpus")
+    text_columns: list[str] = Field(["text"], min_length=1, description="text columns, joined with a newline")
+    payload: list[str] = Field([], description="columns copied to every table")
+
+    @model_validator(mode="after")
+    def _payload_names_are_free(self) -> Self:
+        taken = sorted(set(self.payload) & RESERVED)
+        if taken:
+            raise ValueError(f"payload column {taken[0]!r} has the name of a column every table already has")
+        return self
+
+
+class ModelSettings(Section):
+    """The embedding model; a change of any of these changes the vectors and so the fingerprint."""
+
+    name: str = Field(description="hub id or local directory")
+    revision: str | None = Field(None, description="hub commit, branch or tag; pin a commit")
+    max_tokens: int = Field(8192, ge=8, description="most tokens of one chunk, end token included")
+    overflow: Literal["truncate", "chunk", "quarantine"] = Field(
+        "truncate", description="what becomes of a document longer than max_tokens"
+    )
+    chunk_overlap: int = Field(64, ge=0, description="tokens neighbouring chunks share; read with overflow = chunk")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="dtype of the computation")
+    query_instruction: str = Field(
+        "Given a web search query, retrieve relevant passages that answer the query",
+        description="task put before queries by models that follow instructions; documents get none",
+    )
+
+    @model_validator(mode="after")
+    def _overlap_is_below_limit(self) -> Self:
+        if self.overflow == "chunk" and self.chunk_overlap >= self.max_tokens // 2:
+            raise ValueError("chunk_overlap must be below half of max_tokens")
+        return self
+
+
+def _plain_value(value: object) -> object:
+    """Reads the text of an environment variable or flag as JSON where it is JSON, so that numbers stay numbers."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+class EngineSettings(BaseModel):
+    """vLLM engine arguments by their own names, e.g. ``max_num_batched_tokens``, beside our own two keys."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, Annotated[Any, BeforeValidator(_plain_value)]]
+
+    replicas_per_gpu: int = Field(1, ge=1, description="engines that share one GPU; above 1 only pays for small models")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """vLLM engine arguments as given."""
+        return dict(self.__pydantic_extra__)
+
+
+class IndexSettings(Section):
+    """The tables to fill."""
+
+    uri: str = Field(description="directory or object-store URI of the LanceDB database")
+    name: str = Field(
+        "docs", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", description="index name; tables are <name>_d<width>"
+    )
+    widths: list[int] = Field([256], min_length=1, description="Matryoshka widths, 32 up to the model's dimension")
+    precision: Literal["float32", "float16"] = Field("float32", description="how vector components are stored")
+    metric: Literal["cosine", "dot", "l2"] = Field("cosine", description="distance of the vector index")
+    vector_index: Literal["auto", "none", "IVF_FLAT", "IVF_PQ", "IVF_SQ", "IVF_RQ", "IVF_HNSW_SQ", "IVF_HNSW_PQ"] = (
+        Field("auto", description="LanceDB index type; auto: by rows and width, none for small tables")
+    )
+
+    @model_validator(mode="after")
+    def _widths_are_distinct(self) -> Self:
+        if len(set(self.widths)) != len(self.widths):
+            raise ValueError("widths must differ from each other")
+        if min(self.widths) < MIN_WIDTH:
+            raise ValueError(f"width {min(self.widths)} is below {MIN_WIDTH}, the smallest Matryoshka width")
+        return self
+
+
+class ClusterSettings(Section):
+    """The Ray cluster and the workers on it."""
+
+    address: str | None = Field(None, description="Ray address; default: the cluster we run in, else a local one")
+    workers: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto", description="engines; auto: one per GPU (times replicas_per_gpu), without GPUs one per core"
+    )
+    cpus_per_worker: int = Field(1, ge=1, description="CPU cores reserved for, and on CPU machines pinned to, a worker")
+
+
+class RunSettings(Section):
+    """How the work is cut and retried."""
+
+    shard_mb: float = Field(16.0, gt=0, description="text of one shard in MiB: the unit of work, retry and resume")
+    retries: int = Field(2, ge=0, description="further workers a failed shard is given to before it is quarantined")
+    progress: Literal["auto", "bar", "lines", "none"] = Field(
+        "auto", description="auto: a bar on a terminal, else lines"
+    )
+
+
+class GateSettings(Section):
+    """What must hold before an epoch is published."""
+
+    max_removed: float = Field(0.2, ge=0, le=1, description="largest share of published documents one run may remove")
+    max_quarantined: float = Field(0.2, ge=0, le=1, description="largest share of the corpus that may be quarantined")
+    norm_tolerance: float = Field(1e-3, gt=0, description="largest deviation of a vector's norm from 1")
+    recall: float = Field(0.95, ge=0, le=1, description="least recall at 10 of a vector index against exact search")
+    recall_queries: int = Field(100, ge=1, description="stored vectors used as queries to measure recall")
+
+
+class JobSettings(BaseSettings):
+    """Base of every job's settings: sources, their order and the errors."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_kebab_case=False,
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment before the file's content, which comes in as keyword arguments."""
+        return env_settings, init_settings
+
+
+class Settings(JobSettings):
+    """Settings of ``jobs.index``, ``jobs.search`` and ``jobs.publish``."""
+
+    corpus: CorpusSettings
+    model: ModelSettings
+    engine: EngineSettings = EngineSettings()
+    index: IndexSettings
+    cluster: ClusterSettings = ClusterSettings()
+    run: RunSettings = RunSettings()
+    gates: GateSettings = GateSettings()
+
+
+JobSettingsT = TypeVar("JobSettingsT", bound=JobSettings)
+
+
+class CommandLine(argparse.ArgumentParser):
+    """Command line of a job whose errors are :class:`SettingsError`, so that every job ends the same way."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises instead of exiting."""
+        raise SettingsError(message)
+
+
+def command_line(description: str) -> CommandLine:
+    """Command line with ``--config``; a job adds its own flags, :func:`load` adds one flag per setting."""
+    command = CommandLine(description=description, allow_abbrev=False)
+    command.add_argument("--config", type=Path, required=True, metavar="FILE", help="TOML file with the settings")
+    return command
+
+
+def load(
+    cls: type[JobSettingsT], command: CommandLine, argv: Sequence[str] | None = None
+) -> tuple[JobSettingsT, argparse.Namespace]:
+    """Reads the settings of a job.
+
+    Args:
+        cls: The job's settings model.
+        command: Its command line, from :func:`command_line`.
+        argv: Arguments, ``sys.argv[1:]`` by default.
+
+    Returns:
+        The settings and the parsed command line with the job's own flags.
+
+    Raises:
+        SettingsError: The file cannot be read, a key is unknown (the nearest valid one is named) or a value is not
+            allowed.
+    """
+    source = CliSettingsSource(cls, root_parser=command)
+    arguments, engine = _split_engine_flags(sys.argv[1:] if argv is None else argv)
+    _refuse_unknown_flags(command, arguments)
+    namespace = command.parse_args(arguments)
+    content = _read_toml(namespace.config)
+    _refuse_unknown_variables(cls)
+    try:
+        settings = cls(_cli_settings_source=source(parsed_args=namespace), **content)  # type: ignore[call-arg]
+    except ValidationError as error:
+        raise SettingsError(_explain(error, cls)) from None
+    if not engine:
+        return settings, namespace
+    known: Settings = settings  # type: ignore[assignment]
+    merged = EngineSettings(**{**known.engine.model_dump(), **engine})
+    return settings.model_copy(update={"engine": merged}), namespace
+
+
+def _split_engine_flags(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Takes the ``--engine.`` flags out: vLLM's argument names are not known to the command line."""
+    rest: list[str] = []
+    engine: dict[str, Any] = {}
+    words = iter(argv)
+    for word in words:
+        if not word.startswith("--engine."):
+            rest.append(word)
+            continue
+        name, has_value, value = word.removeprefix("--engine.").partition("=")
+        if not has_value:
+            value = next(words, "")
+        if not name or not value:
+            raise SettingsError(f"{word} needs a value")
+        engine[name] = value
+    return rest, engine
+
+
+def _refuse_unknown_flags(command: argparse.ArgumentParser, argv: Iterable[str]) -> None:
+    known = command._option_string_actions  # noqa: SLF001  # argparse lists its flags nowhere else
+    for word in argv:
+        flag = word.split("=", 1)[0]
+        if flag.startswith("--") and flag != "--" and flag not in known:
+            raise SettingsError(f"unknown flag {flag}{_nearest(flag, known)}")
+
+
+def _refuse_unknown_variables(cls: type[BaseSettings]) -> None:
+    """Sections only: keys inside a section reach its model and are refused there."""
+    for variable in os.environ:
+        if not variable.startswith(ENV_PREFIX):
+            continue
+        section = variable.removeprefix(ENV_PREFIX).split("__")[0].lower()
+        if section not in cls.model_fields:
+            raise SettingsError(
+                f"unknown variable {variable}: no section [{section}]{_nearest(section, cls.model_fields)}"
+            )
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"cannot read settings {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"settings {path} are not TOML: {error}") from None
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {matches[0]}?)" if matches else ""
+
+
+def _explain(error: ValidationError, cls: type[BaseSettings]) -> str:
+    """One line per problem, with the key as it is written in the file and never the value."""
+    return "; ".join(_explain_one(problem["type"], problem["loc"], problem["msg"], cls) for problem in error.errors())
+
+
+def _explain_one(kind: str, location: tuple[int | str, ...], message: str, cls: type[BaseSettings]) -> str:
+    key = ".".join(str(part) for part in location)
+    if kind != "extra_forbidden":
+        return f"{key}: {message.removeprefix('Value error, ')}"
+    if len(location) == 1:
+        return f"unknown section [{key}]{_nearest(key, cls.model_fields)}"
+    section = cls.model_fields[str(location[0])].annotation
+    known = section.model_fields if isinstance(section, type) and issubclass(section, BaseModel) else {}
+    return f"unknown key {key}{_nearest(str(location[-1]), known)}"

@@ -1,0 +1,24 @@
+"""Index a Parquet corpus: embed what is new or changed and publish it as LanceDB tables, one per Matryoshka width.
+
+The last line on standard output is one JSON object. Exit status: 0 done, 1 failed, 2 unusable settings or corpus,
+3 refused to publish. Running the same command again resumes what was staged.
+"""
+
+import json
+
+from indexer import indexing
+from indexer.settings import Settings, command_line, load
+from jobs.command import execute
+
+
+def main() -> None:
+    """Indexes, or with ``--plan`` says what would be done."""
+    command = command_line(__doc__ or "")
+    command.add_argument("--plan", action="store_true", help="print what would be done and do nothing")
+    settings, arguments = load(Settings, command)
+    result = indexing.plan(settings) if arguments.plan else indexing.run(settings)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    execute(main)
