@@ -4,6 +4,7 @@ import fcntl
 import logging
 import os
 import tempfile
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -115,27 +116,31 @@ class Cluster:
     def __enter__(self) -> Self:
         """Connects, or starts a local Ray on loopback."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-        try:
-            ray.init(address=self._settings.address or "auto", **quiet)
-        except ConnectionError:
-            if self._settings.address:
-                raise IndexerError(f"cluster.address: no Ray cluster answers at {self._settings.address}") from None
-            cores = len(os.sched_getaffinity(0))
-            ray.init(
-                address="local",
-                num_cpus=cores,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                _node_ip_address="127.0.0.1",
-                **quiet,
-            )
+        with warnings.catch_warnings():
+            # Lance warns of every fork; Ray's are followed by an exec, which leaves nothing of Lance behind.
+            warnings.simplefilter("ignore")
+            self._connect({"logging_level": logging.ERROR, "log_to_driver": False})
         return self
 
     def __exit__(self, *_: object) -> None:
         """Ends the workers, and Ray where we started it."""
         self.stop_workers()
         ray.shutdown()
+
+    def _connect(self, quiet: dict[str, Any]) -> None:
+        try:
+            ray.init(address=self._settings.address or "auto", **quiet)
+        except ConnectionError:
+            if self._settings.address:
+                raise IndexerError(f"cluster.address: no Ray cluster answers at {self._settings.address}") from None
+            ray.init(
+                address="local",
+                num_cpus=len(os.sched_getaffinity(0)),
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _node_ip_address="127.0.0.1",
+                **quiet,
+            )
 
     @property
     def gpus(self) -> int:

@@ -4,3 +4,7 @@ from indexer.errors import IndexerError
 
 class EngineDead(IndexerError):
     """dead."""
+
+
+class Engine:
+    """Placeholder."""

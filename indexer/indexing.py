@@ -118,7 +118,7 @@ def run(settings: Settings, make_pipeline: Callable[[Target, Model], Callable[[]
     pending = job.store.pending_intent()
     if pending is not None:
         _say(f"epoch {pending.epoch} was begun by an earlier run: finishing it")
-        publish.finish(settings.index.uri, job.store, pending, settings.gates)
+        publish.finish(settings.index.uri, job.store, pending)
         job = open_job(settings)
     if job.published is not None and job.is_published:
         return _unchanged(job.published)
@@ -132,9 +132,10 @@ def run(settings: Settings, make_pipeline: Callable[[Target, Model], Callable[[]
         if job.published is not None:
             bases |= job.published.versions()
         staged = _stage(job, cluster, found, make_pipeline)
+    names = [job.layout.table(width) for width in job.layout.widths]
+    publish.check_vectors(settings.index.uri, job.store, job.epoch, staged.receipts, names, settings.gates)
     intent = job.store.put_intent(_intent(job, found, staged, bases, time.monotonic() - start))
-    epoch = publish.finish(settings.index.uri, job.store, intent, settings.gates)
-    return _summary(epoch)
+    return _summary(publish.finish(settings.index.uri, job.store, intent))
 
 
 def plan(settings: Settings) -> dict[str, Any]:

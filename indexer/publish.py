@@ -1,5 +1,9 @@
-"""From an intent to an epoch: commit every table, index, check, publish. Any process may do it, any number of times."""
+"""From staged shards to an epoch: gates, commits, indices, the epoch file.
 
+Any process may finish any intent, any number of times.
+"""
+
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +18,9 @@ from indexer.epochs import ControlStore, Epoch, Intent, TableState
 from indexer.errors import RefusedError
 from indexer.settings import GateSettings
 from indexer.tables import Change, Measured
+SHARDS_READ_BACK = 200
+"""Staged shards whose vectors are read back before an epoch is committed."""
+
 
 @dataclass(frozen=True)
 class Gate:
@@ -53,14 +60,35 @@ def check_counts(counts: dict[str, int], published: int, gates: GateSettings) ->
     )
 
 
-def finish(uri: str, store: ControlStore, intent: Intent, gates: GateSettings) -> Epoch:
+def check_vectors(
+    uri: str, store: ControlStore, epoch: int, receipts: Sequence[str], names: Sequence[str], gates: GateSettings
+) -> None:
+    """Reads staged vectors back and refuses norms other than 1, before anything is committed.
+
+    Args:
+        uri: LanceDB database.
+        store: Control files of the index.
+        epoch: Epoch the shards are staged for.
+        receipts: Its shards; of many, as many as :data:`SHARDS_READ_BACK` drawn at random.
+        names: The width tables.
+        gates: Bounds.
+
+    Raises:
+        RefusedError: A vector is not finite or its norm is not 1.
+    """
+    drawn = random.Random(epoch).sample(receipts, min(len(receipts), SHARDS_READ_BACK))  # noqa: S311  # a sample
+    fragments = [store.receipt(epoch, shard_id).fragments for shard_id in drawn]
+    worst = max((_norm_error(uri, name, part.get(name, [])) for part in fragments for name in names), default=0.0)
+    _enforce([Gate("gates.norm_tolerance", worst, gates.norm_tolerance, worst <= gates.norm_tolerance)])
+
+
+def finish(uri: str, store: ControlStore, intent: Intent) -> Epoch:
     """Takes an intent to its epoch.
 
     Args:
         uri: LanceDB database.
         store: Control files of the index.
         intent: What the epoch will be.
-        gates: What must hold before it is published.
 
     Returns:
         The epoch.
@@ -81,7 +109,7 @@ def finish(uri: str, store: ControlStore, intent: Intent, gates: GateSettings) -
         kind = tables.vector_index(intent.vector_index, tables.measure(uri, name).rows, width)
         tables.maintain(uri, name, kind, intent.metadata["metric"])
     measured = {name: tables.measure(uri, name) for name in intent.bases}
-    found = _gates(uri, intent, measured, added, gates)
+    found = _gates(uri, intent, measured)
     _enforce(found)
     return store.put_epoch(_epoch(intent, measured, found))
 
@@ -103,21 +131,17 @@ def _epoch(intent: Intent, measured: dict[str, Measured], found: Sequence[Gate])
 _STATE_KEYS = ("version", "rows", "bytes", "index")
 
 
-def _gates(
-    uri: str, intent: Intent, measured: dict[str, Measured], added: dict[str, Any], gates: GateSettings
-) -> list[Gate]:
+def _gates(uri: str, intent: Intent, measured: dict[str, Measured]) -> list[Gate]:
     identities = {name: _identity(uri, name, measured[name].version) for name in intent.widths}
     first = next(iter(identities.values()))
     other = sum(identity != first for identity in identities.values())
     missing = abs(first.documents - intent.documents)
     unindexed = sum(measured[name].unindexed for name in intent.widths)
-    off = max((_norm_error(uri, name, added[name]) for name in intent.widths), default=0.0)
     return [
         Gate("documents_missing", missing, 0, missing == 0),
         Gate("keys_doubled", first.rows - first.keys, 0, first.rows == first.keys),
         Gate("tables_with_other_keys", other, 0, other == 0),
         Gate("rows_unindexed", unindexed, 0, unindexed == 0),
-        Gate("gates.norm_tolerance", off, gates.norm_tolerance, off <= gates.norm_tolerance),
     ]
 
 
@@ -146,7 +170,7 @@ def _identity(uri: str, name: str, version: int) -> _Identity:
 def _norm_error(uri: str, name: str, added: Sequence[dict[str, Any]]) -> float:
     """Largest distance from 1 of a new vector's norm; infinite where one is not finite."""
     worst = 0.0
-    for batch in tables.read_added(uri, name, added, [schema.VECTOR]):
+    for batch in tables.read_staged(uri, name, added, [schema.VECTOR]):
         column = batch.column(0)
         flat = pc.cast(column.flatten(), pa.float32()).to_numpy()
         norms = np.linalg.norm(flat.reshape(len(column), -1).astype(np.float32), axis=1)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from lance import LanceOperation
 from lance.commit import CommitConflictError
+from lance.file import LanceFileReader
 from lance.fragment import FragmentMetadata, write_fragments
 
 from indexer import schema
@@ -220,13 +221,13 @@ def read(uri: str, name: str, version: int, columns: Sequence[str]) -> Iterator[
     yield from _open(uri, name, version).scanner(columns=list(columns)).to_batches()
 
 
-def read_added(uri: str, name: str, added: Iterable[dict[str, Any]], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Streams columns of the table's fragments whose files were staged as ``added`` and that are still as staged."""
-    files = {file["path"] for fragment in added for file in fragment["files"]}
-    dataset = lance.dataset(_path(uri, name))
-    fragments = [part for part in dataset.get_fragments() if files & {file.path for file in part.metadata.files}]
-    if fragments:
-        yield from dataset.scanner(columns=list(columns), fragments=fragments).to_batches()
+def read_staged(
+    uri: str, name: str, fragments: Iterable[dict[str, Any]], columns: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """Streams columns of staged fragments, committed or not."""
+    for file in (file for fragment in fragments for file in fragment["files"]):
+        path = f"{_path(uri, name)}/data/{file['path']}"
+        yield from LanceFileReader(path, columns=list(columns)).read_all().to_batches()
 
 
 def search_table(uri: str, name: str, version: int) -> lancedb.table.Table:

@@ -1,50 +1,79 @@
-"""Texts to token ids: end token, limits, chunks and templates; batched, outside the engine."""
+"""Texts to token ids: prompts and templates, the end token, truncation, chunks; documents, queries and pairs.
+
+The tokenizer is the checkpoint's ``tokenizer.json``, run in batches in Rust without the GIL. Special tokens are taken out
+of it before use, so that their spelling inside a text is ordinary text and cannot act as a control token: the end token
+and BERT's ``[CLS]`` and ``[SEP]`` are put around the ids afterwards. Added tokens that the model itself does not mark as
+special, such as Qwen3's ``<think>`` and ``<tool_call>``, keep their own ids: the model was trained to read them in texts.
+"""
 
 import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from semantic_text_splitter import TextSplitter
-from tokenizers import Tokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from tokenizers import Encoding, Tokenizer
 
 from indexer.errors import IndexerError, SettingsError
 from indexer.fates import Fate
 
-QWEN3 = "qwen3"
-QWEN3_END = "<|endoftext|>"
-"""Token at whose position Qwen3-Embedding is pooled (model card); not the tokenizer's ``eos_token``."""
+VERSION = 1
+"""Raised when this module gives other ids for the same text; part of every fingerprint."""
 
-QWEN3_QUERY = "Instruct: {instruction}\nQuery:{query}"
-"""Query template of Qwen3-Embedding (model card): no space after the second colon."""
+Overflow = Literal["truncate", "chunk", "quarantine"]
 
-CUTTABLE = frozenset({"ByteLevel", "BertPreTokenizer", "Sequence"})
-"""Pre-tokenizers that end a piece between a letter or digit and white space, so that a text may be cut there."""
+INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
+"""The instruction Qwen3's model cards use when there is none."""
 
-CHARACTERS_PER_TOKEN = 8
-"""First guess at how much of a long text holds ``max_tokens``; English has about 4.5."""
+QUERY_TEMPLATE = "Instruct: {instruction}\nQuery:{query}"
+"""Qwen3-Embedding's model card; there is no space after the second colon."""
 
-CUT_PLACE = re.compile(r"[A-Za-z0-9](?=[ \n])")
+END_TOKEN = "<|endoftext|>"
+"""Whose last hidden state is Qwen3-Embedding's vector; ``eos_token`` of its tokenizer is another token."""
+
+PAIR_TEMPLATE = "<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}"
+PAIR_PREFIX = (
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct provided."
+    ' Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+)
+PAIR_SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+"""Qwen3-Reranker's model card, byte for byte."""
+
+CHARACTERS_PER_TOKEN = 6
+"""First guess of the prefix that holds the kept tokens; above most texts' rate, so that one pass mostly does."""
+
+ENCODED_CHARACTERS = 1 << 21
+"""Characters given to the tokenizer at once: its results take some 150 bytes per token until their ids are read."""
+
+SEARCHED_CHARACTERS = 4096
+"""How far back a boundary is searched."""
+
+HARD_BOUNDARY = re.compile(r"(?<=\S) |(?<=[\u4e00-\u9fa5\u3041-\u3093\u30a1-\u30f6])[，。、！？；：]")
+"""A space after a character that is none, or CJK punctuation after a Han or Kana letter: see :class:`TextEncoder`."""
+
+SPLIT_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""Qwen2's and Qwen3's pre-tokeniser."""
 
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Token ids of some texts.
+    """Token ids of the chunks of some documents.
 
     Attributes:
         ids: Token ids of every chunk, special tokens included.
-        row: int32, shape (chunks,): which text a chunk belongs to.
-        chunk: int32, number of the chunk in its text.
-        char_start: int32, first character of the chunk in the text.
-        char_end: int32, character after the last one that the tokens cover.
-        truncated: bool, whether text was left out.
-        rejected: (text, fate) of texts that have no chunk.
+        row: int32, shape (chunks,): number of the chunk's document.
+        chunk: int32, shape (chunks,): number of the chunk in its document.
+        char_start: int32, shape (chunks,): first character of the chunk in the document.
+        char_end: int32, shape (chunks,): character after the last one that the ids cover.
+        truncated: bool, shape (chunks,): whether text was cut off.
+        rejected: Number of a document that has no chunks, and the value of its :class:`Fate`.
     """
 
     ids: list[list[int]]
@@ -53,207 +82,331 @@ class TokenBatch:
     char_start: np.ndarray
     char_end: np.ndarray
     truncated: np.ndarray
-    rejected: list[tuple[int, Fate]]
+    rejected: list[tuple[int, str]]
 
 
 @dataclass(frozen=True)
-class _Chunk:
-    """One chunk before the batch is put into arrays."""
+class Beginning:
+    """The first tokens of a text.
 
-    row: int
-    number: int
-    start: int
-    end: int
+    Attributes:
+        ids: At most as many ids as asked for.
+        char_end: Character after the last one they cover; the text's length where the text is complete.
+        complete: Whether they are all of the text.
+    """
+
     ids: list[int]
-    truncated: bool = False
+    char_end: int
+    complete: bool
+
+
+class TextEncoder:
+    """Plain text to ids, without special tokens.
+
+    Only the beginning of a very long text is tokenised. That gives the ids of the whole text's beginning when the text
+    is cut at a *hard boundary*, a place where tokens end whatever stands behind it. For a text ``T`` cut before ``T[c]``
+    as :data:`HARD_BOUNDARY` finds it:
+
+    - *Added tokens* are looked up first. None contains a boundary character (checked when loading), so that none
+      reaches over ``c``.
+    - *Normalisation.* ``T[c]`` is a starter that composes with nothing before or after it (Unicode annex 15), so that
+      NFC and NFD of ``T`` are those of both sides put together. BERT's other steps go character by character.
+    - *Qwen's pre-tokeniser* is one regular expression, matched from left to right without look-behind. Its alternatives
+      with white space or line ends behind other characters are ``[^\\s\\p{L}\\p{N}]+[\\r\\n]*`` and the runs of white
+      space: no match that begins before ``c`` takes ``T[c]``, as a space is in none of the classes that may follow
+      ``T[c-1]``, nor is punctuation behind a letter. Each run that a look-ahead or a greedy repeat inspects ends at
+      ``c`` at the latest, at the cut as in the text, because ``T[c-1]`` is not white space. So matches before ``c``
+      are the same in both. *BERT's pre-tokeniser* splits at white space and around punctuation.
+    - The *model* sees one pre-token at a time.
+
+    The ids before a hard boundary are thus the text's own; where they are not more than asked for, a longer beginning
+    is tried, in the end the whole text. Other tokenizers read the whole text.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Loads ``tokenizer.json``.
+
+        Args:
+            path: Directory of the checkpoint.
+
+        Raises:
+            SettingsError: The directory has no fast tokenizer.
+        """
+        file = Path(path) / "tokenizer.json"
+        if not file.is_file():
+            raise SettingsError(f"model.name: {path} has no tokenizer.json; only fast tokenizers are supported")
+        self.full = Tokenizer.from_file(str(file))
+        self.full.no_truncation()
+        self.full.no_padding()
+        content = _without_special_tokens(json.loads(self.full.to_str()))
+        self.text = json.dumps(content, sort_keys=True)
+        self.plain = Tokenizer.from_str(self.text)
+        if any(self.plain.token_to_id(token["content"]) != token["id"] for token in content["added_tokens"]):
+            raise SettingsError("model.name: the tokenizer's added tokens cannot be told from its special tokens")
+        self._has_boundaries = _has_hard_boundaries(content)
+
+    def beginnings(self, texts: Sequence[str], limit: int) -> list[Beginning]:
+        """The first ``limit`` tokens of each text, the same as if the whole text were tokenised."""
+        found: dict[int, Beginning] = {}
+        characters = CHARACTERS_PER_TOKEN * limit
+        while len(found) < len(texts):
+            waiting = [row for row in range(len(texts)) if row not in found]
+            prefixes = [self._prefix(texts[row], characters) for row in waiting]
+            for row, prefix, encoding in zip(waiting, prefixes, self.encodings(prefixes), strict=True):
+                whole = len(prefix) == len(texts[row])
+                if len(encoding) > limit:
+                    found[row] = Beginning(encoding.ids[:limit], encoding.token_to_chars(limit - 1)[1], complete=False)
+                elif whole:
+                    found[row] = Beginning(encoding.ids, len(prefix), complete=True)
+            characters *= 2
+        return [found[row] for row in range(len(texts))]
+
+    def encodings(self, texts: Sequence[str]) -> Iterator[Encoding]:
+        """Encodings of whole texts, some texts at a time."""
+        start = size = 0
+        for row, text in enumerate(texts):
+            size += len(text)
+            if size >= ENCODED_CHARACTERS:
+                yield from self.plain.encode_batch(texts[start : row + 1], add_special_tokens=False)
+                start, size = row + 1, 0
+        yield from self.plain.encode_batch(texts[start:], add_special_tokens=False)
+
+    def frame(self) -> tuple[list[int], list[int]]:
+        """The special tokens that the tokenizer puts before and behind a text."""
+        bare = self.full.encode("a", add_special_tokens=False).ids
+        framed = self.full.encode("a").ids
+        for start in range(len(framed) - len(bare) + 1):
+            if framed[start : start + len(bare)] == bare:
+                return framed[:start], framed[start + len(bare) :]
+        raise SettingsError("model.name: the tokenizer's template changes the text's own tokens")
+
+    def _prefix(self, text: str, characters: int) -> str:
+        """At most ``characters`` of the text up to a hard boundary, or the whole text where none is near."""
+        if len(text) <= characters or not self._has_boundaries:
+            return text
+        found = HARD_BOUNDARY.finditer(text, max(0, characters - SEARCHED_CHARACTERS), characters + 1)
+        return text[: max((match.start() for match in found), default=len(text))]
+
+
+def _without_special_tokens(tokenizer: dict[str, Any]) -> dict[str, Any]:
+    """A tokenizer that reads the spelling of special tokens as text.
+
+    ``Tokenizer.encode_special_tokens`` does the same but is lost when a tokenizer is copied, as the splitter does.
+    """
+    added = [token for token in tokenizer["added_tokens"] if not token["special"]]
+    model = tokenizer["model"]
+    if isinstance(model["vocab"], dict):
+        # Ids of added tokens are counted up from the vocabulary's size unless they are in it.
+        model = {**model, "vocab": model["vocab"] | {token["content"]: token["id"] for token in added}}
+    return {**tokenizer, "model": model, "added_tokens": added, "post_processor": None}
+
+
+def _has_hard_boundaries(tokenizer: dict[str, Any]) -> bool:
+    """Whether the argument of :class:`TextEncoder` holds for a tokenizer."""
+    added = "".join(token["content"] for token in tokenizer["added_tokens"])
+    if re.search(r"[\s，。、！？；：]", added):
+        return False
+    steps = tokenizer["pre_tokenizer"] or {}
+    normalizer = (tokenizer["normalizer"] or {}).get("type")
+    if steps.get("type") == "BertPreTokenizer":
+        return normalizer in (None, "BertNormalizer")
+    match steps.get("pretokenizers"):
+        case [
+            {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
+            {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
+        ]:
+            return bool(pattern == SPLIT_PATTERN) and normalizer in (None, "NFC")
+    return False
+
+
+@dataclass
+class _Chunks:
+    """Chunks of a batch as they come; columns of a :class:`TokenBatch`."""
+
+    ids: list[list[int]] = field(default_factory=list)
+    spans: list[tuple[int, int, int, int, bool]] = field(default_factory=list)
+
+    def add(self, row: int, chunk: int, start: int, beginning: Beginning) -> None:
+        """Adds a chunk that begins at character ``start``."""
+        self.ids.append(beginning.ids)
+        self.spans.append((row, chunk, start, start + beginning.char_end, not beginning.complete))
+
+    def batch(self, ids: list[list[int]], rejected: list[tuple[int, str]]) -> TokenBatch:
+        """The columns, with the ids given instead of the chunks' own."""
+        columns = np.array(self.spans, np.int32).reshape(-1, 5).T
+        row, chunk, start, end = (np.ascontiguousarray(column) for column in columns[:4])
+        return TokenBatch(ids, row, chunk, start, end, columns[4].astype(bool), rejected)
 
 
 class EmbedTokenizer:
-    """Token ids of documents and queries for one embedding model. Safe to use from one thread at a time."""
+    """Documents and queries to the ids an embedding model reads.
+
+    Qwen3 models get their text and the end token, whose position is the one that is pooled, and queries their
+    instruction; other models get the special tokens of their own tokenizer and queries as they are.
+    """
 
     def __init__(
         self,
         path: str,
-        *,
         max_tokens: int,
-        overflow: Literal["truncate", "chunk", "quarantine"] = "truncate",
+        overflow: Overflow = "truncate",
         chunk_overlap: int = 64,
-        instruction: str = "",
+        instruction: str = INSTRUCTION,
     ) -> None:
         """Loads the tokenizer of a checkpoint.
 
         Args:
             path: Directory of the checkpoint.
-            max_tokens: Most tokens of a chunk, special tokens included.
-            overflow: What becomes of a longer text.
-            chunk_overlap: Tokens that neighbouring chunks share, with ``overflow="chunk"``.
-            instruction: Task put before queries.
+            max_tokens: Most ids of a chunk, special tokens included.
+            overflow: What becomes of a document with more: its beginning, several chunks, or the quarantine.
+            chunk_overlap: Most tokens that neighbouring chunks share.
+            instruction: The task put before queries, for models that follow instructions.
 
         Raises:
-            SettingsError: There is no fast tokenizer, or the limit leaves no room for text.
+            SettingsError: No fast tokenizer, no end token in it, or ``max_tokens`` leaves no room for text.
         """
-        self._tokenizer = _load(path)
-        self._instruction = instruction
+        self._encoder = TextEncoder(path)
+        qwen3 = _is_qwen3(path)
+        self.query_template = QUERY_TEMPLATE if qwen3 else "{query}"
+        self._end = _token(self._encoder, END_TOKEN) if qwen3 else None
+        # Qwen3-Embedding's tokenizer.json appends the end token and base Qwen3's does not: both get exactly one.
+        self._before, self._behind = self._encoder.frame() if self._end is None else ([], [self._end])
+        self._limit = max_tokens - len(self._before) - len(self._behind)
+        if self._limit < 1:
+            raise SettingsError(f"model.max_tokens: {max_tokens} leaves no room beside the special tokens")
         self._overflow = overflow
         self._overlap = chunk_overlap
-        self._prefix, self._suffix = _special_tokens(self._tokenizer)
-        config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
-        self._is_qwen3 = config.get("model_type") == QWEN3
-        if self._is_qwen3:
-            self._end_with(QWEN3_END)
-        self.query_template = QWEN3_QUERY if self._is_qwen3 else _query_prompt(path) + "{query}"
-        self._room = max_tokens - len(self._prefix) - len(self._suffix)
-        if self._room < 1:
-            raise SettingsError(f"model.max_tokens: {max_tokens} leaves no room for text beside the special tokens")
-        kind = type(self._tokenizer.pre_tokenizer).__name__ if self._tokenizer.pre_tokenizer else ""
-        self._may_cut = kind in CUTTABLE
+        self._instruction = instruction
 
     @cached_property
     def digest(self) -> str:
-        """Digest of everything that decides the ids of a document."""
-        parts = [self._tokenizer.to_str(), self._prefix, self._suffix, self._room, self._overflow]
-        if self._overflow == "chunk":
-            parts.append(self._overlap)
-        return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+        """Digest of everything that changes the ids of a document, and of the query template."""
+        overlap = self._overlap if self._overflow == "chunk" else None
+        parts = [self._encoder.text, self._before, self._behind, self._limit, self._overflow, overlap]
+        return hashlib.sha256(json.dumps([VERSION, self.query_template, *parts]).encode()).hexdigest()
 
     def documents(self, texts: Sequence[str]) -> TokenBatch:
-        """Token ids of documents; strings that look like special tokens are encoded as the text they are.
+        """Token ids of documents.
 
         Args:
-            texts: Any texts.
+            texts: Texts of the documents.
 
         Returns:
-            The chunks, in the order of the texts.
+            One chunk for a document that fits or is cut, one or more where documents are chunked. A document without
+            tokens is rejected, and so is one that is too long where those go to the quarantine.
 
         Raises:
-            IndexerError: A row does not end with the end token, so that its vector would be read elsewhere.
+            IndexerError: A row does not end with the end token.
         """
-        heads = [self._head(text) for text in texts]
-        bodies = [list(encoding.ids) for encoding in self._encode(heads)]
-        rejected: list[tuple[int, Fate]] = []
-        chunks: list[_Chunk] = []
-        for row, (text, head, body) in enumerate(zip(texts, heads, bodies, strict=True)):
-            if not body:
-                rejected.append((row, Fate.NO_TOKENS))
-            elif len(body) <= self._room and len(head) == len(text):
-                chunks.append(_Chunk(row, 0, 0, len(text), body))
+        chunks = _Chunks()
+        rejected: list[tuple[int, str]] = []
+        long: list[int] = []
+        for row, beginning in enumerate(self._encoder.beginnings(texts, self._limit)):
+            if not beginning.ids:
+                rejected.append((row, Fate.NO_TOKENS.value))
+            elif beginning.complete or self._overflow == "truncate":
+                chunks.add(row, 0, 0, beginning)
             elif self._overflow == "quarantine":
-                rejected.append((row, Fate.TOO_LONG))
-            elif self._overflow == "chunk":
-                chunks += self._chunks(row, text)
+                rejected.append((row, Fate.TOO_LONG.value))
             else:
-                chunks.append(_Chunk(row, 0, 0, self._end_of_kept(head), body[: self._room], truncated=True))
-        return self._batch(chunks, rejected)
+                long.append(row)
+        self._split([texts[row] for row in long], long, chunks)
+        return chunks.batch(self._framed(chunks.ids), rejected)
 
     def queries(self, texts: Sequence[str], instruction: str | None = None) -> list[list[int]]:
-        """Token ids of queries in the model's template, cut at the limit.
+        """Token ids of queries, in their template; a query that is too long is cut.
 
         Args:
-            texts: Queries.
-            instruction: Task, instead of the one given at construction.
+            texts: The queries.
+            instruction: Instead of the instruction given at the start.
 
         Returns:
-            Token ids of every query, special tokens included.
+            Token ids of each query.
         """
         task = self._instruction if instruction is None else instruction
-        filled = [self.query_template.replace("{instruction}", task).replace("{query}", text) for text in texts]
-        return [self._wrapped(list(encoding.ids)[: self._room]) for encoding in self._encode(filled)]
-
-    def _encode(self, texts: Sequence[str]) -> Sequence[object]:
-        return self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-
-    def _end_with(self, token: str) -> None:
-        end = self._tokenizer.token_to_id(token)
-        if end is None:
-            raise SettingsError(f"the tokenizer has no {token}, at which the model is pooled")
-        if self._suffix[-1:] != [end]:
-            self._suffix = [*self._suffix, end]
-
-    def _head(self, text: str) -> str:
-        """As much of a long text as is sure to hold the tokens that are kept.
-
-        A pre-tokenizer of :data:`CUTTABLE` splits a text into pieces and tokens never cross pieces. Its piece with an
-        ASCII letter or digit is a run of letters, one digit, or a word: it never reaches into white space, and whether
-        it ends there depends on nothing behind it. So the tokens of a text up to such a place are the first tokens of
-        the whole text. If they are more than are kept, the rest cannot change those; if not, twice as much is tried.
-        """
-        if self._overflow == "chunk" or not self._may_cut:
-            return text
-        size = CHARACTERS_PER_TOKEN * (self._room + 1)
-        while size < len(text):
-            place = CUT_PLACE.search(text, size)
-            if place is None:
-                break
-            head = text[: place.end()]
-            if len(self._tokenizer.encode(head, add_special_tokens=False).ids) > self._room:
-                return head
-            size *= 2
-        return text
-
-    def _end_of_kept(self, head: str) -> int:
-        """Character after the last kept token."""
-        return int(self._tokenizer.encode(head, add_special_tokens=False).offsets[self._room - 1][1])
-
-    def _chunks(self, row: int, text: str) -> Iterator[_Chunk]:
-        spans = [(start, start + len(piece)) for start, piece in self._splitter.chunk_indices(text)]
-        encodings = self._encode([text[start:end] for start, end in spans])
-        number = 0
-        for (start, end), encoding in zip(spans, encodings, strict=True):
-            if encoding.ids:
-                cut = len(encoding.ids) > self._room
-                yield _Chunk(row, number, start, end, list(encoding.ids)[: self._room], truncated=cut)
-                number += 1
+        prompts = [self.query_template.format(instruction=task, query=text) for text in texts]
+        return self._framed([beginning.ids for beginning in self._encoder.beginnings(prompts, self._limit)])
 
     @cached_property
     def _splitter(self) -> TextSplitter:
-        # Overlap at most half a chunk, or the splitter could not advance.
-        overlap = min(self._overlap, (self._room - 1) // 2)
-        return TextSplitter.from_huggingface_tokenizer(self._tokenizer, self._room, overlap, trim=False)
+        return TextSplitter.from_huggingface_tokenizer(self._encoder.plain, self._limit, overlap=self._overlap)
 
-    def _wrapped(self, body: list[int]) -> list[int]:
-        return [*self._prefix, *body, *self._suffix]
+    def _split(self, texts: list[str], rows: list[int], chunks: _Chunks) -> None:
+        """Adds the chunks of long texts: as full as sentences, else words, else characters allow."""
+        for row, parts in zip(rows, self._splitter.chunk_all_indices(texts) if texts else [], strict=True):
+            # A character of more tokens than fit is cut like any text: a chunk never has more than the limit.
+            beginnings = self._encoder.beginnings([text for _, text in parts], self._limit)
+            spans = ((start, begin) for (start, _), begin in zip(parts, beginnings, strict=True) if begin.ids)
+            for number, (start, beginning) in enumerate(spans):
+                chunks.add(row, number, start, beginning)
 
-    def _batch(self, chunks: Sequence[_Chunk], rejected: list[tuple[int, Fate]]) -> TokenBatch:
-        ids = [self._wrapped(chunk.ids) for chunk in chunks]
-        if self._is_qwen3 and any(row[-1] != self._suffix[-1] for row in ids):
-            raise IndexerError("a document does not end with the token at which the model is pooled")
-        return TokenBatch(
-            ids=ids,
-            row=np.array([chunk.row for chunk in chunks], np.int32),
-            chunk=np.array([chunk.number for chunk in chunks], np.int32),
-            char_start=np.array([chunk.start for chunk in chunks], np.int32),
-            char_end=np.array([chunk.end for chunk in chunks], np.int32),
-            truncated=np.array([chunk.truncated for chunk in chunks], bool),
-            rejected=rejected,
-        )
+    def _framed(self, bodies: list[list[int]]) -> list[list[int]]:
+        framed = [[*self._before, *ids, *self._behind] for ids in bodies]
+        if self._end is not None and any(ids[-1] != self._end for ids in framed):
+            raise IndexerError("a token row does not end with the end token; its vector would be read elsewhere")
+        return framed
 
 
-def _load(path: str) -> Tokenizer:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"model.name: no tokenizer in {path}: {str(error).splitlines()[0]}") from None
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise SettingsError("model.name: the model has no fast tokenizer, which batched tokenisation needs")
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    backend.encode_special_tokens = True
-    return backend
+class PairTokenizer:
+    """Query and document pairs to the prompts of Qwen3-Reranker.
+
+    Prefix, middle and suffix are tokenised apart and joined as ids, as the model card's code does.
+    """
+
+    def __init__(self, path: str, max_tokens: int, instruction: str = INSTRUCTION) -> None:
+        """Loads the tokenizer of a checkpoint.
+
+        Args:
+            path: Directory of the checkpoint.
+            max_tokens: Most ids of a prompt, prefix and suffix included.
+            instruction: The task put before the query.
+
+        Raises:
+            SettingsError: Not a Qwen3 model, or ``max_tokens`` leaves no room for a pair.
+        """
+        if not _is_qwen3(path):
+            raise SettingsError("model.name: pairs are scored with Qwen3-Reranker models")
+        self._encoder = TextEncoder(path)
+        self._prefix = self._encoder.full.encode(PAIR_PREFIX, add_special_tokens=False).ids
+        self._suffix = self._encoder.full.encode(PAIR_SUFFIX, add_special_tokens=False).ids
+        self._limit = max_tokens - len(self._prefix) - len(self._suffix)
+        if self._limit < 1:
+            raise SettingsError(f"model.max_tokens: {max_tokens} leaves no room for a pair")
+        self._instruction = instruction
+
+    def pairs(
+        self, queries: Sequence[str], documents: Sequence[str], instructions: Sequence[str | None] | None = None
+    ) -> tuple[list[list[int]], np.ndarray]:
+        """Token ids of prompts.
+
+        The document is at the end of what is cut, so that only its tokens go, unless the query alone is too long.
+
+        Args:
+            queries: One query per pair.
+            documents: One document per pair.
+            instructions: One instruction per pair; ``None`` for the one given at the start.
+
+        Returns:
+            Token ids of each prompt, and bool, shape (pairs,): whether text was cut off.
+        """
+        tasks = [task or self._instruction for task in instructions or [None] * len(queries)]
+        middles = [
+            PAIR_TEMPLATE.format(instruction=task, query=query, document=document)
+            for task, query, document in zip(tasks, queries, documents, strict=True)
+        ]
+        beginnings = self._encoder.beginnings(middles, self._limit)
+        ids = [[*self._prefix, *beginning.ids, *self._suffix] for beginning in beginnings]
+        return ids, np.array([not beginning.complete for beginning in beginnings], bool)
 
 
-def _special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Ids that the tokenizer itself puts before and behind a text."""
-    bare = tokenizer.encode("a", add_special_tokens=False).ids
-    full = tokenizer.encode("a", add_special_tokens=True).ids
-    start = next(at for at in range(len(full)) if full[at : at + len(bare)] == bare)
-    return full[:start], full[start + len(bare) :]
+def _is_qwen3(path: str) -> bool:
+    config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+    architectures = config.get("architectures") or []
+    return config.get("model_type") == "qwen3" or any(name.startswith("Qwen3") for name in architectures)
 
 
-def _query_prompt(path: str) -> str:
-    """Query prompt of models that ship one for sentence-transformers, else nothing."""
-    file = Path(path) / "config_sentence_transformers.json"
-    if not file.is_file():
-        return ""
-    prompts = json.loads(file.read_text(encoding="utf-8")).get("prompts") or {}
-    return str(prompts.get("query") or "")
+def _token(encoder: TextEncoder, token: str) -> int:
+    found = encoder.full.token_to_id(token)
+    if found is None:
+        raise SettingsError(f"model.name: the tokenizer has no token {token}")
+    return int(found)
