@@ -128,11 +128,12 @@ class Cluster:
         ray.shutdown()
 
     def _connect(self, quiet: dict[str, Any]) -> None:
+        given = self._settings.address or os.environ.get("RAY_ADDRESS")
         try:
-            ray.init(address=self._settings.address or "auto", **quiet)
-        except ConnectionError:
-            if self._settings.address:
-                raise IndexerError(f"cluster.address: no Ray cluster answers at {self._settings.address}") from None
+            ray.init(address=given or "auto", **quiet)
+        except (ConnectionError, RuntimeError) as error:
+            if given:
+                raise IndexerError(f"no Ray cluster can be joined at {given}: {_first_line(error)}") from None
             ray.init(
                 address="local",
                 num_cpus=len(os.sched_getaffinity(0)),

@@ -69,6 +69,12 @@ class Published:
         batches = tables.read(self.uri, state.name, state.version, chosen)
         return pa.Table.from_batches(batches, pa.schema([target.field(name) for name in chosen]))
 
+    def quarantine(self) -> pa.Table:
+        """Rows of the quarantine, :data:`indexer.schema.QUARANTINE_SCHEMA`."""
+        name, version = self.epoch.quarantine
+        batches = tables.read(self.uri, name, version, schema.QUARANTINE_SCHEMA.names)
+        return pa.Table.from_batches(batches, schema.QUARANTINE_SCHEMA)
+
     def embed(self, queries: Sequence[str], instruction: str | None = None) -> np.ndarray:
         """Full-width vectors of queries, with the model's instruction template.
 

@@ -15,6 +15,7 @@ from lance import LanceOperation
 from lance.commit import CommitConflictError
 from lance.file import LanceFileReader
 from lance.fragment import FragmentMetadata, write_fragments
+from lance.schema import LanceSchema
 
 from indexer import schema
 from indexer.errors import IndexerError, RefusedError
@@ -142,7 +143,7 @@ def maintain(uri: str, name: str, kind: str, metric: str) -> None:
     """
     dataset = lance.dataset(_path(uri, name))
     dataset.optimize.compact_files(target_rows_per_fragment=ROWS_PER_FRAGMENT)
-    built = {index["fields"][0]: index["type"] for index in dataset.list_indices()}
+    built = {index.field_names[0] for index in dataset.describe_indices()}
     if schema.ID not in built and dataset.count_rows():
         dataset.create_scalar_index(schema.ID, "BTREE")
     if kind != "none" and schema.VECTOR not in built:
@@ -191,14 +192,14 @@ class Measured:
 def measure(uri: str, name: str) -> Measured:
     """Measures the latest version of a table."""
     dataset = lance.dataset(_path(uri, name))
-    indices = dataset.list_indices()
-    unindexed = [dataset.stats.index_stats(index["name"])["num_unindexed_rows"] for index in indices]
+    indices = dataset.describe_indices()
+    unindexed = [dataset.stats.index_stats(index.name)["num_unindexed_rows"] for index in indices]
     files = (file for fragment in dataset.get_fragments() for file in fragment.metadata.files)
     return Measured(
         version=int(dataset.version),
         rows=int(dataset.count_rows()),
         bytes=sum(file.file_size_bytes or 0 for file in files),
-        index=next((index["type"] for index in indices if index["fields"] == [schema.VECTOR]), "none"),
+        index=next((index.index_type for index in indices if index.field_names == [schema.VECTOR]), "none"),
         unindexed=max(unindexed, default=0),
     )
 
@@ -312,7 +313,7 @@ def _merge(dataset: lance.LanceDataset, change: Change) -> lance.LanceDataset:
     if surplus > 0:
         dataset = _drop_emptied(dataset, {part.id for part in kept}, surplus)
     target = dataset.schema.with_metadata(_metadata(change))
-    merge = LanceOperation.Merge([*kept, *added], target, preserves_nullability=False)
+    merge = LanceOperation.Merge([*kept, *added], LanceSchema.from_pyarrow(target), preserves_nullability=False)
     return lance.LanceDataset.commit(dataset, merge, dataset.version)
 
 
@@ -339,7 +340,8 @@ def _drop_emptied(dataset: lance.LanceDataset, kept: set[int], surplus: int) -> 
 
 def _free_id(dataset: lance.LanceDataset) -> int:
     """First fragment id that neither a fragment nor an index has seen; 0 would be renumbered."""
-    covered = (fragment for index in dataset.list_indices() for fragment in index["fragment_ids"])
+    segments = (segment for index in dataset.describe_indices() for segment in index.segments)
+    covered = (fragment for segment in segments for fragment in segment.fragment_ids)
     return 1 + max([0, *(part.fragment_id for part in dataset.get_fragments()), *covered])
 
 

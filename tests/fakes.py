@@ -1,0 +1,83 @@
+"""What tests of the host side share: runs on the fake engine, written corpora, read-back tables."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from indexer import indexing, retrieval
+from indexer.model import Model
+from indexer.pipeline import Pipeline, Target
+from indexer.settings import Settings
+from indexer.testing import FakeEngine, minilm_path
+
+WIDTHS = [384, 96]
+
+
+@dataclass(frozen=True)
+class FakePipeline:
+    """Builds pipelines with the real tokenizer and the fake engine."""
+
+    target: Target
+    model: Model
+    faults: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self) -> Pipeline:
+        return Pipeline(self.target, lambda: FakeEngine(WIDTHS[0], **self.faults), lambda: self.model.tokenizer)
+
+
+def fakes(**faults: Any) -> Callable[[Target, Model], FakePipeline]:
+    """Pipelines with a fake engine that has these faults."""
+    return lambda target, model: FakePipeline(target, model, faults)
+
+
+def settings(root: Path, **sections: dict[str, Any]) -> Settings:
+    """Settings of an index of ``root/corpus`` in ``root/index``, of several small shards."""
+    base: dict[str, dict[str, Any]] = {
+        "corpus": {"uri": str(root / "corpus"), "payload": ["kind"]},
+        "model": {"name": minilm_path(), "max_tokens": 128},
+        "index": {"uri": str(root / "index"), "widths": WIDTHS},
+        "run": {"shard_mb": 0.01, "progress": "none"},
+    }
+    return Settings(**{name: base.get(name, {}) | sections.get(name, {}) for name in {*base, *sections}})
+
+
+def run(given: Settings, **faults: Any) -> dict[str, Any]:
+    """Indexes with the fake engine."""
+    return indexing.run(given, fakes(**faults))
+
+
+def write(path: Path, rows: Sequence[tuple[Any, Any]], rows_per_group: int = 50) -> None:
+    """Writes (id, text) rows as a Parquet file with a payload column."""
+    ids, texts = zip(*rows, strict=True) if rows else ((), ())
+    table = pa.table({"id": list(ids), "text": list(texts), "kind": ["page"] * len(ids)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, row_group_size=rows_per_group)
+
+
+def words(count: int, seed: int = 0) -> list[tuple[str, str]]:
+    """Documents of a few words, all different."""
+    return [(f"doc-{row:05d}", f"document {row} of seed {seed} speaks of {row * 7919 % 1000}") for row in range(count)]
+
+
+def published_rows(given: Settings, width: int) -> list[tuple[str, int]]:
+    """Keys of a published width table, sorted."""
+    table = retrieval.open_published(given.index.uri, given.index.name).read(width, ["id", "chunk"])
+    return sorted(zip(table["id"].to_pylist(), table["chunk"].to_pylist(), strict=True))
+
+
+def published_vectors(given: Settings, width: int) -> dict[str, np.ndarray]:
+    """Vectors of a published width table by id."""
+    table = retrieval.open_published(given.index.uri, given.index.name).read(width, ["id", "vector"])
+    vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(-1, width)
+    return dict(zip(table["id"].to_pylist(), vectors, strict=True))
+
+
+def quarantine(given: Settings) -> list[tuple[str | None, str]]:
+    """(id, reason) of the published quarantine, sorted."""
+    table = retrieval.open_published(given.index.uri, given.index.name).quarantine()
+    return sorted(zip(table["id"].to_pylist(), table["reason"].to_pylist(), strict=True), key=str)
