@@ -2,9 +2,11 @@
 
 import random
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import pairwise, starmap
 from typing import Any
 
 import numpy as np
@@ -19,12 +21,18 @@ from indexer.epochs import ControlStore, Epoch, Intent, Receipt, canonical
 from indexer.errors import SettingsError
 from indexer.fates import Fate
 from indexer.model import Model, open_model
-from indexer.pipeline import Pipeline, Target
+from indexer.pipeline import Pipeline, Stopwatch, Target
 from indexer.progress import Progress
 from indexer.schema import Layout
 from indexer.settings import Settings
 
 MIB = 1 << 20
+SMALL_BYTES = 64 * MIB
+"""Files of which less is to be read are read here: a process to do it elsewhere takes longer to start."""
+
+SMALL_ROWS = 200_000
+"""Likewise documents to compare."""
+
 SAMPLED_DOCUMENTS = 500
 """Documents tokenised to estimate a plan's tokens."""
 
@@ -113,29 +121,39 @@ def run(settings: Settings, make_pipeline: Callable[[Target, Model], Callable[[]
         RefusedError: A gate refused; nothing was published.
         IndexerError: Anything else that ends the run.
     """
-    start = time.monotonic()
-    job = open_job(settings)
-    pending = job.store.pending_intent()
-    if pending is not None:
-        _say(f"epoch {pending.epoch} was begun by an earlier run: finishing it")
-        publish.finish(settings.index.uri, job.store, pending)
-        job = open_job(settings)
+    watch = Stopwatch()
+    with watch("open"):
+        job = _open_finished(settings)
     if job.published is not None and job.is_published:
         return _unchanged(job.published)
-    with Cluster(settings.cluster, settings.engine.replicas_per_gpu) as cluster:
-        _scan(job, cluster)
-        found = _compare(job, cluster)
+    with ExitStack() as stack:
+        with watch("connect"):
+            cluster = stack.enter_context(Cluster(settings.cluster, settings.engine.replicas_per_gpu))
+        with watch("scan"):
+            _scan(job, cluster)
+        with watch("compare"):
+            found = _compare(job, cluster)
         if not found.differs and job.published is not None:
             return _unchanged(job.published)
         publish.check_counts(found.counts, _published_documents(job), settings.gates)
-        bases = tables.ensure(settings.index.uri, job.layout.schemas())
-        if job.published is not None:
-            bases |= job.published.versions()
-        staged = _stage(job, cluster, found, make_pipeline)
-    names = [job.layout.table(width) for width in job.layout.widths]
-    publish.check_vectors(settings.index.uri, job.store, job.epoch, staged.receipts, names, settings.gates)
-    intent = job.store.put_intent(_intent(job, found, staged, bases, time.monotonic() - start))
-    return _summary(publish.finish(settings.index.uri, job.store, intent))
+        staged = _stage(job, cluster, found, make_pipeline, watch)
+    with watch("publish"):
+        names = [job.layout.table(width) for width in job.layout.widths]
+        publish.check_vectors(settings.index.uri, job.store, job.epoch, staged.receipts, names, settings.gates)
+        intent = job.store.put_intent(_intent(job, found, staged))
+        epoch = publish.finish(settings.index.uri, job.store, intent)
+    return _summary(epoch) | _times(watch, epoch)
+
+
+def _open_finished(settings: Settings) -> Job:
+    """Opens the job, after finishing the epoch that an earlier run began."""
+    job = open_job(settings)
+    pending = job.store.pending_intent()
+    if pending is None:
+        return job
+    _say(f"epoch {pending.epoch} was begun by an earlier run: finishing it")
+    publish.finish(settings.index.uri, job.store, pending)
+    return open_job(settings)
 
 
 def plan(settings: Settings) -> dict[str, Any]:
@@ -213,7 +231,8 @@ def _scan(job: Job, cluster: Cluster) -> None:
     if len(fresh) > 1:
         _say(f"reading {len(fresh)} new or changed files of {len(job.corpus.files)}")
     arguments = ((job.settings, job.corpus, file, job.digest_name(file)) for file in fresh)
-    for _ in cluster.map(_scan_one, arguments):
+    small = sum(file.size for file in fresh) < SMALL_BYTES
+    for _ in starmap(_scan_one, arguments) if small else cluster.map(_scan_one, arguments):
         pass
 
 
@@ -224,12 +243,11 @@ def _scan_one(settings: Settings, corpus: Corpus, file: CorpusFile, name: str) -
 def _compare(job: Job, cluster: Cluster) -> Changes:
     """Compares the corpus with the published epoch, a range of ids per task."""
     names = [job.digest_name(file) for file in job.corpus.files]
-    bounds = _bounds(job.store, names)
-    arguments = ((job.settings, names, job.published, low, high) for low, high in zip(bounds, bounds[1:], strict=False))
-    result = Changes({}, [], [], differs=False, counts={})
-    for found in cluster.map(_compare_range, arguments):
-        result = _merged(result, found)
-    return result
+    groups = [group for name in names for group in job.store.digest_groups(name)]
+    arguments = ((job.settings, names, job.published, low, high) for low, high in pairwise(_bounds(groups)))
+    small = sum(rows for _, rows in groups) < SMALL_ROWS
+    found = starmap(_compare_range, arguments) if small else cluster.map(_compare_range, arguments)
+    return reduce(_merged, found, Changes({}, [], [], differs=False, counts={}))
 
 
 def _merged(so_far: Changes, found: Difference) -> Changes:
@@ -243,9 +261,12 @@ def _merged(so_far: Changes, found: Difference) -> Changes:
     return replace(so_far, differs=so_far.differs or differs)
 
 
-def _bounds(store: ControlStore, names: Sequence[str]) -> list[str | None]:
-    """Ids that cut the corpus into ranges of about equal size; ``None`` at both ends."""
-    groups = [group for name in names for group in store.digest_groups(name)]
+def _bounds(groups: Sequence[tuple[str | None, int]]) -> list[str | None]:
+    """Ids that cut the corpus into ranges of about equal size; ``None`` at both ends.
+
+    Args:
+        groups: Least id and number of rows of every row group of the digests.
+    """
     rows = sum(count for _, count in groups)
     inner = sorted(least for least, _ in groups if least is not None)
     ranges = -(-rows // changes.RANGE_ROWS)
@@ -320,9 +341,8 @@ class Staged:
         quarantine: Quarantined rows that no receipt has.
         documents: Documents staged; likewise chunks, quarantined, truncated and tokens of the receipts.
         resumed: Shards an earlier run had staged.
+        resumed_tokens: Tokens of those.
         to_retry: Documents quarantined for reasons that may pass.
-        embedded_tokens: Tokens the engines of this run read.
-        seconds: Seconds in which they did, start-up excluded.
     """
 
     receipts: list[str]
@@ -333,9 +353,8 @@ class Staged:
     truncated: int = 0
     tokens: int = 0
     resumed: int = 0
+    resumed_tokens: int = 0
     to_retry: int = 0
-    embedded_tokens: int = 0
-    seconds: float = 0.0
 
     def add(self, receipt: Receipt) -> None:
         """Counts a shard."""
@@ -348,9 +367,14 @@ class Staged:
 
 
 def _stage(
-    job: Job, cluster: Cluster, found: Changes, make_pipeline: Callable[[Target, Model], Callable[[], Pipeline]]
+    job: Job,
+    cluster: Cluster,
+    found: Changes,
+    make_pipeline: Callable[[Target, Model], Callable[[], Pipeline]],
+    watch: Stopwatch,
 ) -> Staged:
     """Takes every shard to a receipt, those of an earlier run as they are."""
+    tables.ensure(job.settings.index.uri, job.layout.schemas())
     receipts = job.store.receipt_ids(job.epoch)
     staged = Staged([], [_located(table, job.corpus) for table in found.quarantine])
     shards = documents = 0
@@ -358,6 +382,7 @@ def _stage(
         if shard.shard_id in receipts:
             staged.add(job.store.receipt(job.epoch, shard.shard_id))
             staged.resumed += 1
+            staged.resumed_tokens = staged.tokens
         else:
             shards += 1
             documents += shard.documents
@@ -366,16 +391,15 @@ def _stage(
     if shards:
         _say(f"starting {min(cluster.workers, shards)} workers for {documents:,} documents in {shards} shards")
         target = Target(job.corpus, job.layout, job.settings.index.uri, job.epoch)
-        workers = cluster.start_workers(make_pipeline(target, job.model), shards)
-        with Progress(documents, workers, job.settings.run.progress) as progress:
+        with watch("start"):
+            workers = cluster.start_workers(make_pipeline(target, job.model), shards)
+        with watch("embed"), Progress(documents, workers, job.settings.run.progress) as progress:
             rest = (shard for shard in _shards(job, found) if shard.shard_id not in receipts)
             _embed(job, cluster.run(rest, job.settings.run.retries), staged, progress)
-        cluster.stop_workers()
     return staged
 
 
 def _embed(job: Job, outcomes: Iterable[Receipt | GivenUp], staged: Staged, progress: Progress) -> None:
-    start = time.monotonic()
     for outcome in outcomes:
         if isinstance(outcome, GivenUp):
             rows = _given_up(job, outcome)
@@ -384,9 +408,7 @@ def _embed(job: Job, outcomes: Iterable[Receipt | GivenUp], staged: Staged, prog
             progress.add(rows.num_rows, 0)
         else:
             staged.add(outcome)
-            staged.embedded_tokens += outcome.tokens
             progress.add(outcome.documents + outcome.quarantined, outcome.tokens)
-    staged.seconds = time.monotonic() - start
 
 
 def _given_up(job: Job, outcome: GivenUp) -> pa.Table:
@@ -425,8 +447,9 @@ def _quarantine_rows(rows: pa.Table, shard: str, detail: str | None) -> pa.Table
     return pa.table([columns[field.name].cast(field.type) for field in target], schema=target)
 
 
-def _intent(job: Job, found: Changes, staged: Staged, bases: dict[str, int], seconds: float) -> Intent:
+def _intent(job: Job, found: Changes, staged: Staged) -> Intent:
     uri, layout = job.settings.index.uri, job.layout
+    bases = tables.ensure(uri, layout.schemas()) | (job.published.versions() if job.published else {})
     quarantine = pa.concat_tables([schema.QUARANTINE_SCHEMA.empty_table(), *staged.quarantine])
     dropped = [ids for ids in found.dropped if len(ids)]
     model = job.model.describe()
@@ -462,8 +485,7 @@ def _intent(job: Job, found: Changes, staged: Staged, bases: dict[str, int], sec
                 "chunks": staged.chunks,
                 "tokens": staged.tokens,
                 "resumed_shards": staged.resumed,
-                "seconds": round(seconds, 3),
-                "tokens_per_second": round(staged.embedded_tokens / staged.seconds, 1) if staged.seconds else 0.0,
+                "resumed_tokens": staged.resumed_tokens,
             },
         },
     )
@@ -485,6 +507,14 @@ def _summary(epoch: Epoch) -> dict[str, Any]:
         "gates": epoch.description["gates"],
         "tables": _tables(epoch),
     }
+
+
+def _times(watch: Stopwatch, epoch: Epoch) -> dict[str, Any]:
+    """Seconds of the run in all and by stage, and the rate while the engines were at work."""
+    seconds = {stage: round(value, 3) for stage, value in watch.seconds.items()}
+    tokens = epoch.description["run"]["tokens"] - epoch.description["run"]["resumed_tokens"]
+    rate = tokens / watch.seconds["embed"] if "embed" in watch.seconds else 0.0
+    return {"seconds": round(sum(watch.seconds.values()), 3), "stages": seconds, "tokens_per_second": round(rate, 1)}
 
 
 def _unchanged(epoch: Epoch) -> dict[str, Any]:

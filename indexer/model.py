@@ -6,7 +6,7 @@ from typing import Any
 
 from indexer import checkpoint
 from indexer.checkpoint import Checkpoint
-from indexer.engine import Engine
+from indexer.engine import Engine, check_arguments
 from indexer.settings import EngineSettings, ModelSettings
 from indexer.tokens import EmbedTokenizer
 
@@ -90,6 +90,7 @@ def open_model(settings: ModelSettings, engine: EngineSettings) -> Model:
         The model, its revision resolved to a commit.
 
     Raises:
-        SettingsError: There is no such model or its files cannot be used.
+        SettingsError: There is no such model, its files cannot be used, or an engine argument is not vLLM's.
     """
+    check_arguments(engine.arguments)
     return Model(settings, engine, checkpoint.resolve(settings.name, settings.revision).revision)

@@ -109,12 +109,6 @@ class Published:
         vectors = widths.cut(self.embed(queries), state.width)
         return [self._nearest(table, vector, k, where) for vector in vectors]
 
-    def close(self) -> None:
-        """Ends the engine."""
-        if "_engine" in self.__dict__:
-            self._engine.close()
-            del self.__dict__["_engine"]
-
     def _nearest(self, table: Any, vector: np.ndarray, k: int, where: str | None) -> list[Hit]:  # noqa: ANN401
         query = table.search(vector).distance_type(self._metric).limit(k)
         try:
