@@ -11,6 +11,11 @@ LINE_SECONDS = 10.0
 """Least time between two plain lines."""
 
 
+def say(line: str) -> None:
+    """Tells the operator something on standard error; standard output is for results."""
+    print(line, file=sys.stderr, flush=True)
+
+
 class Progress:
     """Documents done of a known total, with tokens per second and the time left."""
 
@@ -62,9 +67,7 @@ class Progress:
         elapsed = self._last_line - self._start
         left = elapsed / self._documents * (self._total - self._documents) if self._documents else 0.0
         share = self._documents / max(self._total, 1)
-        print(
+        say(
             f"{self._documents:,}/{self._total:,} documents ({share:.0%}), {self._rate():,.0f} tokens/s, "
-            f"{self._workers} workers, {left:,.0f} s left",
-            file=sys.stderr,
-            flush=True,
+            f"{self._workers} workers, {left:,.0f} s left"
         )

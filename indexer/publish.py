@@ -18,6 +18,7 @@ from indexer.epochs import ControlStore, Epoch, Intent, TableState
 from indexer.errors import RefusedError
 from indexer.settings import GateSettings
 from indexer.tables import Change, Measured
+
 SHARDS_READ_BACK = 200
 """Staged shards whose vectors are read back before an epoch is committed."""
 

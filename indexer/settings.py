@@ -56,7 +56,9 @@ class ModelSettings(Section):
         "truncate", description="what becomes of a document longer than max_tokens"
     )
     chunk_overlap: int = Field(64, ge=0, description="tokens neighbouring chunks share; read with overflow = chunk")
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="dtype of the computation")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto", description="dtype of the computation; auto: the checkpoint's own"
+    )
     query_instruction: str = Field(
         "Given a web search query, retrieve relevant passages that answer the query",
         description="task put before queries by models that follow instructions; documents get none",

@@ -16,11 +16,20 @@ from lance.commit import CommitConflictError
 from lance.file import LanceFileReader
 from lance.fragment import FragmentMetadata, write_fragments
 from lance.schema import LanceSchema
+from lancedb import index
 
 from indexer import schema
 from indexer.errors import IndexerError, RefusedError
 
 STORAGE_VERSION = "2.1"
+INDEX_CONFIGS = {
+    "IVF_FLAT": index.IvfFlat,
+    "IVF_PQ": index.IvfPq,
+    "IVF_SQ": index.IvfSq,
+    "IVF_RQ": index.IvfRq,
+    "IVF_HNSW_SQ": index.HnswSq,
+    "IVF_HNSW_PQ": index.HnswPq,
+}
 EPOCH_KEY = b"indexer.epoch"
 METADATA_PREFIX = "indexer."
 
@@ -143,12 +152,12 @@ def maintain(uri: str, name: str, kind: str, metric: str) -> None:
     """
     dataset = lance.dataset(_path(uri, name))
     dataset.optimize.compact_files(target_rows_per_fragment=ROWS_PER_FRAGMENT)
-    built = {index.field_names[0] for index in dataset.describe_indices()}
+    built = {found.field_names[0] for found in dataset.describe_indices()}
     if schema.ID not in built and dataset.count_rows():
         dataset.create_scalar_index(schema.ID, "BTREE")
     if kind != "none" and schema.VECTOR not in built:
         table = lancedb.connect(uri).open_table(name)
-        table.create_index(metric=metric, vector_column_name=schema.VECTOR, index_type=kind)
+        table.create_index(schema.VECTOR, config=INDEX_CONFIGS[kind](distance_type=metric))
     lance.dataset(_path(uri, name)).optimize.optimize_indices()
 
 
@@ -193,13 +202,13 @@ def measure(uri: str, name: str) -> Measured:
     """Measures the latest version of a table."""
     dataset = lance.dataset(_path(uri, name))
     indices = dataset.describe_indices()
-    unindexed = [dataset.stats.index_stats(index.name)["num_unindexed_rows"] for index in indices]
+    unindexed = [dataset.stats.index_stats(found.name)["num_unindexed_rows"] for found in indices]
     files = (file for fragment in dataset.get_fragments() for file in fragment.metadata.files)
     return Measured(
         version=int(dataset.version),
         rows=int(dataset.count_rows()),
         bytes=sum(file.file_size_bytes or 0 for file in files),
-        index=next((index.index_type for index in indices if index.field_names == [schema.VECTOR]), "none"),
+        index=next((found.index_type for found in indices if found.field_names == [schema.VECTOR]), "none"),
         unindexed=max(unindexed, default=0),
     )
 
@@ -340,7 +349,7 @@ def _drop_emptied(dataset: lance.LanceDataset, kept: set[int], surplus: int) -> 
 
 def _free_id(dataset: lance.LanceDataset) -> int:
     """First fragment id that neither a fragment nor an index has seen; 0 would be renumbered."""
-    segments = (segment for index in dataset.describe_indices() for segment in index.segments)
+    segments = (segment for found in dataset.describe_indices() for segment in found.segments)
     covered = (fragment for segment in segments for fragment in segment.fragment_ids)
     return 1 + max([0, *(part.fragment_id for part in dataset.get_fragments()), *covered])
 

@@ -135,10 +135,9 @@ class TextEncoder:
         file = Path(path) / "tokenizer.json"
         if not file.is_file():
             raise SettingsError(f"model.name: {path} has no tokenizer.json; only fast tokenizers are supported")
-        self.full = Tokenizer.from_file(str(file))
-        self.full.no_truncation()
-        self.full.no_padding()
-        content = _without_special_tokens(json.loads(self.full.to_str()))
+        whole = json.loads(file.read_text(encoding="utf-8"))
+        self.full = Tokenizer.from_str(json.dumps({**whole, "truncation": None, "padding": None}))
+        content = _without_special_tokens(whole)
         self.text = json.dumps(content, sort_keys=True)
         self.plain = Tokenizer.from_str(self.text)
         if any(self.plain.token_to_id(token["content"]) != token["id"] for token in content["added_tokens"]):
@@ -198,7 +197,8 @@ def _without_special_tokens(tokenizer: dict[str, Any]) -> dict[str, Any]:
     if isinstance(model["vocab"], dict):
         # Ids of added tokens are counted up from the vocabulary's size unless they are in it.
         model = {**model, "vocab": model["vocab"] | {token["content"]: token["id"] for token in added}}
-    return {**tokenizer, "model": model, "added_tokens": added, "post_processor": None}
+    unused = {"post_processor": None, "truncation": None, "padding": None}
+    return {**tokenizer, "model": model, "added_tokens": added, **unused}
 
 
 def _has_hard_boundaries(tokenizer: dict[str, Any]) -> bool:

@@ -6,7 +6,7 @@ The last line on standard output is one JSON object. Exit status: 0 done, 1 fail
 
 import json
 
-from indexer import indexing
+from indexer import indexing, planning
 from indexer.settings import Settings, command_line, load
 from jobs.command import execute
 
@@ -16,7 +16,7 @@ def main() -> None:
     command = command_line(__doc__ or "")
     command.add_argument("--plan", action="store_true", help="print what would be done and do nothing")
     settings, arguments = load(Settings, command)
-    result = indexing.plan(settings) if arguments.plan else indexing.run(settings)
+    result = planning.plan(settings) if arguments.plan else indexing.run(settings)
     print(json.dumps(result))
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer import indexing, publish, retrieval
+from indexer import indexing, planning, publish, retrieval
+from indexer import quarantine as driver_quarantine
 from indexer.epochs import ControlStore
 from indexer.errors import CorpusError, IndexerError, RefusedError, SettingsError
 from indexer.tokens import EmbedTokenizer
@@ -139,7 +140,7 @@ def test_an_interrupted_run_is_resumed(tmp_path: Path, poison: int, capsys: pyte
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(indexing, "_given_up", interrupt)
+        patch.setattr(driver_quarantine, "given_up", interrupt)
         patch.setattr(given.run, "__dict__", {**given.run.__dict__, "retries": 0})
         with pytest.raises(KeyboardInterrupt):
             run(given, exits_on=poison)
@@ -217,7 +218,7 @@ def test_emptying_whole_fragments(tmp_path: Path) -> None:
 def test_plan_tells_and_does_nothing(tmp_path: Path) -> None:
     write(tmp_path / "corpus" / "a.parquet", words(200))
     given = settings(tmp_path)
-    plan = indexing.plan(given)
+    plan = planning.plan(given)
     assert (plan["files"], plan["documents"], plan["to_embed"], plan["new"]) == (1, 200, 200, 200)
     assert plan["vector_bytes"] == {"docs_d384": 200 * 384 * 4, "docs_d96": 200 * 96 * 4}
     assert not list(Path(given.index.uri).glob("*.lance"))

@@ -1,0 +1,58 @@
+# What is installed decides: after `make install DEVICE=cuda` every target works with that.
+DEVICE ?= $(or $(patsubst .venv/installed-%,%,$(firstword $(wildcard .venv/installed-*))),cpu)
+INSTALLED := .venv/installed-$(DEVICE)
+BIN := .venv/bin
+
+# uv reads the user's own index settings (UV_DEFAULT_INDEX), not pip's. One lock file holds for all supported versions of Python: what is pinned for the oldest has wheels for the others.
+COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --no-annotate --no-header --python-version 3.11 \
+	--python-platform x86_64-manylinux_2_34 --extra quickstart --extra dev
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test test-slow test-gpu lint format types imports lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## Install into .venv from the lock file; DEVICE=cuda for NVIDIA GPUs, PYTHON=... for another Python
+
+$(INSTALLED): requirements-$(DEVICE).lock .ci/install.sh
+	@.ci/install.sh $(DEVICE)
+
+quickstart: $(INSTALLED) ## Index the documentation of this Python and ask it three questions
+	@$(BIN)/python -m jobs.quickstart
+
+test: $(INSTALLED) ## Run the tests, without those marked slow or gpu
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: $(INSTALLED) ## Run the tests marked slow
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+test-gpu: $(INSTALLED) ## Run the tests that need an NVIDIA GPU
+	$(BIN)/python -m pytest -m gpu
+
+lint: $(INSTALLED) ## Check formatting and style
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: $(INSTALLED) ## Format, and fix what can be fixed safely
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(INSTALLED) ## Check types
+	$(BIN)/mypy
+
+imports: $(INSTALLED) ## Check that imports point one way
+	$(BIN)/lint-imports
+
+# vLLM for CPUs works without the packages left out; torch's suffix is that of the wheel for CPUs.
+lock: $(INSTALLED) ## Write both lock files anew from pyproject.toml, with the newest versions it allows
+	$(COMPILE) --extra cpu | sed -E '/^(cuda-|nvidia-|torch(audio|codec|vision)==|triton==)/d; s/^torch==.*/&+cpu/; 1i # Written by `make lock`.' > .venv/lock
+	mv .venv/lock requirements-cpu.lock
+	$(COMPILE) --extra cuda | sed '1i # Written by `make lock`.' > .venv/lock
+	mv .venv/lock requirements-cuda.lock
+
+clean: ## Remove .venv, caches and what the quickstart wrote
+	rm -rf .venv data/quickstart build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find indexer jobs tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,153 @@
+"""The corpus against the published epoch: digests of new files, then the difference, a range of ids at a time."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import pairwise, starmap
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from indexer import changes, schema, tables
+from indexer.changes import Difference
+from indexer.cluster import Cluster
+from indexer.corpus import Corpus, CorpusFile, Shard, cut_shards, scan_file
+from indexer.epochs import ControlStore, Epoch, canonical
+from indexer.job import Job
+from indexer.progress import say
+from indexer.settings import Settings
+
+MIB = 1 << 20
+SMALL_BYTES = 64 * MIB
+"""Files of which less is to be read are read here: a process to do it elsewhere takes longer to start."""
+
+SMALL_ROWS = 200_000
+"""Likewise documents to compare."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The comparison of a whole corpus.
+
+    Attributes:
+        masks: For every file, by its place, packed bits of the rows to embed from each range of ids.
+        dropped: Published ids whose rows go, one array per range of ids.
+        quarantine: Quarantined rows found without the model.
+        differs: Whether there is anything to publish.
+        counts: Sums of the ranges' counts.
+    """
+
+    masks: dict[int, list[bytes]]
+    dropped: list[pa.Array]
+    quarantine: list[pa.Table]
+    differs: bool
+    counts: dict[str, int]
+
+
+def scan(job: Job, cluster: Cluster) -> None:
+    """Records the digest of every file that has none yet."""
+    known = job.store.digest_names()
+    fresh = [file for file in job.corpus.files if job.digest_name(file) not in known]
+    if len(fresh) > 1:
+        say(f"reading {len(fresh)} new or changed files of {len(job.corpus.files)}")
+    arguments = ((job.settings, job.corpus, file, job.digest_name(file)) for file in fresh)
+    small = sum(file.size for file in fresh) < SMALL_BYTES
+    for _ in starmap(_scan_one, arguments) if small else cluster.map(_scan_one, arguments):
+        pass
+
+
+def _scan_one(settings: Settings, corpus: Corpus, file: CorpusFile, name: str) -> None:
+    ControlStore(settings.index.uri, settings.index.name).put_digest(name, scan_file(corpus, file))
+
+
+def compare(job: Job, cluster: Cluster) -> Changes:
+    """Compares the corpus with the published epoch, a range of ids per task."""
+    names = [job.digest_name(file) for file in job.corpus.files]
+    groups = [group for name in names for group in job.store.digest_groups(name)]
+    arguments = ((job.settings, names, job.published, low, high) for low, high in pairwise(_bounds(groups)))
+    small = sum(rows for _, rows in groups) < SMALL_ROWS
+    found = starmap(_compare_range, arguments) if small else cluster.map(_compare_range, arguments)
+    return reduce(_merged, found, Changes({}, [], [], differs=False, counts={}))
+
+
+def _merged(so_far: Changes, found: Difference) -> Changes:
+    for file, mask in found.masks.items():
+        so_far.masks.setdefault(file, []).append(mask)
+    so_far.dropped.append(found.dropped)
+    so_far.quarantine.append(found.quarantine)
+    for name, count in found.counts.items():
+        so_far.counts[name] = so_far.counts.get(name, 0) + count
+    differs = bool(found.masks) or len(found.dropped) > 0 or found.quarantine_changed
+    return replace(so_far, differs=so_far.differs or differs)
+
+
+def _bounds(groups: Sequence[tuple[str | None, int]]) -> list[str | None]:
+    """Ids that cut the corpus into ranges of about equal size; ``None`` at both ends.
+
+    Args:
+        groups: Least id and number of rows of every row group of the digests.
+    """
+    rows = sum(count for _, count in groups)
+    inner = sorted(least for least, _ in groups if least is not None)
+    ranges = -(-rows // changes.RANGE_ROWS)
+    cuts = dict.fromkeys(inner[at * len(inner) // ranges] for at in range(1, ranges))
+    return [None, *cuts, None]
+
+
+def _compare_range(
+    settings: Settings, names: Sequence[str], published: Epoch | None, low: str | None, high: str | None
+) -> Difference:
+    store = ControlStore(settings.index.uri, settings.index.name)
+    columns = schema.DIGEST_SCHEMA.names
+    digests = [_cut(store.digest(name, columns, low, high), low, high) for name in names]
+    return changes.compare(
+        digests,
+        _published_keys(settings.index.uri, published, low, high),
+        _published_quarantine(settings.index.uri, published),
+        low,
+        high,
+    )
+
+
+def _published_keys(uri: str, published: Epoch | None, low: str | None, high: str | None) -> pa.Table:
+    columns = [*changes.PUBLISHED_COLUMNS, schema.CHUNK]
+    if published is None:
+        return pa.schema([*schema.KEY_FIELDS, *schema.HASH_FIELDS]).empty_table().select(columns)
+    narrow = published.tables[-1]
+    batches = tables.read(uri, narrow.name, narrow.version, columns)
+    kept = [_cut(pa.Table.from_batches([b]).filter(pc.field(schema.CHUNK) == 0), low, high) for b in batches]
+    return pa.concat_tables(kept) if kept else _published_keys(uri, None, low, high)
+
+
+def _published_quarantine(uri: str, published: Epoch | None) -> pa.Table:
+    if published is None:
+        return schema.QUARANTINE_SCHEMA.empty_table().select(changes.QUARANTINE_COLUMNS)
+    name, version = published.quarantine
+    chosen = pa.schema([schema.QUARANTINE_SCHEMA.field(column) for column in changes.QUARANTINE_COLUMNS])
+    return pa.Table.from_batches(tables.read(uri, name, version, changes.QUARANTINE_COLUMNS), chosen)
+
+
+def _cut(table: pa.Table, low: str | None, high: str | None) -> pa.Table:
+    """Rows of the range of ids; null ids belong to the first one. Cutting early keeps the memory of a range small."""
+    if low is not None:
+        table = table.filter(pc.field(schema.ID) >= low)
+    if high is not None:
+        table = table.filter((pc.field(schema.ID) < high) | pc.field(schema.ID).is_null())
+    return table
+
+
+def shards(job: Job, found: Changes) -> Iterator[Shard]:
+    salt = canonical([job.model.fingerprint, job.layout.describe(), job.layout.generation, job.epoch])
+    return cut_shards(_chosen(job, found), int(job.settings.run.shard_mb * MIB), salt)
+
+
+def _chosen(job: Job, found: Changes) -> Iterator[tuple[CorpusFile, np.ndarray, np.ndarray]]:
+    """Rows to embed of every file with the size of their texts."""
+    for at in sorted(found.masks):
+        file = job.corpus.files[at]
+        rows = changes.merge_masks(found.masks[at])
+        digest = job.store.digest(job.digest_name(file), ["row", "text_bytes"])
+        sizes = np.empty(digest.num_rows, np.int64)
+        sizes[digest["row"].to_numpy()] = digest["text_bytes"].to_numpy()
+        yield file, rows, sizes[rows]

@@ -1,0 +1,125 @@
+"""Vectors equal those of the model cards' own code: Transformers and sentence-transformers."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from indexer import testing, widths
+from indexer.engine import Engine
+from indexer.tokens import EmbedTokenizer
+
+LEAST_COSINE = {"bfloat16": 0.9995, "float32": 0.99999}
+
+SAMPLES = (
+    "The quick brown fox jumps over the lazy dog, and nobody minds.",
+    "今天天气很好，我们去公园散步。你想一起来吗？他说：“当然！”",
+    "السلام عليكم ورحمة الله، كيف حالك اليوم؟ أتمنى لك يومًا سعيدًا.",
+    "🙂🚀👩‍👩‍👧‍👦 family 🏳️‍🌈 flags 🇩🇪🇯🇵 and keycaps 1️⃣2️⃣",
+    "def f(x: int) -> int:\n    return {'a': x ** 2, \"b\": [i for i in range(x)]}  # <think>\n\n\n",
+    "a\tb\x00c\x01\x1b[31mred\x1b[0m\r\nline\u2028separator\ufeff\u200bzero\u00adwidth",
+    "Ångström café naïve e\u0301 o\u0308 \u1e9b\u0323 ﬁ ½ Ⅷ 한국어 日本語 ไทย हिन्दी русский עברית",
+    "3.14159265358979 1234567890 0x7fffffff 1e-10 2024-02-29T23:59:60Z",
+    "   leading and trailing   spaces \n\n \t ",
+    "!!!???...---===~~~^^^```\"\"\"'''(((([[[[{{{{<<<<",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    "https://example.org/a/b?c=d&e=%20f#g SELECT * FROM t WHERE x = 'it''s';",
+)
+
+
+def varied_texts(longest: int) -> list[str]:
+    """216 texts: every sample alone, cut short, and repeated to ``longest`` words and more; plain words between."""
+    parts = [sample[:length] for sample in SAMPLES for length in (1, 2, 3, 5, 8, 13, 21, 34)]
+    repeated = [(sample + " ") * times for sample in SAMPLES for times in (1, 2, longest // 8, longest)]
+    return [*parts, *repeated, *testing.random_texts(72, words=(1, longest // 2), seed=5)]
+
+
+def engine_vectors(path: str, texts: list[str], max_tokens: int, dtype: str) -> np.ndarray:
+    """Vectors as the indexer gets them; without compilation, which takes longer than all of the texts."""
+    tokenizer = EmbedTokenizer(path, max_tokens)
+    batch = tokenizer.documents(texts)
+    assert not batch.rejected
+    assert batch.truncated.any()
+    engine = Engine(
+        path,
+        dtype=dtype,
+        max_tokens=max_tokens,
+        canary=tokenizer.queries(["one", "another"]),
+        arguments={"enforce_eager": True},
+    )
+    return engine.embed(batch.ids)
+
+
+def transformers_vectors(path: str, texts: list[str], max_tokens: int, dtype: str) -> np.ndarray:
+    """Qwen3-Embedding's model card: left padding, hidden state of the last token, unit norm."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
+    model = AutoModel.from_pretrained(path, dtype=getattr(torch, dtype))
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+    vectors = np.empty((len(texts), model.config.hidden_size), np.float32)
+    for start in range(0, len(order), 8):
+        rows = order[start : start + 8]
+        batch = tokenizer(
+            [texts[row] for row in rows], padding=True, truncation=True, max_length=max_tokens, return_tensors="pt"
+        )
+        with torch.no_grad():
+            last = model(**batch).last_hidden_state[:, -1]
+        vectors[rows] = torch.nn.functional.normalize(last.float(), p=2, dim=1).numpy()
+    return vectors
+
+
+def sentence_vectors(path: str, texts: list[str], max_tokens: int) -> np.ndarray:
+    """all-MiniLM-L6-v2 as sentence-transformers runs it."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(path, device="cpu")
+    model.max_seq_length = max_tokens
+    return np.asarray(model.encode(texts, normalize_embeddings=True), np.float32)
+
+
+@pytest.fixture(scope="module", params=testing.TRUE_SHAPES)
+def true_shape_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A 2-layer checkpoint with the dimensions of one of the hub's models; 0.4 to 2 GB while it is read."""
+    path = tmp_path_factory.mktemp("shape")
+    yield testing.qwen3_checkpoint(path, testing.TRUE_SHAPES[request.param])
+    shutil.rmtree(path)
+
+
+def assert_parity(vectors: np.ndarray, expected: np.ndarray, dtype: str) -> None:
+    """Same direction, row by row, among vectors that differ from each other."""
+    cosines = (vectors * expected).sum(axis=1)
+    assert len(cosines) >= 200
+    assert cosines.min() >= LEAST_COSINE[dtype]
+    others = expected @ np.roll(expected, 1, axis=0).T
+    assert np.median(others) < 0.6, "a checkpoint that gives much the same vector for every text shows nothing"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_four_layers(dtype: str, qwen_path: str, in_process: Callable[..., Any]) -> None:
+    """Texts from one token to beyond the limit, and every narrow vector is the prefix of the full one."""
+    texts = varied_texts(128)
+    vectors = in_process(engine_vectors, qwen_path, texts, 256, dtype)
+    assert_parity(vectors, in_process(transformers_vectors, qwen_path, texts, 256, dtype), dtype)
+    for width in (32, 64, 128, 256):
+        prefix = vectors[:, :width].astype(np.float64)
+        exact = prefix / np.linalg.norm(prefix, axis=1, keepdims=True)
+        np.testing.assert_allclose(widths.cut(vectors, width), exact, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_true_shapes(dtype: str, true_shape_path: str, in_process: Callable[..., Any]) -> None:
+    """The dimensions and head counts of 0.6B, 4B and 8B, on shorter texts."""
+    texts = varied_texts(32)
+    vectors = in_process(engine_vectors, true_shape_path, texts, 48, dtype)
+    assert_parity(vectors, in_process(transformers_vectors, true_shape_path, texts, 48, dtype), dtype)
+
+
+def test_minilm(minilm_path: str, in_process: Callable[..., Any]) -> None:
+    """Mean pooling and BERT's own special tokens."""
+    texts = [text for text in varied_texts(64) if text.strip().strip("\x00\x01\ufeff\u200b")]
+    vectors = in_process(engine_vectors, minilm_path, texts, 128, "float32")
+    assert_parity(vectors, in_process(sentence_vectors, minilm_path, texts, 128), "float32")

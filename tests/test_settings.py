@@ -1,0 +1,111 @@
+"""Settings: file < environment < command line, and the refusals."""
+
+from pathlib import Path
+
+import pytest
+
+from indexer.errors import SettingsError
+from indexer.settings import Settings, command_line, load
+
+MINIMAL = """
+[corpus]
+uri = "corpus"
+[model]
+name = "model"
+[index]
+uri = "index"
+widths = [256, 64]
+[engine]
+max_num_seqs = 64
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    file = tmp_path / "job.toml"
+    file.write_text(MINIMAL, encoding="utf-8")
+    return file
+
+
+def read(config: Path, *flags: str) -> Settings:
+    settings, _ = load(Settings, command_line("test"), ["--config", str(config), *flags])
+    return settings
+
+
+def test_the_file_is_read(config: Path) -> None:
+    settings = read(config)
+    assert settings.index.widths == [256, 64]
+    assert settings.engine.arguments == {"max_num_seqs": 64}
+    assert settings.model.overflow == "truncate"
+
+
+def test_environment_goes_before_the_file_and_flags_before_both(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INDEXER_INDEX__NAME", "from_environment")
+    monkeypatch.setenv("INDEXER_MODEL__MAX_TOKENS", "100")
+    monkeypatch.setenv("INDEXER_ENGINE__ENFORCE_EAGER", "true")
+    settings = read(config, "--model.max_tokens", "200", "--index.widths", "128,32", "--engine.max_num_seqs=8")
+    assert settings.index.name == "from_environment"
+    assert settings.model.max_tokens == 200
+    assert settings.index.widths == [128, 32]
+    assert settings.engine.arguments == {"max_num_seqs": 8, "enforce_eager": True}
+
+
+@pytest.mark.parametrize(
+    ("addition", "message"),
+    [
+        ("[corpus]\nuri = 'x'\nid_colum = 'a'", r"unknown key corpus\.id_colum \(did you mean id_column\?\)"),
+        ("[modle]\nname = 'x'", r"unknown section \[modle\] \(did you mean model\?\)"),
+        ("[index]\nuri = 'x'\nwidths = [16]", "width 16 is below 32"),
+        ("[index]\nuri = 'x'\nwidths = [64, 64]", "widths must differ"),
+        ("[corpus]\nuri = 'x'\npayload = ['vector']", "payload column 'vector'"),
+        ("[model]\nname = 'x'\noverflow = 'cut'", r"model\.overflow"),
+        ("[corpus\n", "are not TOML"),
+    ],
+)
+def test_unusable_files_are_explained(tmp_path: Path, addition: str, message: str) -> None:
+    sections = {
+        part.split("]")[0].strip(): part for part in ("corpus]\nuri='c'", "model]\nname='m'", "index]\nuri='i'")
+    }
+    given = addition.split("]")[0].strip("[ \n")
+    rest = "".join(f"[{part}\n" for name, part in sections.items() if name != given)
+    file = tmp_path / "job.toml"
+    file.write_text(rest + addition, encoding="utf-8")
+    with pytest.raises(SettingsError, match=message):
+        read(file)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--index.widht", "3"], r"unknown flag --index\.widht \(did you mean --index\.widths\?\)"),
+        (["--plann"], "unknown flag --plann"),
+        (["--engine.max_num_seqs"], "needs a value"),
+    ],
+)
+def test_unknown_flags_are_refused(config: Path, flags: list[str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        read(config, *flags)
+
+
+def test_unknown_variables_are_refused(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INDEXER_INDEKS__NAME", "x")
+    with pytest.raises(SettingsError, match=r"INDEXER_INDEKS__NAME.*did you mean index"):
+        read(config)
+    monkeypatch.delenv("INDEXER_INDEKS__NAME")
+    monkeypatch.setenv("INDEXER_INDEX__NAMES", "x")
+    with pytest.raises(SettingsError, match=r"unknown key index\.names \(did you mean name\?\)"):
+        read(config)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot read settings"):
+        read(tmp_path / "none.toml")
+
+
+def test_help_names_every_setting(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    with pytest.raises(SystemExit):
+        read(config, "--help")
+    text = capsys.readouterr().out
+    for section, field in Settings.model_fields.items():
+        for key in field.annotation.model_fields:
+            assert f"--{section}.{key}" in text
