@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 device=$1
 lock=requirements-$device.lock
 stamp=.venv/installed-$device
-pip=(.venv/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --no-compile)
+pip=(.venv/bin/python -m pip --disable-pip-version-check -qq install --no-deps --no-compile)
 
 fail() {
   echo "install: $1" >&2

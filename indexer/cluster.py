@@ -3,7 +3,9 @@
 import fcntl
 import logging
 import os
+import signal
 import tempfile
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -116,7 +118,7 @@ class Cluster:
     def __enter__(self) -> Self:
         """Connects, or starts a local Ray on loopback."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        with warnings.catch_warnings():
+        with _our_sigterm(), warnings.catch_warnings():
             # Lance warns of every fork; Ray's are followed by an exec, which leaves nothing of Lance behind.
             warnings.simplefilter("ignore")
             self._connect({"logging_level": logging.ERROR, "log_to_driver": False})
@@ -311,6 +313,15 @@ def _cause(error: RayTaskError) -> Exception:
 
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+@contextmanager
+def _our_sigterm() -> Iterator[None]:
+    """Keeps the command's own answer to SIGTERM, which Ray replaces with an exit of its own."""
+    ours = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, ours)
 
 
 def _pin(count: int) -> list[IO[str]]:

@@ -19,6 +19,9 @@ from indexer.progress import say
 from indexer.settings import Settings
 
 MIB = 1 << 20
+SHARDS_WANTED = 64
+SMALLEST_SHARD = MIB // 16
+
 SMALL_BYTES = 64 * MIB
 """Files of which less is to be read are read here: a process to do it elsewhere takes longer to start."""
 
@@ -139,7 +142,16 @@ def _cut(table: pa.Table, low: str | None, high: str | None) -> pa.Table:
 
 def shards(job: Job, found: Changes) -> Iterator[Shard]:
     salt = canonical([job.model.fingerprint, job.layout.describe(), job.layout.generation, job.epoch])
-    return cut_shards(_chosen(job, found), int(job.settings.run.shard_mb * MIB), salt)
+    return cut_shards(_chosen(job, found), _shard_bytes(job, found), salt)
+
+
+def _shard_bytes(job: Job, found: Changes) -> int:
+    """Text bytes of a shard: less for a small job, so that its workers end together.
+
+    It follows from the work alone, never from the workers: a resumed run must cut the same shards.
+    """
+    share = found.counts["text_bytes"] // SHARDS_WANTED
+    return min(int(job.settings.run.shard_mb * MIB), max(share, SMALLEST_SHARD))
 
 
 def _chosen(job: Job, found: Changes) -> Iterator[tuple[CorpusFile, np.ndarray, np.ndarray]]:

@@ -131,7 +131,9 @@ class ClusterSettings(Section):
 class RunSettings(Section):
     """How the work is cut and retried."""
 
-    shard_mb: float = Field(16.0, gt=0, description="text of one shard in MiB: the unit of work, retry and resume")
+    shard_mb: float = Field(
+        8.0, gt=0, description="most text of one shard in MiB: the unit of work, retry and resume; small jobs get less"
+    )
     retries: int = Field(2, ge=0, description="further workers a failed shard is given to before it is quarantined")
     progress: Literal["auto", "bar", "lines", "none"] = Field(
         "auto", description="auto: a bar on a terminal, else lines"

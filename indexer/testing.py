@@ -10,9 +10,9 @@ import importlib.util
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +22,8 @@ import pyarrow.parquet as pq
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from indexer.engine import EngineDead
+from indexer.model import Model
+from indexer.pipeline import Pipeline, Target
 
 if TYPE_CHECKING:
     import torch
@@ -155,6 +157,27 @@ class FakeEngine:
         seed = hashlib.blake2b(np.asarray(ids, np.int64).tobytes(), digest_size=8).digest()
         vector = np.random.default_rng(int.from_bytes(seed, "little")).standard_normal(self.dimension, np.float32)
         return vector / np.linalg.norm(vector)
+
+
+@dataclass(frozen=True)
+class FakeRecipe:
+    """Makes workers whose pipelines have the real tokenizer and a :class:`FakeEngine`.
+
+    Attributes:
+        dimension: Width of the vectors.
+        faults: What else the fake engine is given.
+    """
+
+    dimension: int = 64
+    faults: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, target: Target, model: Model) -> Callable[[], Pipeline]:
+        """How a worker builds its pipeline."""
+        return partial(_fake_pipeline, target, model, self)
+
+
+def _fake_pipeline(target: Target, model: Model, recipe: FakeRecipe) -> Pipeline:
+    return Pipeline(target, lambda: FakeEngine(recipe.dimension, **recipe.faults), lambda: model.tokenizer)
 
 
 def minilm_path() -> str:

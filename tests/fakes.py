@@ -1,7 +1,6 @@
 """What tests of the host side share: runs on the fake engine, written corpora, read-back tables."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,29 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from indexer import indexing, retrieval
-from indexer.model import Model
-from indexer.pipeline import Pipeline, Target
 from indexer.settings import Settings
-from indexer.testing import FakeEngine, minilm_path
+from indexer.testing import FakeRecipe, minilm_path
 
 WIDTHS = [384, 96]
-
-
-@dataclass(frozen=True)
-class FakePipeline:
-    """Builds pipelines with the real tokenizer and the fake engine."""
-
-    target: Target
-    model: Model
-    faults: Mapping[str, Any] = field(default_factory=dict)
-
-    def __call__(self) -> Pipeline:
-        return Pipeline(self.target, lambda: FakeEngine(WIDTHS[0], **self.faults), lambda: self.model.tokenizer)
-
-
-def fakes(**faults: Any) -> Callable[[Target, Model], FakePipeline]:
-    """Pipelines with a fake engine that has these faults."""
-    return lambda target, model: FakePipeline(target, model, faults)
 
 
 def settings(root: Path, **sections: dict[str, Any]) -> Settings:
@@ -48,7 +28,7 @@ def settings(root: Path, **sections: dict[str, Any]) -> Settings:
 
 def run(given: Settings, **faults: Any) -> dict[str, Any]:
     """Indexes with the fake engine."""
-    return indexing.run(given, fakes(**faults))
+    return indexing.run(given, FakeRecipe(WIDTHS[0], faults))
 
 
 def write(path: Path, rows: Sequence[tuple[Any, Any]], rows_per_group: int = 50) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer import indexing, planning, publish, retrieval
+from indexer import planning, publish, retrieval
 from indexer import quarantine as driver_quarantine
 from indexer.epochs import ControlStore
 from indexer.errors import CorpusError, IndexerError, RefusedError, SettingsError
 from indexer.tokens import EmbedTokenizer
-from tests.fakes import WIDTHS, fakes, published_rows, published_vectors, quarantine, run, settings, words, write
+from tests.fakes import WIDTHS, published_rows, published_vectors, quarantine, run, settings, words, write
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -228,11 +228,11 @@ def test_plan_tells_and_does_nothing(tmp_path: Path) -> None:
 def test_unusable_corpora_are_named_before_any_engine(tmp_path: Path) -> None:
     given = settings(tmp_path)
     with pytest.raises(CorpusError, match="no Parquet file"):
-        indexing.run(given, fakes())
+        run(given)
     write(tmp_path / "corpus" / "a.parquet", words(3))
     (tmp_path / "corpus" / "b.parquet").write_text("not Parquet")
     with pytest.raises(CorpusError, match=r"b\.parquet"):
-        indexing.run(given, fakes())
+        run(given)
 
 
 def test_a_missing_staged_file_is_never_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

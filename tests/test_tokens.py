@@ -115,18 +115,17 @@ def test_texts_without_tokens_are_rejected(minilm_path: str) -> None:
     assert batch.row.tolist() == [0, 2]
 
 
-def test_nothing_in_nothing_out(qwen_tokenizer_path: str) -> None:
+def test_nothing_in_nothing_out(minilm_path: str) -> None:
     """An empty batch has empty columns of the right types."""
-    batch = EmbedTokenizer(qwen_tokenizer_path, 16, "chunk", 2).documents([])
+    batch = EmbedTokenizer(minilm_path, 16, "chunk", 2).documents([])
     assert batch.ids == [] and batch.rejected == []
     assert [column.dtype.name for column in (batch.row, batch.chunk, batch.char_start, batch.char_end)] == ["int32"] * 4
     assert batch.truncated.dtype == bool
 
 
-def test_quarantine_rejects_only_what_is_too_long(qwen_tokenizer_path: str) -> None:
+def test_quarantine_rejects_only_what_is_too_long(minilm_path: str) -> None:
     """The limit itself still fits."""
-    tokenizer = EmbedTokenizer(qwen_tokenizer_path, 16, "quarantine")
-    batch = tokenizer.documents(["1" * 15, "1" * 16])
+    batch = EmbedTokenizer(minilm_path, 16, "quarantine").documents(["a " * 14, "a " * 15])
     assert batch.row.tolist() == [0]
     assert batch.rejected == [(1, Fate.TOO_LONG.value)]
 
@@ -194,21 +193,21 @@ def test_digest_follows_everything_that_changes_ids(
     qwen_tokenizer_path: str, minilm_path: str, tmp_path: Path
 ) -> None:
     """Same inputs, same digest; each other input gives another one; an instruction changes queries only."""
-    edited = json.loads((Path(qwen_tokenizer_path) / "tokenizer.json").read_text())
-    edited["model"]["merges"].pop()
+    edited = json.loads((Path(minilm_path) / "tokenizer.json").read_text())
+    edited["model"]["max_input_chars_per_word"] += 1
     (tmp_path / "tokenizer.json").write_text(json.dumps(edited))
-    _with_config(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
     kinds = [
-        EmbedTokenizer(qwen_tokenizer_path, 64),
-        EmbedTokenizer(str(tmp_path), 64),
-        EmbedTokenizer(qwen_tokenizer_path, 65),
-        EmbedTokenizer(qwen_tokenizer_path, 64, "quarantine"),
-        EmbedTokenizer(qwen_tokenizer_path, 64, "chunk", 8),
-        EmbedTokenizer(qwen_tokenizer_path, 64, "chunk", 9),
         EmbedTokenizer(minilm_path, 64),
+        EmbedTokenizer(str(tmp_path), 64),
+        EmbedTokenizer(minilm_path, 65),
+        EmbedTokenizer(minilm_path, 64, "quarantine"),
+        EmbedTokenizer(minilm_path, 64, "chunk", 8),
+        EmbedTokenizer(minilm_path, 64, "chunk", 9),
+        EmbedTokenizer(qwen_tokenizer_path, 64),
     ]
     assert len({tokenizer.digest for tokenizer in kinds}) == len(kinds)
-    assert EmbedTokenizer(qwen_tokenizer_path, 64, chunk_overlap=9, instruction="x").digest == kinds[0].digest
+    assert EmbedTokenizer(minilm_path, 64, chunk_overlap=9, instruction="x").digest == kinds[0].digest
 
 
 def test_unusable_checkpoints_are_refused(qwen_tokenizer_path: str, minilm_path: str, tmp_path: Path) -> None:

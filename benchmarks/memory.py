@@ -1,0 +1,97 @@
+"""Resident memory of the driver and of the workers on two corpora, one 8 times as large as the other.
+
+The fake engine stands in for vLLM, whose memory depends on the model and not on the corpus. Each corpus is indexed by a
+fresh driver process; peaks are the kernel's (``VmHWM``).
+"""
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from indexer import indexing
+from indexer.settings import Settings
+from indexer.testing import FakeRecipe, minilm_path, tiny_corpus
+
+DIMENSION = 384
+DOCUMENTS_PER_FILE = 10_000
+TIMES = 8
+SECONDS_BETWEEN_LOOKS = 0.5
+
+
+def peak_mib(process: str) -> float:
+    """Peak resident memory of a process, MiB; 0 for one that has ended."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
+
+
+def worker_peaks() -> dict[str, float]:
+    """Peak of every worker actor of this machine by process id."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        try:
+            command = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+        except OSError:
+            continue
+        if command.startswith(b"ray::Worker"):
+            found[entry.name] = peak_mib(entry.name)
+    return found
+
+
+def measure(root: str, documents: int) -> dict[str, Any]:
+    """Indexes a corpus in this process.
+
+    Args:
+        root: Empty folder.
+        documents: Documents of the corpus.
+
+    Returns:
+        Documents indexed, and peaks in MiB of the driver and of the largest worker.
+    """
+    tiny_corpus(f"{root}/corpus", documents, files=documents // DOCUMENTS_PER_FILE, rows_per_group=2000)
+    settings = Settings(
+        corpus={"uri": f"{root}/corpus", "payload": ["kind"]},
+        model={"name": minilm_path(), "max_tokens": 64},
+        index={"uri": f"{root}/index", "widths": [384, 96]},
+        run={"progress": "none", "shard_mb": 0.5},
+    )
+    peaks: dict[str, float] = {}
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(SECONDS_BETWEEN_LOOKS):
+            peaks.update(worker_peaks())
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        summary = indexing.run(settings, FakeRecipe(DIMENSION))
+    finally:
+        done.set()
+        watcher.join()
+    return {"indexed": summary["indexed"], "driver_mib": peak_mib("self"), "worker_mib": max(peaks.values())}
+
+
+def main() -> None:
+    """Measures and prints."""
+    command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    command.add_argument("--documents", type=int, default=20_000, help="documents of the smaller corpus")
+    arguments = command.parse_args()
+    results = []
+    for documents in (arguments.documents, TIMES * arguments.documents):
+        with tempfile.TemporaryDirectory() as root, multiprocessing.get_context("spawn").Pool(1) as pool:
+            results.append(pool.apply(measure, (root, documents)))
+        print({name: round(value) for name, value in results[-1].items()}, flush=True)
+    small, large = results
+    growth = {f"{name}_growth": round(large[name] / small[name], 3) for name in ("driver_mib", "worker_mib")}
+    print(json.dumps({"times": TIMES, "small": small, "large": large, **growth}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""The commands as a user types them, with real engines: MiniLM on the CPU."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from indexer.testing import minilm_path, tiny_corpus
+
+ROOT = Path(__file__).parents[1]
+RAY = str(Path(sys.executable).with_name("ray"))
+DOCUMENTS = 150
+
+CONFIG = """
+[corpus]
+uri = "{root}/corpus"
+payload = ["kind", "text"]
+[model]
+name = "{model}"
+max_tokens = 128
+[index]
+uri = "{root}/index"
+widths = [384, 64]
+[run]
+shard_mb = 0.02
+"""
+
+Job = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def ray_folder() -> Iterator[str]:
+    """A folder of its own for the Ray that a command starts; short, because sockets lie in it."""
+    folder = tempfile.mkdtemp(prefix="ray-")
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def environment(ray_folder: str) -> dict[str, str]:
+    """No cluster around, as on a fresh machine."""
+    hidden = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
+    return {key: value for key, value in os.environ.items() if key not in hidden} | {"RAY_TMPDIR": ray_folder}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("job")
+    tiny_corpus(root / "corpus", DOCUMENTS)
+    file = root / "job.toml"
+    file.write_text(CONFIG.format(root=root, model=minilm_path()), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def job(config: Path, environment: dict[str, str]) -> Job:
+    def call(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", f"jobs.{module}", "--config", str(config), *arguments]
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False
+        )
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def indexed(job: Job) -> dict[str, Any]:
+    """Summary of the first run."""
+    done = job("index")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_summary_is_the_last_line(indexed: dict[str, Any]) -> None:
+    keys = {"epoch", "documents", "indexed", "quarantined", "truncated", "chunks", "tokens", "seconds"}
+    assert keys | {"tokens_per_second", "tables"} <= indexed.keys()
+    assert (indexed["epoch"], indexed["indexed"]) == (1, DOCUMENTS)
+    assert [set(table) for table in indexed["tables"]] == [{"name", "width", "rows", "bytes", "index"}] * 2
+
+
+def test_nothing_is_left_running(indexed: dict[str, Any], ray_folder: str) -> None:
+    assert indexed["epoch"] == 1
+    assert not _running(ray_folder)
+
+
+def test_a_rerun_says_that_nothing_changed(indexed: dict[str, Any], job: Job) -> None:
+    done = job("index")
+    assert done.returncode == 0
+    assert "nothing changed since epoch 1" in done.stderr
+    assert json.loads(done.stdout)["tables"] == indexed["tables"]
+
+
+def test_questions_are_answered(indexed: dict[str, Any], job: Job, config: Path) -> None:
+    text = _first_text(config)
+    done = job("search", text, "second question", "--k", "3", "--width", "64", "--where", "kind = 'page'", "--json")
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads(line) for line in done.stdout.splitlines())
+    assert first["results"][0]["id"] == "doc-00000"
+    assert first["results"][0]["score"] == pytest.approx(1.0, abs=1e-3)
+    assert [len(answer["results"]) for answer in (first, second)] == [3, 3]
+    assert {hit["payload"]["kind"] for hit in first["results"]} == {"page"}
+    assert indexed["indexed"] == DOCUMENTS
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "message"),
+    [
+        ("index", ["--index.widths", "512"], "512 is not between 32 and the model's dimension 384"),
+        ("index", ["--corpus.text_columns", "body"], "column 'body' is missing"),
+        ("index", ["--model.name", "/no/such/model"], "model.name"),
+        ("index", ["--engine.max_num_seq", "3"], "did you mean engine.max_num_seqs?"),
+        ("search", ["question", "--index.name", "other"], "no epoch of index 'other' is published"),
+        ("search", ["question", "--width", "100"], "no table of width 100; there are 64, 384"),
+    ],
+)
+def test_unusable_settings_end_with_status_2(
+    indexed: dict[str, Any], job: Job, module: str, arguments: list[str], message: str
+) -> None:
+    assert indexed["epoch"] == 1
+    done = job(module, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_terminated_run_leaves_nothing_behind_and_is_resumed(
+    job: Job, config: Path, environment: dict[str, str], ray_folder: str, tmp_path: Path
+) -> None:
+    tiny_corpus(tmp_path / "corpus", 1200)
+    flags = ["--corpus.uri", str(tmp_path / "corpus"), "--index.uri", str(tmp_path / "index")]
+    command = [sys.executable, "-m", "jobs.index", "--config", str(config), *flags]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as running:
+        _wait_for(lambda: any((tmp_path / "index").glob("_docs/receipts/*/*")), running)
+        running.send_signal(signal.SIGTERM)
+        _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "run the same command again to resume" in errors
+    assert not _running(ray_folder)
+    done = job("index", *flags)
+    assert "resuming epoch 1" in done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["tables"][0]["rows"] == 1200
+
+
+def test_ray_job_submit(config: Path, tmp_path: Path) -> None:
+    """As the README has it: a head node with its dashboard and token, the working directory uploaded."""
+    dashboard, port = _free_port(), _free_port()
+    folder = tempfile.mkdtemp(prefix="ray-")
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {"RAY_TMPDIR": folder}
+    head = [RAY, "start", "--head", f"--port={port}", "--num-cpus=2", "--node-ip-address=127.0.0.1"]
+    try:
+        subprocess.run(
+            [*head, f"--dashboard-port={dashboard}", "--disable-usage-stats", f"--object-store-memory={256 << 20}"],
+            env=environment,
+            check=True,
+            capture_output=True,
+            timeout=120,
+        )
+        submit = [RAY, "job", "submit", "--address", f"http://127.0.0.1:{dashboard}", "--working-dir", "."]
+        command = [sys.executable, "-m", "jobs.index", "--config", str(config), "--index.uri", str(tmp_path / "index")]
+        done = subprocess.run(
+            [*submit, "--", *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False
+        )
+    finally:
+        for process in _running(folder):
+            os.kill(process, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f'"indexed": {DOCUMENTS}' in done.stdout
+    assert "succeeded" in done.stdout
+
+
+def _first_text(config: Path) -> str:
+    import pyarrow.parquet as pq
+
+    return str(pq.read_table(config.parent / "corpus" / "part-000.parquet")["text"][0])
+
+
+def _running(folder: str) -> list[int]:
+    """Processes of the Ray whose folder this is."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            words = (entry / "cmdline").read_bytes()
+            variables = (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        if b"ray" in words and folder.encode() in words + variables:
+            found.append(int(entry.name))
+    return found
+
+
+def _wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 200
+    while not condition():
+        assert process.poll() is None, "ended too early"
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
