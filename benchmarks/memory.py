@@ -59,6 +59,7 @@ def measure(root: str, documents: int) -> dict[str, Any]:
         corpus={"uri": f"{root}/corpus", "payload": ["kind"]},
         model={"name": minilm_path(), "max_tokens": 64},
         index={"uri": f"{root}/index", "widths": [384, 96]},
+        cluster={"address": "local"},
         run={"progress": "none", "shard_mb": 0.5},
     )
     peaks: dict[str, float] = {}

@@ -175,6 +175,7 @@ def settings_of(work: Work, number: int) -> Settings:
         corpus={"uri": str(work.root / "corpus")},
         model={"name": work.checkpoint, "max_tokens": MAX_TOKENS},
         index={"uri": str(work.root / f"index-{number}"), "widths": WIDTHS},
+        cluster={"address": "local"},
         run={"progress": "none"},
     )
 

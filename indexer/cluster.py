@@ -28,6 +28,9 @@ from indexer.settings import ClusterSettings
 OBJECT_STORE_BYTES = 256 << 20
 """Shared memory of a Ray we start: only shards' descriptions and receipts travel, never documents or vectors."""
 
+LOCAL = "local"
+"""Address that always starts a Ray of our own."""
+
 PROCESS_ENDED = 70
 """Exit status of a worker process whose engine died (``EX_SOFTWARE`` of sysexits.h)."""
 
@@ -130,20 +133,22 @@ class Cluster:
         ray.shutdown()
 
     def _connect(self, quiet: dict[str, Any]) -> None:
-        given = self._settings.address or os.environ.get("RAY_ADDRESS")
+        given = self._settings.address or os.environ.get("RAY_ADDRESS") or "auto"
         try:
-            ray.init(address=given or "auto", **quiet)
+            if given != LOCAL:
+                ray.init(address=given, **quiet)
+                return
         except (ConnectionError, RuntimeError) as error:
-            if given:
+            if given != "auto":
                 raise IndexerError(f"no Ray cluster can be joined at {given}: {_first_line(error)}") from None
-            ray.init(
-                address="local",
-                num_cpus=len(os.sched_getaffinity(0)),
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                _node_ip_address="127.0.0.1",
-                **quiet,
-            )
+        ray.init(
+            address=LOCAL,
+            num_cpus=len(os.sched_getaffinity(0)),
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _node_ip_address="127.0.0.1",
+            **quiet,
+        )
 
     @property
     def gpus(self) -> int:

@@ -117,6 +117,7 @@ class Engine:
         from vllm.platforms import current_platform
         from vllm.usage.usage_lib import UsageContext
 
+        logging.getLogger("torch").setLevel(logging.ERROR)
         self.max_tokens = max_tokens
         self._prompt = tokens_input
         self._params = PoolingParams(task=TASKS[mode])
@@ -276,7 +277,9 @@ def argument_names() -> tuple[str, ...]:
     module = ast.parse(source.read_text(encoding="utf-8"))
     (args,) = (node for node in module.body if isinstance(node, ast.ClassDef) and node.name == "EngineArgs")
     return tuple(
-        field.target.id for field in args.body if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        field.target.id
+        for field in args.body
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
     )
 
 
@@ -284,7 +287,6 @@ def _prepare_process() -> None:
     """Sets what vLLM reads while it is imported; what the user has set stays."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("torch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
 
 

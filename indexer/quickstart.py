@@ -30,8 +30,8 @@ CORPUS_SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name 
 ROW_GROUPS = 4
 """Row groups of each file: enough to be cut into shards."""
 
-NOT_DOCUMENTED = {"antigravity", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "test", "this", "turtledemo"}
-"""Modules of the standard library that are programs, jokes, tests or data."""
+NOT_DOCUMENTED = set("antigravity distutils ensurepip idlelib lib2to3 pydoc_data test this turtledemo".split())
+"""Modules of the standard library that are programs, jokes, tests, data or abandoned."""
 
 NATIVE_MODULES = (
     "builtins array binascii bz2 cmath collections collections.abc csv ctypes datetime decimal errno fcntl functools "
@@ -248,7 +248,9 @@ def _signature(node: ast.AST) -> str:
         makers = (child for child in node.body if isinstance(child, ast.FunctionDef) and child.name == "__init__")
         maker = next(makers, None)
         return _signature(maker) if maker else ""
-    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or "property" in map(
+        ast.unparse, node.decorator_list
+    ):
         return ""
     return re.sub(r"^\((self|cls)(, /)?(, )?", "(", f"({ast.unparse(node.args)})")
 
@@ -296,13 +298,15 @@ def _native_documents() -> Iterator[Document]:
 def _native_definitions(module: Any) -> Iterator[Definition]:
     yield from _native(module, "module", ())
     for name in sorted(getattr(module, "__all__", vars(module))):
+        if not _is_public(name) or name.endswith("hook"):  # Hooks are there to be replaced, and Ray does.
+            continue
         thing = getattr(module, name)
-        if inspect.isclass(thing) and _is_public(name):
+        if inspect.isclass(thing):
             yield from _native(thing, "class", (name,))
             for attribute, member in sorted(vars(thing).items()):
                 if inspect.isroutine(member) and _is_public(attribute):
                     yield from _native(member, "method", (name, attribute))
-        elif inspect.isroutine(thing) and _is_public(name):
+        elif inspect.isroutine(thing):
             yield from _native(thing, "function", (name,))
 
 

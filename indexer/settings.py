@@ -121,7 +121,7 @@ class IndexSettings(Section):
 class ClusterSettings(Section):
     """The Ray cluster and the workers on it."""
 
-    address: str | None = Field(None, description="Ray address; default: the cluster we run in, else a local one")
+    address: str | None = Field(None, description="Ray address, or local to start one; default: the cluster we run in, else a local one")
     workers: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         "auto", description="engines; auto: one per GPU (times replicas_per_gpu), without GPUs one per core"
     )

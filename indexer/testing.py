@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -250,9 +251,9 @@ def _qwen_json() -> str:
 def _halves(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
     """The two parts whose merge makes the token: what byte-pair encoding leaves with only the ranks below its own."""
     parts = [bytes([byte]) for byte in token]
-    while len(parts) > 2:
-        pairs = (ranks.get(left + right, len(ranks)) for left, right in zip(parts, parts[1:], strict=False))
-        at = min(enumerate(pairs), key=lambda pair: pair[1])[0]
+    while parts[2:]:
+        found = [ranks.get(left + right, len(ranks)) for left, right in pairwise(parts)]
+        at = found.index(min(found))
         parts[at : at + 2] = [parts[at] + parts[at + 1]]
     return parts[0], parts[1]
 

@@ -1,9 +1,9 @@
 """Texts to token ids: prompts and templates, the end token, truncation, chunks; documents, queries and pairs.
 
-The tokenizer is the checkpoint's ``tokenizer.json``, run in batches in Rust without the GIL. Special tokens are taken out
-of it before use, so that their spelling inside a text is ordinary text and cannot act as a control token: the end token
-and BERT's ``[CLS]`` and ``[SEP]`` are put around the ids afterwards. Added tokens that the model itself does not mark as
-special, such as Qwen3's ``<think>`` and ``<tool_call>``, keep their own ids: the model was trained to read them in texts.
+The tokenizer is the checkpoint's ``tokenizer.json``, run in batches in Rust without the GIL. Special tokens are taken
+out of it before use, so that their spelling inside a text is ordinary text and cannot act as a control token: the end
+token and BERT's ``[CLS]`` and ``[SEP]`` are put around the ids afterwards. Added tokens that the model itself does not
+mark as special, such as Qwen3's ``<think>`` and ``<tool_call>``, keep their own ids: the model has read them in texts.
 """
 
 import hashlib
@@ -38,7 +38,8 @@ END_TOKEN = "<|endoftext|>"
 
 PAIR_TEMPLATE = "<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}"
 PAIR_PREFIX = (
-    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct provided."
+    "<|im_start|>system\n"
+    "Judge whether the Document meets the requirements based on the Query and the Instruct provided."
     ' Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
 )
 PAIR_SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
@@ -101,22 +102,22 @@ class Beginning:
 
 
 class TextEncoder:
-    """Plain text to ids, without special tokens.
+    r"""Plain text to ids, without special tokens.
 
     Only the beginning of a very long text is tokenised. That gives the ids of the whole text's beginning when the text
-    is cut at a *hard boundary*, a place where tokens end whatever stands behind it. For a text ``T`` cut before ``T[c]``
-    as :data:`HARD_BOUNDARY` finds it:
+    is cut at a *hard boundary*, a place where tokens end whatever stands behind it. For a text ``T`` cut before
+    ``T[c]`` as :data:`HARD_BOUNDARY` finds it:
 
     - *Added tokens* are looked up first. None contains a boundary character (checked when loading), so that none
       reaches over ``c``.
     - *Normalisation.* ``T[c]`` is a starter that composes with nothing before or after it (Unicode annex 15), so that
       NFC and NFD of ``T`` are those of both sides put together. BERT's other steps go character by character.
-    - *Qwen's pre-tokeniser* is one regular expression, matched from left to right without look-behind. Its alternatives
-      with white space or line ends behind other characters are ``[^\\s\\p{L}\\p{N}]+[\\r\\n]*`` and the runs of white
-      space: no match that begins before ``c`` takes ``T[c]``, as a space is in none of the classes that may follow
-      ``T[c-1]``, nor is punctuation behind a letter. Each run that a look-ahead or a greedy repeat inspects ends at
-      ``c`` at the latest, at the cut as in the text, because ``T[c-1]`` is not white space. So matches before ``c``
-      are the same in both. *BERT's pre-tokeniser* splits at white space and around punctuation.
+    - *Qwen's pre-tokeniser* is one regular expression, matched from left to right without look-behind. No match that
+      begins before ``c`` takes ``T[c]``: a space only begins a match or follows another space, and punctuation does
+      not follow a letter within one. What a match looks at, a run of one class of characters and the one behind it,
+      ends at ``c`` at the latest, at the cut as in the text; a run of white space, which a look-ahead inspects, ends
+      before ``T[c-1]``. So the matches before ``c`` are the same in both. *BERT's pre-tokeniser* splits at white space
+      and around punctuation.
     - The *model* sees one pre-token at a time.
 
     The ids before a hard boundary are thus the text's own; where they are not more than asked for, a longer beginning

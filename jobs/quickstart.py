@@ -20,9 +20,10 @@ MODEL = Path("data/quickstart/model")
 
 QUESTIONS = [
     "How do I make a temporary directory that is deleted afterwards?",
-    "Which function finds all files with a given extension in a folder and its subfolders?",
-    "What happens when an exception is raised inside a try block?",
+    "How do I find all files with a given extension in a folder and its subfolders?",
+    "What does the with statement do?",
 ]
+NEXT_QUESTION = "How do I measure how long a piece of code takes?"
 ANSWERS = 3
 
 
@@ -37,7 +38,7 @@ def main() -> None:
     answers = published.search(QUESTIONS, ANSWERS)
     for question, hits in zip(QUESTIONS, answers, strict=True):
         print_hits(question, hits, settings.corpus.text_columns)
-    print(f'\nAsk your own:\n  .venv/bin/python -m jobs.search --config {CONFIG} "How do I sort a dict by its values?"')
+    print(f'\nAsk your own:\n  .venv/bin/python -m jobs.search --config {CONFIG} "{NEXT_QUESTION}"')
 
 
 def _print_summary(summary: dict[str, Any]) -> None:

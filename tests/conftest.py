@@ -1,39 +1,37 @@
-"""Checkpoints and a Ray cluster that several test files use, and processes for what does not fit into the test run's own."""
+"""What several test files use: checkpoints, a Ray cluster, processes for what does not fit into the test run's own."""
 
 import multiprocessing
 import os
-import secrets
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from indexer import testing
-
-# Ray reads these when it is first imported, by whichever test file comes first.
-os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+from tests.fakes import end_ray
 
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[str]:
+def ray_cluster() -> Iterator[None]:
     """One Ray cluster of two cores for all tests, which runs find through RAY_ADDRESS as in a submitted job."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     start = [RAY, "start", "--head", f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=2"]
     quiet = ["--include-dashboard=false", "--disable-usage-stats", f"--object-store-memory={256 << 20}"]
+    folder = tempfile.mkdtemp(prefix="ray-")
+    os.environ |= {"RAY_ADDRESS": f"127.0.0.1:{port}", "RAY_TMPDIR": folder}
     subprocess.run([*start, *quiet], check=True, capture_output=True, timeout=120)
-    os.environ["RAY_ADDRESS"] = f"127.0.0.1:{port}"
-    yield os.environ["RAY_ADDRESS"]
-    del os.environ["RAY_ADDRESS"]
-    subprocess.run([RAY, "stop", "--force"], check=True, capture_output=True, timeout=120)
+    yield
+    del os.environ["RAY_ADDRESS"], os.environ["RAY_TMPDIR"]
+    end_ray(folder)
 
 
 @pytest.fixture(scope="session")
@@ -54,19 +52,22 @@ def minilm_path() -> str:
     return testing.minilm_path()
 
 
-@pytest.fixture(scope="session")
-def in_process() -> Callable[..., Any]:
-    """Calls a module's function in a process of its own and gives its result.
-
-    A vLLM engine keeps its memory and threads until its process ends.
-    """
-    return _in_process
+@pytest.fixture(scope="module")
+def engine_process() -> Iterator[Executor]:
+    """A process for vLLM, which keeps its threads until its process ends and takes 10 s to import."""
+    with _process() as process:
+        yield process
 
 
-def _in_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, initializer=_use_all_cores) as process:
-        return process.submit(function, *arguments).result()
+@pytest.fixture(scope="module")
+def reference_process() -> Iterator[Executor]:
+    """A process for other implementations, which vLLM must not have changed."""
+    with _process() as process:
+        yield process
+
+
+def _process() -> Executor:
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_use_all_cores)
 
 
 def _use_all_cores() -> None:

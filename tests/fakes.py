@@ -1,6 +1,10 @@
 """What tests of the host side share: runs on the fake engine, written corpora, read-back tables."""
 
+import os
+import shutil
+import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +65,25 @@ def quarantine(given: Settings) -> list[tuple[str | None, str]]:
     """(id, reason) of the published quarantine, sorted."""
     table = retrieval.open_published(given.index.uri, given.index.name).quarantine()
     return sorted(zip(table["id"].to_pylist(), table["reason"].to_pylist(), strict=True), key=str)
+
+
+def ray_processes(folder: str) -> list[int]:
+    """Processes of the Ray whose temporary folder this is."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+            variables = (entry / "environ").read_bytes() if b"ray" in words else b""
+        except OSError:
+            continue
+        if folder.encode() in words + variables and int(entry.name) != os.getpid():
+            found.append(int(entry.name))
+    return found
+
+
+def end_ray(folder: str) -> None:
+    """Ends that Ray and removes its folder; `ray stop` would end every Ray of the machine."""
+    for process in ray_processes(folder):
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    shutil.rmtree(folder, ignore_errors=True)

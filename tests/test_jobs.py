@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 from indexer.testing import minilm_path, tiny_corpus
+from tests.fakes import end_ray, ray_processes
 
 ROOT = Path(__file__).parents[1]
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -43,7 +43,7 @@ def ray_folder() -> Iterator[str]:
     """A folder of its own for the Ray that a command starts; short, because sockets lie in it."""
     folder = tempfile.mkdtemp(prefix="ray-")
     yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    end_ray(folder)
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +88,9 @@ def test_the_summary_is_the_last_line(indexed: dict[str, Any]) -> None:
     assert [set(table) for table in indexed["tables"]] == [{"name", "width", "rows", "bytes", "index"}] * 2
 
 
-def test_nothing_is_left_running(indexed: dict[str, Any], ray_folder: str) -> None:
+def test_nothing_is_leftray_processes(indexed: dict[str, Any], ray_folder: str) -> None:
     assert indexed["epoch"] == 1
-    assert not _running(ray_folder)
+    assert not ray_processes(ray_folder)
 
 
 def test_a_rerun_says_that_nothing_changed(indexed: dict[str, Any], job: Job) -> None:
@@ -145,7 +145,7 @@ def test_a_terminated_run_leaves_nothing_behind_and_is_resumed(
         _, errors = running.communicate(timeout=60)
     assert running.returncode == 130
     assert "run the same command again to resume" in errors
-    assert not _running(ray_folder)
+    assert not ray_processes(ray_folder)
     done = job("index", *flags)
     assert "resuming epoch 1" in done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["tables"][0]["rows"] == 1200
@@ -171,9 +171,7 @@ def test_ray_job_submit(config: Path, tmp_path: Path) -> None:
             [*submit, "--", *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False
         )
     finally:
-        for process in _running(folder):
-            os.kill(process, signal.SIGKILL)
-        shutil.rmtree(folder, ignore_errors=True)
+        end_ray(folder)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f'"indexed": {DOCUMENTS}' in done.stdout
     assert "succeeded" in done.stdout
@@ -183,22 +181,6 @@ def _first_text(config: Path) -> str:
     import pyarrow.parquet as pq
 
     return str(pq.read_table(config.parent / "corpus" / "part-000.parquet")["text"][0])
-
-
-def _running(folder: str) -> list[int]:
-    """Processes of the Ray whose folder this is."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            words = (entry / "cmdline").read_bytes()
-            variables = (entry / "environ").read_bytes()
-        except OSError:
-            continue
-        if b"ray" in words and folder.encode() in words + variables:
-            found.append(int(entry.name))
-    return found
 
 
 def _wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:

@@ -1,8 +1,9 @@
 """Vectors equal those of the model cards' own code: Transformers and sentence-transformers."""
 
+import gc
 import shutil
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from concurrent.futures import Executor
 
 import numpy as np
 import pytest
@@ -38,6 +39,7 @@ def varied_texts(longest: int) -> list[str]:
 
 def engine_vectors(path: str, texts: list[str], max_tokens: int, dtype: str) -> np.ndarray:
     """Vectors as the indexer gets them; without compilation, which takes longer than all of the texts."""
+    gc.collect()  # the engine before this one
     tokenizer = EmbedTokenizer(path, max_tokens)
     batch = tokenizer.documents(texts)
     assert not batch.rejected
@@ -99,11 +101,11 @@ def assert_parity(vectors: np.ndarray, expected: np.ndarray, dtype: str) -> None
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_four_layers(dtype: str, qwen_path: str, in_process: Callable[..., Any]) -> None:
+def test_four_layers(dtype: str, qwen_path: str, engine_process: Executor, reference_process: Executor) -> None:
     """Texts from one token to beyond the limit, and every narrow vector is the prefix of the full one."""
-    texts = varied_texts(128)
-    vectors = in_process(engine_vectors, qwen_path, texts, 256, dtype)
-    assert_parity(vectors, in_process(transformers_vectors, qwen_path, texts, 256, dtype), dtype)
+    case = qwen_path, varied_texts(128), 256, dtype
+    vectors = engine_process.submit(engine_vectors, *case).result()
+    assert_parity(vectors, reference_process.submit(transformers_vectors, *case).result(), dtype)
     for width in (32, 64, 128, 256):
         prefix = vectors[:, :width].astype(np.float64)
         exact = prefix / np.linalg.norm(prefix, axis=1, keepdims=True)
@@ -111,15 +113,16 @@ def test_four_layers(dtype: str, qwen_path: str, in_process: Callable[..., Any])
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_true_shapes(dtype: str, true_shape_path: str, in_process: Callable[..., Any]) -> None:
+def test_true_shapes(dtype: str, true_shape_path: str, engine_process: Executor, reference_process: Executor) -> None:
     """The dimensions and head counts of 0.6B, 4B and 8B, on shorter texts."""
-    texts = varied_texts(32)
-    vectors = in_process(engine_vectors, true_shape_path, texts, 48, dtype)
-    assert_parity(vectors, in_process(transformers_vectors, true_shape_path, texts, 48, dtype), dtype)
+    case = true_shape_path, varied_texts(32), 48, dtype
+    vectors = engine_process.submit(engine_vectors, *case).result()
+    assert_parity(vectors, reference_process.submit(transformers_vectors, *case).result(), dtype)
 
 
-def test_minilm(minilm_path: str, in_process: Callable[..., Any]) -> None:
+def test_minilm(minilm_path: str, engine_process: Executor, reference_process: Executor) -> None:
     """Mean pooling and BERT's own special tokens."""
     texts = [text for text in varied_texts(64) if text.strip().strip("\x00\x01\ufeff\u200b")]
-    vectors = in_process(engine_vectors, minilm_path, texts, 128, "float32")
-    assert_parity(vectors, in_process(sentence_vectors, minilm_path, texts, 128), "float32")
+    vectors = engine_process.submit(engine_vectors, minilm_path, texts, 128, "float32").result()
+    expected = reference_process.submit(sentence_vectors, minilm_path, texts, 128).result()
+    assert_parity(vectors, expected, "float32")
