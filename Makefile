@@ -3,7 +3,8 @@ DEVICE ?= $(or $(patsubst .venv/installed-%,%,$(firstword $(wildcard .venv/insta
 INSTALLED := .venv/installed-$(DEVICE)
 BIN := .venv/bin
 
-# uv reads the user's own index settings (UV_DEFAULT_INDEX), not pip's. One lock file holds for all supported versions of Python: what is pinned for the oldest has wheels for the others.
+# uv reads its own index settings (UV_DEFAULT_INDEX), not pip's. One lock file holds for all supported versions of Python:
+# what is pinned for the oldest has wheels for the others.
 COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --no-annotate --no-header --python-version 3.11 \
 	--python-platform x86_64-manylinux_2_34 --extra quickstart --extra dev
 

@@ -288,7 +288,7 @@ class Cluster:
             options["num_gpus"] = 1 / self._replicas
         cores = 0 if self.gpus else self._settings.cpus_per_worker
         # One thread more than shards inside: a lease given early must not wait for a thread.
-        actor = ray.remote(Worker).options(max_concurrency=SHARDS_INSIDE + 1, **options).remote(cores)
+        actor: Any = ray.remote(Worker).options(max_concurrency=SHARDS_INSIDE + 1, **options).remote(cores)
         return Member(actor, actor.start.remote(self._make_pipeline))
 
 

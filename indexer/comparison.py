@@ -141,6 +141,15 @@ def _cut(table: pa.Table, low: str | None, high: str | None) -> pa.Table:
 
 
 def shards(job: Job, found: Changes) -> Iterator[Shard]:
+    """Cuts what is to be embedded; the same shards whenever the same job is run again.
+
+    Args:
+        job: The run's inputs.
+        found: The comparison.
+
+    Yields:
+        Shards, named after all that makes their result.
+    """
     salt = canonical([job.model.fingerprint, job.layout.describe(), job.layout.generation, job.epoch])
     return cut_shards(_chosen(job, found), _shard_bytes(job, found), salt)
 

@@ -392,7 +392,8 @@ def _shard(parts: Sequence[Part], documents: int, text_bytes: int, salt: str) ->
 
 def _groups(parquet: pq.ParquetFile, part: Part) -> tuple[list[int], int]:
     """Row groups that hold the part's rows, and the row number of the first group's first row."""
-    groups, first, row = [], 0, 0
+    groups: list[int] = []
+    first = row = 0
     for group in range(parquet.num_row_groups):
         rows = parquet.metadata.row_group(group).num_rows
         if row < part.stop and row + rows > part.start:

@@ -312,7 +312,7 @@ def _open(uri: str) -> ObjectStore:
         if "://" not in uri:
             return LocalStore(Path(uri).expanduser().absolute(), mkdir=True)
         if uri.startswith("file://"):
-            return from_url(uri, mkdir=True)  # type: ignore[call-overload]
+            return from_url(uri, mkdir=True)
         return from_url(uri)
     except (BaseError, OSError, ValueError) as error:
         raise IndexerError(f"index.uri: {_first_line(error)}") from None

@@ -98,7 +98,19 @@ class Batch:
 class Pipeline:
     """Takes shards to receipts on one engine. :meth:`run` may be called from several threads."""
 
-    def __init__(self, target: Target, make_engine: Callable[[], Embedder], make_tokenizer: Callable[[], Tokenizer]):
+    def __init__(
+        self, target: Target, make_engine: Callable[[], Embedder], make_tokenizer: Callable[[], Tokenizer]
+    ) -> None:
+        """Starts the engine.
+
+        Args:
+            target: Where the rows go.
+            make_engine: Starts the engine; called in the thread that will use it.
+            make_tokenizer: Loads the tokenizer.
+
+        Raises:
+            SettingsError: A width is not possible with the engine's dimension.
+        """
         self._target = target
         self._store = ControlStore(target.uri, target.layout.name)
         self._tokenizer = make_tokenizer()
@@ -127,8 +139,7 @@ class Pipeline:
             batches = list(self._read(shard, watch))
         self._engine_thread.submit(self._embed, batches, watch).result()
         with self._staging:
-            receipt = self._stage(shard, batches, watch)
-        return receipt
+            return self._stage(shard, batches, watch)
 
     def _read(self, shard: Shard, watch: Stopwatch) -> Iterator[Batch]:
         documents = read_shard(self._target.corpus, shard)

@@ -44,7 +44,7 @@ class Published:
         self.epoch = epoch
         self._engine_settings = engine
 
-    def table(self, width: int | None = None) -> Any:  # noqa: ANN401  # a lancedb table, whose module is not ours to import
+    def table(self, width: int | None = None) -> Any:  # a lancedb table, whose module is not ours to import
         """LanceDB table of a width, the widest by default, at the published version.
 
         Raises:
@@ -109,7 +109,7 @@ class Published:
         vectors = widths.cut(self.embed(queries), state.width)
         return [self._nearest(table, vector, k, where) for vector in vectors]
 
-    def _nearest(self, table: Any, vector: np.ndarray, k: int, where: str | None) -> list[Hit]:  # noqa: ANN401
+    def _nearest(self, table: Any, vector: np.ndarray, k: int, where: str | None) -> list[Hit]:
         query = table.search(vector).distance_type(self._metric).limit(k)
         try:
             rows = (query.where(where) if where else query).to_list()
@@ -121,7 +121,7 @@ class Published:
     def _metric(self) -> str:
         return str(self.epoch.description["layout"]["metric"])
 
-    def _state(self, width: int | None) -> Any:  # noqa: ANN401
+    def _state(self, width: int | None) -> Any:
         by_width = {state.width: state for state in self.epoch.tables}
         wanted = max(by_width) if width is None else width
         if wanted not in by_width:
@@ -146,7 +146,7 @@ class Published:
         return model
 
     @cached_property
-    def _engine(self) -> Any:  # noqa: ANN401
+    def _engine(self) -> Any:
         return self._model.engine()
 
 

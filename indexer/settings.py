@@ -121,7 +121,9 @@ class IndexSettings(Section):
 class ClusterSettings(Section):
     """The Ray cluster and the workers on it."""
 
-    address: str | None = Field(None, description="Ray address, or local to start one; default: the cluster we run in, else a local one")
+    address: str | None = Field(
+        None, description="Ray address, or local to start one; default: the cluster we run in, else a local one"
+    )
     workers: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         "auto", description="engines; auto: one per GPU (times replicas_per_gpu), without GPUs one per core"
     )
@@ -223,14 +225,14 @@ def load(
         SettingsError: The file cannot be read, a key is unknown (the nearest valid one is named) or a value is not
             allowed.
     """
-    source = CliSettingsSource(cls, root_parser=command)
+    source: CliSettingsSource[Any] = CliSettingsSource(cls, root_parser=command)
     arguments, engine = _split_engine_flags(sys.argv[1:] if argv is None else argv)
     _refuse_unknown_flags(command, arguments)
     namespace = command.parse_args(arguments)
     content = _read_toml(namespace.config)
     _refuse_unknown_variables(cls)
     try:
-        settings = cls(_cli_settings_source=source(parsed_args=namespace), **content)  # type: ignore[call-arg]
+        settings = cls(_cli_settings_source=source(parsed_args=namespace), **content)
     except ValidationError as error:
         raise SettingsError(_explain(error, cls)) from None
     if not engine:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lance
 import lancedb
@@ -21,7 +21,7 @@ from lancedb import index
 from indexer import schema
 from indexer.errors import IndexerError, RefusedError
 
-STORAGE_VERSION = "2.1"
+STORAGE_VERSION: Literal["2.1"] = "2.1"
 INDEX_CONFIGS = {
     "IVF_FLAT": index.IvfFlat,
     "IVF_PQ": index.IvfPq,

@@ -232,7 +232,8 @@ def _qwen_json() -> str:
     letters = _byte_letters()
     spelled = {token: "".join(letters[byte] for byte in token) for token in ranks}
     vocabulary = {spelled[token]: rank for token, rank in ranks.items()}
-    merges = [tuple(spelled.get(part, "") for part in _halves(token, ranks)) for token in ranks if len(token) > 1]
+    halves = (_halves(token, ranks) for token in ranks if len(token) > 1)
+    merges = [(spelled.get(left, ""), spelled.get(right, "")) for left, right in halves]
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -155,7 +155,7 @@ class TextEncoder:
             for row, prefix, encoding in zip(waiting, prefixes, self.encodings(prefixes), strict=True):
                 whole = len(prefix) == len(texts[row])
                 if len(encoding) > limit:
-                    found[row] = Beginning(encoding.ids[:limit], encoding.token_to_chars(limit - 1)[1], complete=False)
+                    found[row] = Beginning(encoding.ids[:limit], encoding.offsets[limit - 1][1], complete=False)
                 elif whole:
                     found[row] = Beginning(encoding.ids, len(prefix), complete=True)
             characters *= 2

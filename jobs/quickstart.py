@@ -48,7 +48,7 @@ def _print_summary(summary: dict[str, Any]) -> None:
             f"{summary['seconds']:.0f} s with start-up, {summary['tokens_per_second']:,.0f} tokens/s without"
         )
     else:
-        print(f"nothing changed: epoch {summary['epoch']} has all {summary['documents']:,} documents")
+        print(f"epoch {summary['epoch']} has all {summary['documents']:,} documents")
     for table in summary["tables"]:
         size = table["bytes"] / 1e6
         print(f"  {table['name']:<12} {table['rows']:>6,} rows {size:>6.1f} MB  vector index: {table['index']}")

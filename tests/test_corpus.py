@@ -2,6 +2,7 @@
 
 import datetime
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def test_shards_hold_every_row_once(sizes: list[int], cuts: list[int], shard_byt
     bounds = [0, *sorted(min(cut, len(sizes)) for cut in cuts), len(sizes)]
     files = [
         (CorpusFile(str(start), 1, 1), np.arange(stop - start) * 3, np.array(sizes[start:stop], np.int64))
-        for start, stop in zip(bounds, bounds[1:], strict=False)
+        for start, stop in pairwise(bounds)
     ]
     shards = list(cut_shards(files, shard_bytes, ""))
     rows = [

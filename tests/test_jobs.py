@@ -168,7 +168,13 @@ def test_ray_job_submit(config: Path, tmp_path: Path) -> None:
         submit = [RAY, "job", "submit", "--address", f"http://127.0.0.1:{dashboard}", "--working-dir", "."]
         command = [sys.executable, "-m", "jobs.index", "--config", str(config), "--index.uri", str(tmp_path / "index")]
         done = subprocess.run(
-            [*submit, "--", *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False
+            [*submit, "--", *command],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
         )
     finally:
         end_ray(folder)

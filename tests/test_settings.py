@@ -66,7 +66,7 @@ def test_unusable_files_are_explained(tmp_path: Path, addition: str, message: st
     sections = {
         part.split("]")[0].strip(): part for part in ("corpus]\nuri='c'", "model]\nname='m'", "index]\nuri='i'")
     }
-    given = addition.split("]")[0].strip("[ \n")
+    given = addition.split("]", maxsplit=1)[0].strip("[ \n")
     rest = "".join(f"[{part}\n" for name, part in sections.items() if name != given)
     file = tmp_path / "job.toml"
     file.write_text(rest + addition, encoding="utf-8")
