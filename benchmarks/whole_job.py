@@ -17,7 +17,8 @@ import pickle
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,16 +69,17 @@ class Work:
 class FloorPipeline:
     """A worker that only embeds: its token ids are in memory before the clock starts."""
 
-    def __init__(self, engine: Engine, ids: list[list[int]]) -> None:
-        """Takes the engine and the ids of all documents."""
-        self._engine = engine
+    def __init__(self, make_engine: Callable[[], Engine], ids: list[list[int]]) -> None:
+        """Starts the engine, in a thread of its own as the job does, and takes the ids of all documents."""
+        self._thread = ThreadPoolExecutor(1)
+        self._engine = self._thread.submit(make_engine).result()
         self._ids = ids
 
     def run(self, shard: Shard) -> Receipt:
         """Embeds a shard and forgets the vectors."""
         start = int(shard.shard_id)
         ids = self._ids[start : start + shard.documents]
-        self._engine.embed(ids)
+        self._thread.submit(self._engine.embed, ids).result()
         tokens = sum(map(len, ids))
         return Receipt(
             shard_id=shard.shard_id,
@@ -100,7 +102,7 @@ class MakeFloor:
     def __call__(self) -> FloorPipeline:
         """Starts the engine and reads the ids."""
         ids = pickle.loads((self.work.root / "ids.pickle").read_bytes())  # noqa: S301  # written by this script
-        return FloorPipeline(self.work.model.engine(), ids)
+        return FloorPipeline(self.work.model.engine, ids)
 
 
 def prepare(root: Path, documents: int) -> Work:

@@ -122,6 +122,7 @@ class Engine:
         self._prompt = tokens_input
         self._params = PoolingParams(task=TASKS[mode])
         self._sequences = 0
+        self._broken = False
         given = {
             **_defaults(path, mode, on_cpu=current_platform.is_cpu()),
             **(arguments or {}),
@@ -179,11 +180,15 @@ class Engine:
         for ids in token_ids:
             if not 0 < len(ids) <= self.max_tokens:
                 raise ValueError(f"a sequence has {len(ids)} token ids; 1 to {self.max_tokens} are possible")
+        if self._broken:
+            raise EngineDead("vLLM failed before and may still hold sequences of that time")
         results = np.empty((len(token_ids), width), np.float32)
+        self._broken = True
         try:
             self._fill(results, token_ids)
         except Exception as error:
             raise EngineDead(f"vLLM failed: {_reason(error)}") from error
+        self._broken = False
         return results
 
     def _fill(self, results: np.ndarray, token_ids: Sequence[Sequence[int]]) -> None:
