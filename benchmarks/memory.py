@@ -19,6 +19,9 @@ from indexer.testing import FakeRecipe, minilm_path, tiny_corpus
 DIMENSION = 384
 DOCUMENTS_PER_FILE = 10_000
 TIMES = 8
+SHARD_MB = 0.0625
+"""The least that a small job's shards have, so that both corpora are cut alike."""
+
 SECONDS_BETWEEN_LOOKS = 0.5
 
 
@@ -32,7 +35,7 @@ def peak_mib(process: str) -> float:
 
 
 def worker_peaks() -> dict[str, float]:
-    """Peak of every worker actor of this machine by process id."""
+    """Peak of every worker actor of this machine by process id; nothing else may use Ray meanwhile."""
     found = {}
     for entry in Path("/proc").iterdir():
         try:
@@ -60,7 +63,7 @@ def measure(root: str, documents: int) -> dict[str, Any]:
         model={"name": minilm_path(), "max_tokens": 64},
         index={"uri": f"{root}/index", "widths": [384, 96]},
         cluster={"address": "local"},
-        run={"progress": "none", "shard_mb": 0.5},
+        run={"progress": "none", "shard_mb": SHARD_MB},
     )
     peaks: dict[str, float] = {}
     done = threading.Event()

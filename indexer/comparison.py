@@ -22,10 +22,10 @@ MIB = 1 << 20
 SHARDS_WANTED = 64
 SMALLEST_SHARD = MIB // 16
 
-SMALL_BYTES = 64 * MIB
+SMALL_BYTES = 8 * MIB
 """Files of which less is to be read are read here: a process to do it elsewhere takes longer to start."""
 
-SMALL_ROWS = 200_000
+SMALL_ROWS = 20_000
 """Likewise documents to compare."""
 
 

@@ -19,8 +19,8 @@ PIECES = st.one_of(
     st.text(max_size=6),
     st.sampled_from(
         "a Z é e\u0301 ö \u0308 \u0301 字 漢字 か\u3099 カ 한 ᄒ ᅡ ﬁ 's 'RE ' 'll"
-        " 1 ٣ , 。 ， ！ 、 ； : [SEP] [ ##a - --\n\n"
-        " <think> </think> <|endoftext|> <| 🙂 👩\u200d👩 \ufeff \x00 ـ ا ß ſ İ Σ σ".split(" ")
+        " 1 ٣ , 。 ， ！ 、 ； : [SEP] [ ##a -"
+        " --\n\n <think> </think> <|endoftext|> <| 🙂 👩\u200d👩 \ufeff \x00 ـ ا ß ſ İ Σ σ".split(" ")
     ),
     st.sampled_from([": ", "  ", " \n", "\r\n", "\t", "\u00a0", "\u2003", "\u3000", "\x1c", "\n\n"]),
     st.sampled_from([" ", " ", "\n", "word", "the "]),
