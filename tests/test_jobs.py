@@ -90,7 +90,7 @@ def test_the_summary_is_the_last_line(indexed: dict[str, Any]) -> None:
 
 def test_nothing_is_leftray_processes(indexed: dict[str, Any], ray_folder: str) -> None:
     assert indexed["epoch"] == 1
-    assert not ray_processes(ray_folder)
+    _wait_for(lambda: not ray_processes(ray_folder), seconds=30)
 
 
 def test_a_rerun_says_that_nothing_changed(indexed: dict[str, Any], job: Job) -> None:
@@ -140,12 +140,13 @@ def test_a_terminated_run_leaves_nothing_behind_and_is_resumed(
     flags = ["--corpus.uri", str(tmp_path / "corpus"), "--index.uri", str(tmp_path / "index")]
     command = [sys.executable, "-m", "jobs.index", "--config", str(config), *flags]
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as running:
-        _wait_for(lambda: any((tmp_path / "index").glob("_docs/receipts/*/*")), running)
+        _wait_for(lambda: any((tmp_path / "index").glob("_docs/receipts/*/*")), seconds=200)
+        assert running.poll() is None, "ended before it could be terminated"
         running.send_signal(signal.SIGTERM)
         _, errors = running.communicate(timeout=60)
     assert running.returncode == 130
     assert "run the same command again to resume" in errors
-    assert not ray_processes(ray_folder)
+    _wait_for(lambda: not ray_processes(ray_folder), seconds=30)
     done = job("index", *flags)
     assert "resuming epoch 1" in done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["tables"][0]["rows"] == 1200
@@ -189,10 +190,9 @@ def _first_text(config: Path) -> str:
     return str(pq.read_table(config.parent / "corpus" / "part-000.parquet")["text"][0])
 
 
-def _wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 200
+def _wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, "ended too early"
         assert time.monotonic() < deadline
         time.sleep(0.2)
 
