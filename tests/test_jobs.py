@@ -168,20 +168,24 @@ def test_ray_job_submit(config: Path, tmp_path: Path) -> None:
         )
         submit = [RAY, "job", "submit", "--address", f"http://127.0.0.1:{dashboard}", "--working-dir", "."]
         command = [sys.executable, "-m", "jobs.index", "--config", str(config), "--index.uri", str(tmp_path / "index")]
-        done = subprocess.run(
-            [*submit, "--", *command],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=280,
-            check=False,
-        )
+        done = _submitted([*submit, "--", *command], environment)
     finally:
         end_ray(folder)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f'"indexed": {DOCUMENTS}' in done.stdout
     assert "succeeded" in done.stdout
+
+
+def _submitted(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Submits a job, again while the head node's agent is still starting."""
+    for _ in range(10):
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False
+        )
+        if "No available agent" not in done.stderr:
+            break
+        time.sleep(3)
+    return done
 
 
 def _first_text(config: Path) -> str:
