@@ -1,7 +1,7 @@
 """Resident memory of the driver and of the workers on two corpora, one 8 times as large as the other.
 
 The fake engine stands in for vLLM, whose memory depends on the model and not on the corpus. Each corpus is indexed by a
-fresh driver process; peaks are the kernel's (``VmHWM``).
+fresh driver process, and written by another; peaks are the kernel's (``VmHWM``).
 """
 
 import argparse
@@ -9,6 +9,8 @@ import json
 import multiprocessing
 import tempfile
 import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +49,15 @@ def worker_peaks() -> dict[str, float]:
     return found
 
 
-def measure(root: str, documents: int) -> dict[str, Any]:
+def measure(root: str) -> dict[str, Any]:
     """Indexes a corpus in this process.
 
     Args:
-        root: Empty folder.
-        documents: Documents of the corpus.
+        root: Folder with the corpus.
 
     Returns:
         Documents indexed, and peaks in MiB of the driver and of the largest worker.
     """
-    tiny_corpus(f"{root}/corpus", documents, files=documents // DOCUMENTS_PER_FILE, rows_per_group=2000)
     settings = Settings(
         corpus={"uri": f"{root}/corpus", "payload": ["kind"]},
         model={"name": minilm_path(), "max_tokens": 64},
@@ -82,6 +82,11 @@ def measure(root: str, documents: int) -> dict[str, Any]:
     return {"indexed": summary["indexed"], "driver_mib": peak_mib("self"), "worker_mib": max(peaks.values())}
 
 
+def _in_new_process(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(function, *arguments, **named).result()
+
+
 def main() -> None:
     """Measures and prints."""
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -89,8 +94,10 @@ def main() -> None:
     arguments = command.parse_args()
     results = []
     for documents in (arguments.documents, TIMES * arguments.documents):
-        with tempfile.TemporaryDirectory() as root, multiprocessing.get_context("spawn").Pool(1) as pool:
-            results.append(pool.apply(measure, (root, documents)))
+        with tempfile.TemporaryDirectory() as root:
+            layout = {"files": documents // DOCUMENTS_PER_FILE, "rows_per_group": 2000}
+            _in_new_process(tiny_corpus, f"{root}/corpus", documents, **layout)
+            results.append(_in_new_process(measure, root))
         print({name: round(value) for name, value in results[-1].items()}, flush=True)
     small, large = results
     growth = {f"{name}_growth": round(large[name] / small[name], 3) for name in ("driver_mib", "worker_mib")}

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import starmap
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -21,7 +22,7 @@ from ray.exceptions import RayError, RayTaskError
 from indexer.corpus import Shard
 from indexer.engine import EngineDead
 from indexer.epochs import Receipt
-from indexer.errors import CorpusError, IndexerError
+from indexer.errors import CorpusError, IndexerError, first_line
 from indexer.pipeline import SHARDS_INSIDE, Pipeline
 from indexer.settings import ClusterSettings
 
@@ -140,7 +141,7 @@ class Cluster:
                 return
         except (ConnectionError, RuntimeError) as error:
             if given != "auto":
-                raise IndexerError(f"no Ray cluster can be joined at {given}: {_first_line(error)}") from None
+                raise IndexerError(f"no Ray cluster can be joined at {given}: {first_line(error)}") from None
         ray.init(
             address=LOCAL,
             num_cpus=len(os.sched_getaffinity(0)),
@@ -164,12 +165,15 @@ class Cluster:
             return self.gpus * self._replicas
         return max(1, int(ray.cluster_resources()["CPU"]) // self._settings.cpus_per_worker)
 
-    def map(self, function: Callable[..., Any], items: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+    def map(
+        self, function: Callable[..., Any], items: Iterable[tuple[Any, ...]], *, here: bool = False
+    ) -> Iterator[Any]:
         """Runs ``function`` on every tuple of arguments as Ray tasks of one core.
 
         Args:
             function: Top-level function.
             items: Arguments; pulled as tasks end, so that any number fits.
+            here: Run in this process: for work that takes less than starting another one.
 
         Yields:
             Results in the order in which they are ready.
@@ -177,6 +181,9 @@ class Cluster:
         Raises:
             IndexerError: What the function raised.
         """
+        if here:
+            yield from starmap(function, items)
+            return
         remote = ray.remote(num_cpus=1)(function)
         waiting: set[Any] = set()
         room = 2 * int(ray.cluster_resources()["CPU"])
@@ -208,7 +215,7 @@ class Cluster:
             except RayTaskError as error:
                 raise _cause(error) from None
             except RayError as error:
-                raise IndexerError(f"a worker process ended while its engine started: {_first_line(error)}") from None
+                raise IndexerError(f"a worker process ended while its engine started: {first_line(error)}") from None
         return len(self._members)
 
     def stop_workers(self) -> None:
@@ -265,7 +272,7 @@ class Cluster:
             lease = member.leases.pop(reference)
             yield from _fail(lease, queue, retries, str(cause))
         except RayError as error:
-            yield from self._bury(member, queue, retries, f"worker died: {_first_line(error)}")
+            yield from self._bury(member, queue, retries, f"worker died: {first_line(error)}")
         else:
             del member.leases[reference]
             yield receipt
@@ -313,11 +320,7 @@ def _cause(error: RayTaskError) -> Exception:
     """Our own errors as they were raised; of others the type and first line, without Ray's remote traceback."""
     if isinstance(error.cause, IndexerError):
         return error.cause
-    return IndexerError(f"{type(error.cause).__name__}: {_first_line(error.cause)}")
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return IndexerError(f"{type(error.cause).__name__}: {first_line(error.cause)}")
 
 
 @contextmanager

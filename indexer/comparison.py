@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from itertools import pairwise, starmap
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 from indexer import changes, schema, tables
 from indexer.changes import Difference
 from indexer.cluster import Cluster
-from indexer.corpus import Corpus, CorpusFile, Shard, cut_shards, scan_file
+from indexer.corpus import Corpus, Shard, cut_shards, scan_file
 from indexer.epochs import ControlStore, Epoch, canonical
+from indexer.files import DataFile
 from indexer.job import Job
 from indexer.progress import say
 from indexer.settings import Settings
@@ -56,11 +57,11 @@ def scan(job: Job, cluster: Cluster) -> None:
         say(f"reading {len(fresh)} new or changed files of {len(job.corpus.files)}")
     arguments = ((job.settings, job.corpus, file, job.digest_name(file)) for file in fresh)
     small = sum(file.size for file in fresh) < SMALL_BYTES
-    for _ in starmap(_scan_one, arguments) if small else cluster.map(_scan_one, arguments):
+    for _ in cluster.map(_scan_one, arguments, here=small):
         pass
 
 
-def _scan_one(settings: Settings, corpus: Corpus, file: CorpusFile, name: str) -> None:
+def _scan_one(settings: Settings, corpus: Corpus, file: DataFile, name: str) -> None:
     ControlStore(settings.index.uri, settings.index.name).put_digest(name, scan_file(corpus, file))
 
 
@@ -70,8 +71,9 @@ def compare(job: Job, cluster: Cluster) -> Changes:
     groups = [group for name in names for group in job.store.digest_groups(name)]
     arguments = ((job.settings, names, job.published, low, high) for low, high in pairwise(_bounds(groups)))
     small = sum(rows for _, rows in groups) < SMALL_ROWS
-    found = starmap(_compare_range, arguments) if small else cluster.map(_compare_range, arguments)
-    return reduce(_merged, found, Changes({}, [], [], differs=False, counts={}))
+    return reduce(
+        _merged, cluster.map(_compare_range, arguments, here=small), Changes({}, [], [], differs=False, counts={})
+    )
 
 
 def _merged(so_far: Changes, found: Difference) -> Changes:
@@ -163,7 +165,7 @@ def _shard_bytes(job: Job, found: Changes) -> int:
     return min(int(job.settings.run.shard_mb * MIB), max(share, SMALLEST_SHARD))
 
 
-def _chosen(job: Job, found: Changes) -> Iterator[tuple[CorpusFile, np.ndarray, np.ndarray]]:
+def _chosen(job: Job, found: Changes) -> Iterator[tuple[DataFile, np.ndarray, np.ndarray]]:
     """Rows to embed of every file with the size of their texts."""
     for at in sorted(found.masks):
         file = job.corpus.files[at]

@@ -1,51 +1,22 @@
-"""Parquet files to documents: listing, digests, shards, reading."""
+"""Parquet files to documents: digests, shards, reading."""
 
 import hashlib
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import takewhile
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from fsspec.utils import glob_translate
-from pyarrow import fs
 
 from indexer.errors import CorpusError
 from indexer.fates import Fate
+from indexer.files import DataFile, batches, list_files, opened
 from indexer.schema import CONTENT_HASH_TYPE, DIGEST_SCHEMA, PAYLOAD_HASH_TYPE
 from indexer.settings import CorpusSettings
 
-BATCH_ROWS = 1024
-"""Rows decoded at once, so that memory follows the batch and not the row group."""
-
-GLOB = frozenset("*?[")
 TEXT_SEPARATOR = "\n"
 STRING = pa.string()
-
-
-@dataclass(frozen=True)
-class CorpusFile:
-    """A Parquet file as listed.
-
-    Attributes:
-        path: Path on the corpus' filesystem.
-        size: Bytes.
-        mtime_ns: Modification time, nanoseconds since 1970.
-    """
-
-    path: str
-    size: int
-    mtime_ns: int
-
-    @property
-    def identity(self) -> str:
-        """Digest of path, size and modification time: while it stays, the file is not read again."""
-        return hashlib.blake2b(f"{self.path}\0{self.size}\0{self.mtime_ns}".encode(), digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -59,7 +30,7 @@ class Corpus:
     """
 
     settings: CorpusSettings
-    files: tuple[CorpusFile, ...]
+    files: tuple[DataFile, ...]
     payload: pa.Schema
 
     @property
@@ -86,7 +57,7 @@ class Part:
         mask: Packed bits (``numpy.packbits``): which of the rows belong to the shard.
     """
 
-    file: CorpusFile
+    file: DataFile
     start: int
     stop: int
     mask: bytes
@@ -149,26 +120,23 @@ def open_corpus(settings: CorpusSettings) -> Corpus:
     Raises:
         CorpusError: Nothing there, no Parquet file, or the first file cannot be used.
     """
-    filesystem, path = _filesystem(settings.uri)
-    files = tuple(sorted(_list(filesystem, path, settings.uri), key=lambda file: file.path))
-    if not files:
-        raise CorpusError(f"corpus.uri: no Parquet file at {settings.uri}")
-    with _opened(filesystem, files[0]) as parquet:
+    files = list_files(settings.uri, "corpus.uri")
+    with opened(settings.uri, files[0]) as parquet:
         columns = _columns(parquet.schema_arrow, settings, files[0].path)
     return Corpus(settings, files, columns)
 
 
-def row_count(corpus: Corpus, file: CorpusFile) -> int:
+def row_count(corpus: Corpus, file: DataFile) -> int:
     """Rows of a file, from its footer.
 
     Raises:
         CorpusError: The file cannot be read.
     """
-    with _opened(_filesystem(corpus.settings.uri)[0], file) as parquet:
+    with opened(corpus.settings.uri, file) as parquet:
         return int(parquet.metadata.num_rows)
 
 
-def scan_file(corpus: Corpus, file: CorpusFile) -> pa.Table:
+def scan_file(corpus: Corpus, file: DataFile) -> pa.Table:
     """Reads one file into its digest.
 
     Args:
@@ -181,14 +149,14 @@ def scan_file(corpus: Corpus, file: CorpusFile) -> pa.Table:
     Raises:
         CorpusError: The file is not Parquet, is damaged, has changed or lacks a column.
     """
-    with _opened(_filesystem(corpus.settings.uri)[0], file) as parquet:
+    with opened(corpus.settings.uri, file) as parquet:
         _check_columns(parquet, corpus, file)
-        batches = [_digest(rows, corpus) for rows in _read(parquet, corpus, range(parquet.num_row_groups), 0, file)]
-    return pa.Table.from_batches(batches, DIGEST_SCHEMA).sort_by("id")
+        digests = [_digest(rows, corpus) for rows in _read(parquet, corpus, file)]
+    return pa.Table.from_batches(digests, DIGEST_SCHEMA).sort_by("id")
 
 
 def cut_shards(
-    chosen: Iterable[tuple[CorpusFile, np.ndarray, np.ndarray]], shard_bytes: int, salt: str
+    chosen: Iterable[tuple[DataFile, np.ndarray, np.ndarray]], shard_bytes: int, salt: str
 ) -> Iterator[Shard]:
     """Cuts the rows to embed into shards of about equal text size; small files share one, large ones are split.
 
@@ -232,25 +200,21 @@ def read_shard(corpus: Corpus, shard: Shard) -> Iterator[Documents]:
     Raises:
         CorpusError: A file changed since it was listed, or cannot be read.
     """
-    filesystem, _ = _filesystem(corpus.settings.uri)
     for part in shard.parts:
-        with _opened(filesystem, part.file) as parquet:
+        with opened(corpus.settings.uri, part.file) as parquet:
             yield from _read_part(parquet, corpus, part)
 
 
 def _read_part(parquet: pq.ParquetFile, corpus: Corpus, part: Part) -> Iterator[Documents]:
-    groups, first = _groups(parquet, part)
     chosen = part.chosen
-    for row, batch in _read(parquet, corpus, groups, first, part.file):
-        if row >= part.stop:
-            return
+    for row, batch in _read(parquet, corpus, part.file, part.start, part.stop):
         rows = np.arange(max(row, part.start), min(row + batch.num_rows, part.stop))
         rows = rows[chosen[rows - part.start]]
         if rows.size:
             yield _documents(batch.take(pa.array(rows - row)), corpus, part.file, rows)
 
 
-def _documents(batch: pa.RecordBatch, corpus: Corpus, file: CorpusFile, rows: np.ndarray) -> Documents:
+def _documents(batch: pa.RecordBatch, corpus: Corpus, file: DataFile, rows: np.ndarray) -> Documents:
     texts = _texts(batch, corpus.settings)
     payload = _payload(batch, corpus.payload)
     return Documents(
@@ -376,7 +340,7 @@ def _is_utf8(value: bytes | None) -> bool:
     return True
 
 
-def _part(file: CorpusFile, rows: np.ndarray) -> Part:
+def _part(file: DataFile, rows: np.ndarray) -> Part:
     start, stop = int(rows[0]), int(rows[-1]) + 1
     mask = np.zeros(stop - start, bool)
     mask[rows - start] = True
@@ -390,32 +354,13 @@ def _shard(parts: Sequence[Part], documents: int, text_bytes: int, salt: str) ->
     return Shard(digest.hexdigest(), tuple(parts), documents, text_bytes)
 
 
-def _groups(parquet: pq.ParquetFile, part: Part) -> tuple[list[int], int]:
-    """Row groups that hold the part's rows, and the row number of the first group's first row."""
-    groups: list[int] = []
-    first = row = 0
-    for group in range(parquet.num_row_groups):
-        rows = parquet.metadata.row_group(group).num_rows
-        if row < part.stop and row + rows > part.start:
-            first = first if groups else row
-            groups.append(group)
-        row += rows
-    return groups, first
-
-
 def _read(
-    parquet: pq.ParquetFile, corpus: Corpus, groups: Iterable[int], first: int, file: CorpusFile
+    parquet: pq.ParquetFile, corpus: Corpus, file: DataFile, start: int = 0, stop: int | None = None
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Batches of the columns used, each with the number of its first row."""
     settings = corpus.settings
     names = list(dict.fromkeys([settings.id_column, *settings.text_columns, *settings.payload]))
-    row = first
-    try:
-        for batch in parquet.iter_batches(BATCH_ROWS, row_groups=list(groups), columns=names):
-            yield row, batch
-            row += batch.num_rows
-    except (OSError, pa.ArrowException) as error:
-        raise CorpusError(f"{file.path}: damaged near row {row}: {_first_line(error)}") from None
+    return batches(parquet, file, names, start, stop)
 
 
 def _columns(schema: pa.Schema, settings: CorpusSettings, path: str) -> pa.Schema:
@@ -438,64 +383,9 @@ def _columns(schema: pa.Schema, settings: CorpusSettings, path: str) -> pa.Schem
     return pa.schema([pa.field(name, _plain_type(schema.field(name).type)) for name in settings.payload])
 
 
-def _check_columns(parquet: pq.ParquetFile, corpus: Corpus, file: CorpusFile) -> None:
+def _check_columns(parquet: pq.ParquetFile, corpus: Corpus, file: DataFile) -> None:
     payload = _columns(parquet.schema_arrow, corpus.settings, file.path)
     for ours, theirs in zip(corpus.payload, payload, strict=True):
         if ours.type != theirs.type:
             first = corpus.files[0].path
             raise CorpusError(f"{file.path}: payload column {ours.name!r} is {theirs.type}, but {ours.type} in {first}")
-
-
-@contextmanager
-def _opened(filesystem: fs.FileSystem, file: CorpusFile) -> Iterator[pq.ParquetFile]:
-    """Opens a file that is still as it was listed."""
-    if _described(filesystem.get_file_info(file.path)) != file:
-        raise CorpusError(f"{file.path}: changed since the corpus was listed; run again")
-    try:
-        parquet = pq.ParquetFile(filesystem.open_input_file(file.path), arrow_extensions_enabled=False)
-    except (OSError, pa.ArrowException) as error:
-        raise CorpusError(f"{file.path}: not a Parquet file that can be read: {_first_line(error)}") from None
-    with parquet:
-        yield parquet
-
-
-def _filesystem(uri: str) -> tuple[fs.FileSystem, str]:
-    if "://" not in uri:
-        return fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
-    try:
-        filesystem, path = fs.FileSystem.from_uri(uri)
-    except (OSError, pa.ArrowException) as error:
-        raise CorpusError(f"corpus.uri: {_first_line(error)}") from None
-    return filesystem, path
-
-
-def _list(filesystem: fs.FileSystem, path: str, uri: str) -> Iterator[CorpusFile]:
-    """Files at a path: one file, the Parquet files below a directory, or the files a glob matches."""
-    try:
-        found = filesystem.get_file_info(path)
-        if found.type == fs.FileType.File:
-            yield _described(found)
-        elif found.type == fs.FileType.Directory:
-            infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
-            yield from (_described(info) for info in infos if _is_data(info, path))
-        else:
-            root = "/".join(takewhile(lambda part: not GLOB & set(part), path.split("/")))
-            wanted = re.compile(glob_translate(path))
-            infos = filesystem.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
-            yield from (_described(info) for info in infos if info.is_file and wanted.match(info.path))
-    except OSError as error:
-        raise CorpusError(f"corpus.uri: {uri} cannot be listed: {_first_line(error)}") from None
-
-
-def _is_data(info: fs.FileInfo, root: str) -> bool:
-    """Hidden files and Spark's "_temporary" kind are not data, by the convention of every Parquet reader."""
-    hidden = any(part.startswith((".", "_")) for part in info.path.removeprefix(root).split("/"))
-    return bool(info.is_file) and info.path.endswith(".parquet") and not hidden
-
-
-def _described(info: fs.FileInfo) -> CorpusFile:
-    return CorpusFile(info.path, info.size or 0, info.mtime_ns or 0)
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

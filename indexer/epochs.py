@@ -1,27 +1,18 @@
-"""Control files: digests, receipts, intents and epochs, each put once and never changed. The only door to obstore.
+"""Control files: digests, receipts, intents and epochs, each put once and never changed.
 
-Everything lies under ``<index uri>/_<index name>/``. A put of a name that exists changes nothing and gives what is
-there, so that any number of processes may do the same work and agree on the first result. Numbers in names are padded:
-names sort by epoch.
+Everything lies under ``<index uri>/_<index name>/``. A put of a name that exists gives what is there. Numbers in names
+are padded: names sort by epoch.
 """
 
-import io
 import json
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
-from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import LocalStore, ObjectStore, from_url
 from pydantic import BaseModel, ConfigDict
 
-from indexer.errors import IndexerError
-
-DIGEST_GROUP_ROWS = 65_536
-"""Rows per row group of a digest: sorted by id, so that a range of ids touches few of them."""
+from indexer.objects import ObjectFolder
 
 
 class Record(BaseModel):
@@ -95,7 +86,8 @@ class TableState(Record):
         version: Lance version readers check out.
         rows: Rows.
         bytes: Size of its data files.
-        index: Type of the vector index, or why there is none.
+        index: Type of the vector index, ``none`` where there is none.
+        probes: Partitions of the vector index a query must look into for the recall that was asked for.
     """
 
     name: str
@@ -104,6 +96,7 @@ class TableState(Record):
     rows: int
     bytes: int
     index: str
+    probes: int | None
 
 
 class Epoch(Record):
@@ -141,16 +134,15 @@ class ControlStore:
         Raises:
             IndexerError: The location cannot be opened.
         """
-        self._root = f"_{name}"
-        self._store = _open(uri)
+        self._files = ObjectFolder(uri, f"_{name}", "index.uri")
 
     def receipt_ids(self, epoch: int) -> set[str]:
         """Shards that have a receipt for an epoch."""
-        return {Path(path).stem for path in self._list(f"receipts/{epoch:012d}")}
+        return self._files.stems(f"receipts/{epoch:012d}")
 
     def receipt(self, epoch: int, shard_id: str) -> Receipt:
         """Receipt of a shard."""
-        return Receipt.model_validate_json(self._get(_receipt_path(epoch, shard_id)))
+        return Receipt.model_validate_json(self._files.get(_receipt_path(epoch, shard_id)))
 
     def put_receipt(self, epoch: int, receipt: Receipt) -> Receipt:
         """Records a staged shard.
@@ -158,33 +150,33 @@ class ControlStore:
         Returns:
             The receipt that counts: the first one put.
         """
-        if self._put(_receipt_path(epoch, receipt.shard_id), receipt.model_dump_json().encode()):
+        if self._files.put(_receipt_path(epoch, receipt.shard_id), receipt.model_dump_json().encode()):
             return receipt
         return self.receipt(epoch, receipt.shard_id)
 
     def put_intent(self, intent: Intent) -> Intent:
         """Records what an epoch will be; gives the intent that counts."""
         path = f"intents/{intent.epoch:012d}.json"
-        if self._put(path, intent.model_dump_json().encode()):
+        if self._files.put(path, intent.model_dump_json().encode()):
             return intent
-        return Intent.model_validate_json(self._get(path))
+        return Intent.model_validate_json(self._files.get(path))
 
     def pending_intent(self) -> Intent | None:
         """The intent that has no epoch yet, left by a run that ended before it published."""
         intents, epochs = self._numbers("intents"), self._numbers("epochs")
         if not intents or (epochs and epochs[-1] >= intents[-1]):
             return None
-        return Intent.model_validate_json(self._get(f"intents/{intents[-1]:012d}.json"))
+        return Intent.model_validate_json(self._files.get(f"intents/{intents[-1]:012d}.json"))
 
     def put_epoch(self, epoch: Epoch) -> Epoch:
         """Publishes; gives the epoch that counts."""
-        if self._put(f"epochs/{epoch.number:012d}.json", epoch.model_dump_json().encode()):
+        if self._files.put(f"epochs/{epoch.number:012d}.json", epoch.model_dump_json().encode()):
             return epoch
         return self.epoch(epoch.number)
 
     def epoch(self, number: int) -> Epoch:
         """A published epoch."""
-        return Epoch.model_validate_json(self._get(f"epochs/{number:012d}.json"))
+        return Epoch.model_validate_json(self._files.get(f"epochs/{number:012d}.json"))
 
     def latest_epoch(self) -> Epoch | None:
         """The published state, or ``None`` before the first."""
@@ -193,7 +185,7 @@ class ControlStore:
 
     def digest_names(self) -> set[str]:
         """Names of the file digests."""
-        return {Path(path).stem for path in self._list("digests")}
+        return self._files.stems("digests")
 
     def put_digest(self, name: str, digest: pa.Table) -> None:
         """Records a file's digest.
@@ -202,7 +194,7 @@ class ControlStore:
             name: Identity of the file and of the columns read.
             digest: Table of :data:`indexer.schema.DIGEST_SCHEMA`, sorted by id.
         """
-        self._put(f"digests/{name}.parquet", _parquet(digest))
+        self._files.put_table(f"digests/{name}.parquet", digest)
 
     def digest(self, name: str, columns: Sequence[str], low: str | None = None, high: str | None = None) -> pa.Table:
         """Reads a file's digest.
@@ -234,72 +226,19 @@ class ControlStore:
             Name of the file, for the intent.
         """
         name = f"removals/{epoch:012d}/{part}.parquet"
-        self._put(name, _parquet(pa.table({"id": ids})))
+        self._files.put_table(name, pa.table({"id": ids}))
         return name
 
     def removals(self, names: Sequence[str]) -> pa.ChunkedArray:
         """Ids of several removal files."""
-        tables = [pq.read_table(io.BytesIO(self._get(name)))["id"] for name in names]
+        tables = [self._files.get_table(name)["id"] for name in names]
         return pa.chunked_array([chunk for table in tables for chunk in table.chunks], pa.string())
 
     def _digest_file(self, name: str) -> pq.ParquetFile:
-        reader = obstore.open_reader(self._store, self._path(f"digests/{name}.parquet"))
-        return pq.ParquetFile(_RandomAccess(reader))
-
-    def _path(self, name: str) -> str:
-        return f"{self._root}/{name}"
-
-    def _put(self, name: str, content: bytes) -> bool:
-        """Puts a file if there is none; whether it did."""
-        try:
-            obstore.put(self._store, self._path(name), content, mode="create", use_multipart=False)
-        except AlreadyExistsError:
-            return False
-        except (BaseError, OSError) as error:
-            raise IndexerError(f"cannot write control file {name}: {_first_line(error)}") from None
-        return True
-
-    def _get(self, name: str) -> bytes:
-        try:
-            return bytes(obstore.get(self._store, self._path(name)).bytes())
-        except (BaseError, OSError) as error:
-            raise IndexerError(f"cannot read control file {name}: {_first_line(error)}") from None
-
-    def _list(self, folder: str) -> Iterator[str]:
-        try:
-            for batch in obstore.list(self._store, self._path(folder)):
-                yield from (entry["path"] for entry in batch)
-        except FileNotFoundError:
-            return
-        except (BaseError, OSError) as error:
-            raise IndexerError(f"cannot list control files in {folder}: {_first_line(error)}") from None
+        return self._files.parquet(f"digests/{name}.parquet")
 
     def _numbers(self, folder: str) -> list[int]:
-        return sorted(int(Path(path).stem) for path in self._list(folder))
-
-
-class _RandomAccess(io.RawIOBase):
-    """A stored file as the file object Arrow asks for; obstore's own reader lacks part of the protocol."""
-
-    def __init__(self, reader: Any) -> None:
-        self._reader = reader
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return int(self._reader.seek(offset, whence))
-
-    def tell(self) -> int:
-        return int(self._reader.tell())
-
-    def readinto(self, buffer: Any) -> int:
-        content = bytes(self._reader.read(len(buffer)))
-        buffer[: len(content)] = content
-        return len(content)
+        return sorted(int(stem) for stem in self._files.stems(folder))
 
 
 def canonical(value: object) -> str:
@@ -307,25 +246,8 @@ def canonical(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def _open(uri: str) -> ObjectStore:
-    try:
-        if "://" not in uri:
-            return LocalStore(Path(uri).expanduser().absolute(), mkdir=True)
-        if uri.startswith("file://"):
-            return from_url(uri, mkdir=True)
-        return from_url(uri)
-    except (BaseError, OSError, ValueError) as error:
-        raise IndexerError(f"index.uri: {_first_line(error)}") from None
-
-
 def _receipt_path(epoch: int, shard_id: str) -> str:
     return f"receipts/{epoch:012d}/{shard_id}.json"
-
-
-def _parquet(table: pa.Table) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", row_group_size=DIGEST_GROUP_ROWS)
-    return buffer.getvalue()
 
 
 def _overlaps(parquet: pq.ParquetFile, group: int, low: str | None, high: str | None) -> bool:
@@ -338,7 +260,3 @@ def _overlaps(parquet: pq.ParquetFile, group: int, low: str | None, high: str | 
 
 def _least(statistics: pq.Statistics | None) -> str | None:
     return statistics.min if statistics is not None and statistics.has_min_max else None
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -23,3 +23,8 @@ class RefusedError(IndexerError):
     """The result was not published: a gate refused it or another run took its epoch."""
 
     exit_code = 3
+
+
+def first_line(error: BaseException) -> str:
+    """First line of an error's message, or its type where it has none: libraries write whole reports."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

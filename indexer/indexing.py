@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from indexer import comparison, publish, quarantine, schema, tables
 from indexer.cluster import Cluster, GivenUp
-from indexer.comparison import Changes
+from indexer.comparison import SMALL_ROWS, Changes
 from indexer.epochs import Epoch, Intent, Receipt, canonical
 from indexer.job import Job, open_job
 from indexer.model import Model
@@ -51,12 +52,18 @@ def run(settings: Settings, recipe: Recipe = MakePipeline) -> dict[str, Any]:
     """
     watch = Stopwatch()
     with watch("open"):
-        job = _open_finished(settings)
-    if job.published is not None and job.is_published:
+        job = open_job(settings)
+        pending = job.store.pending_intent()
+    if pending is None and job.published is not None and job.is_published:
         return _unchanged(job.published)
     with ExitStack() as stack:
         with watch("connect"):
             cluster = stack.enter_context(Cluster(settings.cluster, settings.engine.replicas_per_gpu))
+        if pending is not None:
+            say(f"epoch {pending.epoch} was begun by an earlier run: finishing it")
+            with watch("publish"):
+                _finish(job, cluster, pending)
+            job = open_job(settings)
         with watch("scan"):
             comparison.scan(job, cluster)
         with watch("compare"):
@@ -65,23 +72,18 @@ def run(settings: Settings, recipe: Recipe = MakePipeline) -> dict[str, Any]:
             return _unchanged(job.published)
         publish.check_counts(found.counts, _published_documents(job), settings.gates)
         staged = _stage(job, cluster, found, recipe, watch)
-    with watch("publish"):
-        names = [job.layout.table(width) for width in job.layout.widths]
-        publish.check_vectors(settings.index.uri, job.store, job.epoch, staged.receipts, names, settings.gates)
-        intent = job.store.put_intent(_intent(job, found, staged))
-        epoch = publish.finish(settings.index.uri, job.store, intent)
+        cluster.stop_workers()
+        with watch("publish"):
+            names = [job.layout.table(width) for width in job.layout.widths]
+            publish.check_vectors(settings.index.uri, job.store, job.epoch, staged.receipts, names, settings.gates)
+            epoch = _finish(job, cluster, job.store.put_intent(_intent(job, found, staged)))
     return _summary(epoch) | _times(watch, epoch)
 
 
-def _open_finished(settings: Settings) -> Job:
-    """Opens the job, after finishing the epoch that an earlier run began."""
-    job = open_job(settings)
-    pending = job.store.pending_intent()
-    if pending is None:
-        return job
-    say(f"epoch {pending.epoch} was begun by an earlier run: finishing it")
-    publish.finish(settings.index.uri, job.store, pending)
-    return open_job(settings)
+def _finish(job: Job, cluster: Cluster, intent: Intent) -> Epoch:
+    """Publishes; the work on large tables in tasks, so that this process stays small."""
+    each = partial(cluster.map, here=intent.documents < SMALL_ROWS)
+    return publish.finish(job.settings.index.uri, job.store, intent, job.settings.gates, each)
 
 
 @dataclass

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from indexer import widths
-from indexer.corpus import Corpus, CorpusFile, open_corpus
+from indexer.corpus import Corpus, open_corpus
 from indexer.epochs import ControlStore, Epoch
 from indexer.errors import SettingsError
+from indexer.files import DataFile
 from indexer.model import Model, open_model
 from indexer.schema import Layout
 from indexer.settings import Settings
@@ -43,7 +44,7 @@ class Job:
             return False
         return not self.published.description["to_retry"]
 
-    def digest_name(self, file: CorpusFile) -> str:
+    def digest_name(self, file: DataFile) -> str:
         """Name of a file's digest."""
         return f"{self.corpus.columns_digest}-{file.identity}"
 

@@ -4,7 +4,7 @@ Any process may finish any intent, any number of times.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,10 @@ from indexer import schema, tables
 from indexer.epochs import ControlStore, Epoch, Intent, TableState
 from indexer.errors import RefusedError
 from indexer.settings import GateSettings
-from indexer.tables import Change, Measured
+from indexer.tables import Change, Measured, Recall
+
+Each = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
+"""Runs a function on every tuple of arguments, here or elsewhere, and gives the results in any order."""
 
 SHARDS_READ_BACK = 200
 """Staged shards whose vectors are read back before an epoch is committed."""
@@ -83,13 +86,15 @@ def check_vectors(
     _enforce([Gate("gates.norm_tolerance", worst, gates.norm_tolerance, worst <= gates.norm_tolerance)])
 
 
-def finish(uri: str, store: ControlStore, intent: Intent) -> Epoch:
+def finish(uri: str, store: ControlStore, intent: Intent, gates: GateSettings, each: Each) -> Epoch:
     """Takes an intent to its epoch.
 
     Args:
         uri: LanceDB database.
         store: Control files of the index.
         intent: What the epoch will be.
+        gates: Bounds.
+        each: Runs what takes memory with the size of a table, for every table.
 
     Returns:
         The epoch.
@@ -106,43 +111,67 @@ def finish(uri: str, store: ControlStore, intent: Intent) -> Epoch:
         content = added[name] + (intent.quarantine if is_quarantine else [])
         metadata = intent.metadata | ({} if is_quarantine else {"width": str(intent.widths[name])})
         tables.commit(uri, name, Change(intent.epoch, base, content, None if is_quarantine else dropped, metadata))
-    for name, width in intent.widths.items():
-        kind = tables.vector_index(intent.vector_index, tables.measure(uri, name).rows, width)
-        tables.maintain(uri, name, kind, intent.metadata["metric"])
-    measured = {name: tables.measure(uri, name) for name in intent.bases}
-    found = _gates(uri, intent, measured)
+    tended = list(each(_tend, ((uri, name, width, intent, gates) for name, width in intent.widths.items())))
+    found = _gates(intent, tended, gates)
     _enforce(found)
-    return store.put_epoch(_epoch(intent, measured, found))
+    return store.put_epoch(_epoch(uri, intent, tended, found))
 
 
-def _epoch(intent: Intent, measured: dict[str, Measured], found: Sequence[Gate]) -> Epoch:
+@dataclass(frozen=True)
+class _Tended:
+    """A committed table after its maintenance."""
+
+    name: str
+    measured: Measured
+    identity: "_Identity"
+    recall: Recall | None
+
+
+def _tend(uri: str, name: str, width: int, intent: Intent, gates: GateSettings) -> _Tended:
+    metric = intent.metadata["metric"]
+    kind = tables.vector_index(intent.vector_index, tables.measure(uri, name).rows, width)
+    tables.maintain(uri, name, kind, metric)
+    measured = tables.measure(uri, name)
+    recall = None
+    if measured.index != tables.NO_INDEX:
+        recall = tables.recall(uri, name, measured.version, metric, gates.recall_queries, gates.recall)
+    return _Tended(name, measured, _identity(uri, name, measured.version), recall)
+
+
+def _epoch(uri: str, intent: Intent, tended: Sequence[_Tended], found: Sequence[Gate]) -> Epoch:
     states = [
-        TableState(name=name, width=width, **{key: getattr(measured[name], key) for key in _STATE_KEYS})
-        for name, width in intent.widths.items()
+        TableState(
+            name=table.name,
+            width=intent.widths[table.name],
+            version=table.measured.version,
+            rows=table.measured.rows,
+            bytes=table.measured.bytes,
+            index=table.measured.index,
+            probes=table.recall.probes if table.recall else None,
+        )
+        for table in sorted(tended, key=lambda table: -intent.widths[table.name])
     ]
     return Epoch(
         number=intent.epoch,
         generation=intent.generation,
         tables=states,
-        quarantine=(intent.quarantine_table, measured[intent.quarantine_table].version),
+        quarantine=(intent.quarantine_table, tables.measure(uri, intent.quarantine_table).version),
         description=intent.description | {"gates": {gate.name: gate.measured for gate in found}},
     )
 
 
-_STATE_KEYS = ("version", "rows", "bytes", "index")
-
-
-def _gates(uri: str, intent: Intent, measured: dict[str, Measured]) -> list[Gate]:
-    identities = {name: _identity(uri, name, measured[name].version) for name in intent.widths}
-    first = next(iter(identities.values()))
-    other = sum(identity != first for identity in identities.values())
+def _gates(intent: Intent, tended: Sequence[_Tended], gates: GateSettings) -> list[Gate]:
+    first = tended[0].identity
+    other = sum(table.identity != first for table in tended)
     missing = abs(first.documents - intent.documents)
-    unindexed = sum(measured[name].unindexed for name in intent.widths)
+    unindexed = sum(table.measured.unindexed for table in tended)
+    recall = min((table.recall.share for table in tended if table.recall), default=1.0)
     return [
         Gate("documents_missing", missing, 0, missing == 0),
         Gate("keys_doubled", first.rows - first.keys, 0, first.rows == first.keys),
         Gate("tables_with_other_keys", other, 0, other == 0),
         Gate("rows_unindexed", unindexed, 0, unindexed == 0),
+        Gate("gates.recall", recall, gates.recall, recall >= gates.recall),
     ]
 
 

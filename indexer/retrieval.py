@@ -107,10 +107,12 @@ class Published:
         state = self._state(width)
         table = self.table(width)
         vectors = widths.cut(self.embed(queries), state.width)
-        return [self._nearest(table, vector, k, where) for vector in vectors]
+        return [self._nearest(table.search(vector), state.probes, k, where) for vector in vectors]
 
-    def _nearest(self, table: Any, vector: np.ndarray, k: int, where: str | None) -> list[Hit]:
-        query = table.search(vector).distance_type(self._metric).limit(k)
+    def _nearest(self, query: Any, probes: int | None, k: int, where: str | None) -> list[Hit]:
+        query = query.distance_type(self._metric).limit(k)
+        if probes is not None:
+            query = query.nprobes(probes)
         try:
             rows = (query.where(where) if where else query).to_list()
         except (ValueError, RuntimeError) as error:

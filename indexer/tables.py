@@ -1,6 +1,7 @@
 """Lance tables: stage fragments, commit them once, index, read back. The only door to Lance and LanceDB."""
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,9 @@ from lance.schema import LanceSchema
 from lancedb import index
 
 from indexer import schema
-from indexer.errors import IndexerError, RefusedError
+from indexer.errors import IndexerError, RefusedError, first_line
+
+os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")  # of index statistics, which would take memory
 
 STORAGE_VERSION: Literal["2.1"] = "2.1"
 INDEX_CONFIGS = {
@@ -35,6 +38,11 @@ METADATA_PREFIX = "indexer."
 
 ROWS_PER_FRAGMENT = 1 << 20
 """Rows to which maintenance compacts fragments."""
+
+NO_INDEX = "none"
+NEAREST = 10
+DEFAULT_PROBES = 20
+"""What LanceDB looks into unless told otherwise."""
 
 EXACT_COMPONENTS = 1 << 26
 """Vector components (rows x width) below which exact search takes tens of milliseconds and needs no index."""
@@ -104,7 +112,7 @@ def stage(uri: str, name: str, table: pa.Table) -> list[dict[str, Any]]:
     try:
         fragments = write_fragments(table, _path(uri, name), schema=table.schema)
     except (OSError, ValueError) as error:
-        raise IndexerError(f"cannot write to table {name}: {_first_line(error)}") from None
+        raise IndexerError(f"cannot write to table {name}: {first_line(error)}") from None
     return [fragment.to_json() for fragment in fragments]
 
 
@@ -155,7 +163,7 @@ def maintain(uri: str, name: str, kind: str, metric: str) -> None:
     built = {found.field_names[0] for found in dataset.describe_indices()}
     if schema.ID not in built and dataset.count_rows():
         dataset.create_scalar_index(schema.ID, "BTREE")
-    if kind != "none" and schema.VECTOR not in built:
+    if kind != NO_INDEX and schema.VECTOR not in built:
         table = lancedb.connect(uri).open_table(name)
         table.create_index(schema.VECTOR, config=INDEX_CONFIGS[kind](distance_type=metric))
     lance.dataset(_path(uri, name)).optimize.optimize_indices()
@@ -175,7 +183,7 @@ def vector_index(setting: str, rows: int, width: int) -> str:
     if setting != "auto":
         return setting
     if rows * width < EXACT_COMPONENTS:
-        return "none"
+        return NO_INDEX
     return "IVF_SQ" if rows < PQ_ROWS else "IVF_PQ"
 
 
@@ -208,9 +216,86 @@ def measure(uri: str, name: str) -> Measured:
         version=int(dataset.version),
         rows=int(dataset.count_rows()),
         bytes=sum(file.file_size_bytes or 0 for file in files),
-        index=next((found.index_type for found in indices if found.field_names == [schema.VECTOR]), "none"),
+        index=next((found.index_type for found in indices if found.field_names == [schema.VECTOR]), NO_INDEX),
         unindexed=max(unindexed, default=0),
     )
+
+
+@dataclass(frozen=True)
+class Recall:
+    """What a vector index finds of what exact search finds.
+
+    Attributes:
+        share: Mean share of the 10 nearest rows.
+        probes: Partitions each query looked into.
+    """
+
+    share: float
+    probes: int
+
+
+def recall(uri: str, name: str, version: int, metric: str, queries: int, wanted: float) -> Recall:
+    """Measures a vector index against exact search, with stored vectors as queries.
+
+    Args:
+        uri: LanceDB database.
+        name: Table name.
+        version: Its version.
+        metric: Distance of the index.
+        queries: Rows drawn at random as queries.
+        wanted: Share that is enough: partitions looked into are doubled until it is reached or all are.
+
+    Returns:
+        The last measurement.
+    """
+    dataset = _open(uri, name, version)
+    drawn = _matrix(dataset.sample(min(queries, dataset.count_rows()), columns=[schema.VECTOR])[schema.VECTOR])
+    exact = _nearest_rows(dataset, drawn)
+    table: Any = search_table(uri, name, version)  # typed as of before its checkout
+    partitions = _partitions(dataset)
+    probes = min(DEFAULT_PROBES, partitions)
+    while True:
+        found = [
+            table.search(query)
+            .distance_type(metric)
+            .nprobes(probes)
+            .limit(NEAREST)
+            .with_row_id(with_row_id=True)
+            .select([schema.ID])
+            for query in drawn
+        ]
+        hits = [
+            len(set(query.to_arrow()["_rowid"].to_pylist()) & rows) for query, rows in zip(found, exact, strict=True)
+        ]
+        share = sum(hits) / max(1, sum(map(len, exact)))
+        if share >= wanted or probes >= partitions:
+            return Recall(share, probes)
+        probes = min(2 * probes, partitions)
+
+
+def _nearest_rows(dataset: lance.LanceDataset, queries: np.ndarray) -> list[set[int]]:
+    """Row ids of the nearest rows in one pass; of unit vectors every metric gives the same order."""
+    best = np.full((len(queries), 0), 0, np.float32)
+    rows = np.empty((len(queries), 0), np.int64)
+    for batch in dataset.scanner(columns=[schema.VECTOR], with_row_id=True).to_batches():
+        cosines = queries @ _matrix(batch[schema.VECTOR]).T
+        best = np.concatenate([best, cosines], axis=1)
+        rows = np.concatenate([rows, np.tile(batch["_rowid"].to_numpy().astype(np.int64), (len(queries), 1))], axis=1)
+        order = np.argsort(-best, axis=1)[:, :NEAREST]
+        best, rows = np.take_along_axis(best, order, axis=1), np.take_along_axis(rows, order, axis=1)
+    return [set(row.tolist()) for row in rows]
+
+
+def _matrix(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return pc.cast(whole.flatten(), pa.float32()).to_numpy().reshape(len(whole), -1)
+
+
+def _partitions(dataset: lance.LanceDataset) -> int:
+    """Partitions of the vector index; of several segments the most."""
+    (index_name,) = (found.name for found in dataset.describe_indices() if found.field_names == [schema.VECTOR])
+    segments = dataset.stats.index_stats(index_name)["indices"]
+    return max((int(segment.get("num_partitions", 1)) for segment in segments), default=1)
 
 
 def metadata(uri: str, name: str, version: int) -> dict[str, str]:
@@ -260,7 +345,7 @@ def _open(uri: str, name: str, version: int) -> lance.LanceDataset:
     try:
         return lance.dataset(_path(uri, name), version=version)
     except (ValueError, OSError) as error:
-        raise IndexerError(f"table {name} cannot be opened at version {version}: {_first_line(error)}") from None
+        raise IndexerError(f"table {name} cannot be opened at version {version}: {first_line(error)}") from None
 
 
 def _create(uri: str, name: str, table_schema: pa.Schema) -> int:
@@ -272,7 +357,7 @@ def _create(uri: str, name: str, table_schema: pa.Schema) -> int:
         try:
             return int(lance.dataset(_path(uri, name)).version)
         except (OSError, ValueError):
-            raise IndexerError(f"cannot create table {name}: {_first_line(error)}") from None
+            raise IndexerError(f"cannot create table {name}: {first_line(error)}") from None
     return 1
 
 
@@ -352,7 +437,3 @@ def _free_id(dataset: lance.LanceDataset) -> int:
     segments = (segment for found in dataset.describe_indices() for segment in found.segments)
     covered = (fragment for segment in segments for fragment in segment.fragment_ids)
     return 1 + max([0, *(part.fragment_id for part in dataset.get_fragments()), *covered])
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -12,13 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, strategies
 
-from indexer.corpus import Corpus, CorpusFile, Shard, cut_shards, open_corpus, read_shard, scan_file
+from indexer.corpus import Corpus, Shard, cut_shards, open_corpus, read_shard, scan_file
 from indexer.errors import CorpusError
+from indexer.files import DataFile
 from indexer.settings import CorpusSettings
 from tests.fakes import words, write
 
 
-def chosen(corpus: Corpus) -> list[tuple[CorpusFile, np.ndarray, np.ndarray]]:
+def chosen(corpus: Corpus) -> list[tuple[DataFile, np.ndarray, np.ndarray]]:
     """Every usable row of a corpus."""
     digests = [(file, scan_file(corpus, file).sort_by("row")) for file in corpus.files]
     usable = [(file, digest.filter(pc.field("reason").is_null())) for file, digest in digests]
@@ -57,7 +58,7 @@ def test_a_huge_row_group_is_split_and_small_files_share_a_shard(tmp_path: Path)
 def test_shards_hold_every_row_once(sizes: list[int], cuts: list[int], shard_bytes: int) -> None:
     bounds = [0, *sorted(min(cut, len(sizes)) for cut in cuts), len(sizes)]
     files = [
-        (CorpusFile(str(start), 1, 1), np.arange(stop - start) * 3, np.array(sizes[start:stop], np.int64))
+        (DataFile(str(start), 1, 1), np.arange(stop - start) * 3, np.array(sizes[start:stop], np.int64))
         for start, stop in pairwise(bounds)
     ]
     shards = list(cut_shards(files, shard_bytes, ""))

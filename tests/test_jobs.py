@@ -28,6 +28,8 @@ payload = ["kind", "text"]
 [model]
 name = "{model}"
 max_tokens = 128
+[engine]
+enforce_eager = true  # compiling takes longer than these documents
 [index]
 uri = "{root}/index"
 widths = [384, 64]
@@ -88,7 +90,7 @@ def test_the_summary_is_the_last_line(indexed: dict[str, Any]) -> None:
     assert [set(table) for table in indexed["tables"]] == [{"name", "width", "rows", "bytes", "index"}] * 2
 
 
-def test_nothing_is_leftray_processes(indexed: dict[str, Any], ray_folder: str) -> None:
+def test_nothing_is_left_running(indexed: dict[str, Any], ray_folder: str) -> None:
     assert indexed["epoch"] == 1
     _wait_for(lambda: not ray_processes(ray_folder), seconds=30)
 
@@ -158,9 +160,11 @@ def test_ray_job_submit(config: Path, tmp_path: Path) -> None:
     folder = tempfile.mkdtemp(prefix="ray-")
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {"RAY_TMPDIR": folder}
     head = [RAY, "start", "--head", f"--port={port}", "--num-cpus=2", "--node-ip-address=127.0.0.1"]
+    # The other tests' cluster has the agent's usual port, without which an agent takes no jobs.
+    ports = [f"--dashboard-port={dashboard}", "--dashboard-agent-listen-port=0"]
     try:
         subprocess.run(
-            [*head, f"--dashboard-port={dashboard}", "--disable-usage-stats", f"--object-store-memory={256 << 20}"],
+            [*head, *ports, "--disable-usage-stats", f"--object-store-memory={256 << 20}"],
             env=environment,
             check=True,
             capture_output=True,

@@ -112,7 +112,7 @@ def test_four_layers(dtype: str, qwen_path: str, engine_process: Executor, refer
         np.testing.assert_allclose(widths.cut(vectors, width), exact, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float32", marks=pytest.mark.slow)])
 def test_true_shapes(dtype: str, true_shape_path: str, engine_process: Executor, reference_process: Executor) -> None:
     """The dimensions and head counts of 0.6B, 4B and 8B, on shorter texts."""
     case = true_shape_path, varied_texts(16), 24, dtype

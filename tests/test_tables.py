@@ -87,6 +87,20 @@ def test_additions_and_removals_are_one_version_and_indices_survive(uri: str) ->
     lance.dataset(f"{uri}/{NAME}.lance").validate()
 
 
+def test_recall_is_measured_and_partitions_are_added_until_it_is_enough(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LanceDB makes a partition of some thousands of rows; its 20 would be all of a table this small."""
+    monkeypatch.setattr(tables, "DEFAULT_PROBES", 1)
+    tables.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, rows(0, 20_000))))
+    tables.maintain(uri, NAME, "IVF_FLAT", "cosine")
+    version = tables.measure(uri, NAME).version
+    default, enough = (tables.recall(uri, NAME, version, "cosine", 50, wanted) for wanted in (0.0, 0.999))
+    assert default.probes == 1
+    assert default.share < 0.999 <= enough.share
+    assert default.probes < enough.probes
+
+
 def test_whole_fragments_can_go(uri: str) -> None:
     staged = [part for start in range(0, 300, 100) for part in tables.stage(uri, NAME, rows(start, start + 100))]
     base = tables.commit(uri, NAME, change(1, 1, staged))

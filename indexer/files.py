@@ -1,0 +1,173 @@
+"""Parquet files at a URI: listing, opening, reading ranges of rows."""
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.utils import glob_translate
+from pyarrow import fs
+
+from indexer.errors import CorpusError, first_line
+
+BATCH_ROWS = 1024
+"""Rows decoded at once, so that memory follows the batch and not the row group."""
+
+GLOB = frozenset("*?[")
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A Parquet file as listed.
+
+    Attributes:
+        path: Path on its filesystem.
+        size: Bytes.
+        mtime_ns: Modification time, nanoseconds since 1970.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+
+    @property
+    def identity(self) -> str:
+        """Digest of path, size and modification time: while it stays, the file is not read again."""
+        return hashlib.blake2b(f"{self.path}\0{self.size}\0{self.mtime_ns}".encode(), digest_size=16).hexdigest()
+
+
+def list_files(uri: str, setting: str) -> tuple[DataFile, ...]:
+    """Lists the Parquet files at a URI: one file, those below a directory, or those a glob matches.
+
+    Args:
+        uri: Where they are.
+        setting: Name of the setting that gave it, for errors.
+
+    Returns:
+        The files in the order of their paths.
+
+    Raises:
+        CorpusError: Nothing there, or it cannot be listed.
+    """
+    filesystem, path = _filesystem(uri, setting)
+    try:
+        files = sorted(_list(filesystem, path), key=lambda file: file.path)
+    except OSError as error:
+        raise CorpusError(f"{setting}: {uri} cannot be listed: {first_line(error)}") from None
+    if not files:
+        raise CorpusError(f"{setting}: no Parquet file at {uri}")
+    return tuple(files)
+
+
+@contextmanager
+def opened(uri: str, file: DataFile) -> Iterator[pq.ParquetFile]:
+    """Opens a file that is still as it was listed.
+
+    Args:
+        uri: URI it was listed at.
+        file: The file.
+
+    Yields:
+        The open file.
+
+    Raises:
+        CorpusError: It has changed or is not Parquet.
+    """
+    filesystem, _ = _filesystem(uri, file.path)
+    if _described(filesystem.get_file_info(file.path)) != file:
+        raise CorpusError(f"{file.path}: changed since it was listed; run again")
+    try:
+        parquet = pq.ParquetFile(filesystem.open_input_file(file.path), arrow_extensions_enabled=False)
+    except (OSError, pa.ArrowException) as error:
+        raise CorpusError(f"{file.path}: not a Parquet file that can be read: {first_line(error)}") from None
+    with parquet:
+        yield parquet
+
+
+def batches(
+    parquet: pq.ParquetFile,
+    file: DataFile,
+    columns: Sequence[str] | None = None,
+    start: int = 0,
+    stop: int | None = None,
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Reads the row groups that hold a range of rows.
+
+    Args:
+        parquet: The open file.
+        file: The file, for errors.
+        columns: Columns to read, all by default.
+        start: First row wanted.
+        stop: Row after the last one wanted, the end by default.
+
+    Yields:
+        Number of the first row and rows, at most 1,024; the first and last batches may reach over the range.
+
+    Raises:
+        CorpusError: The file is damaged.
+    """
+    last = parquet.metadata.num_rows if stop is None else stop
+    groups, row = _groups(parquet, start, last)
+    try:
+        for batch in parquet.iter_batches(
+            BATCH_ROWS, row_groups=groups, columns=None if columns is None else [*columns]
+        ):
+            if row >= last:
+                return
+            if row + batch.num_rows > start:
+                yield row, batch
+            row += batch.num_rows
+    except (OSError, pa.ArrowException) as error:
+        raise CorpusError(f"{file.path}: damaged near row {row}: {first_line(error)}") from None
+
+
+def _groups(parquet: pq.ParquetFile, start: int, stop: int) -> tuple[list[int], int]:
+    """Row groups that hold the rows, and the row number of the first group's first row."""
+    groups: list[int] = []
+    first = row = 0
+    for group in range(parquet.num_row_groups):
+        rows = parquet.metadata.row_group(group).num_rows
+        if row < stop and row + rows > start:
+            first = first if groups else row
+            groups.append(group)
+        row += rows
+    return groups, first
+
+
+def _filesystem(uri: str, setting: str) -> tuple[fs.FileSystem, str]:
+    if "://" not in uri:
+        return fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
+    try:
+        filesystem, path = fs.FileSystem.from_uri(uri)
+    except (OSError, pa.ArrowException) as error:
+        raise CorpusError(f"{setting}: {first_line(error)}") from None
+    return filesystem, path
+
+
+def _list(filesystem: fs.FileSystem, path: str) -> Iterator[DataFile]:
+    found = filesystem.get_file_info(path)
+    if found.type == fs.FileType.File:
+        yield _described(found)
+    elif found.type == fs.FileType.Directory:
+        infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
+        yield from (_described(info) for info in infos if _is_data(info, path))
+    else:
+        root = "/".join(takewhile(lambda part: not GLOB & set(part), path.split("/")))
+        wanted = re.compile(glob_translate(path))
+        infos = filesystem.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
+        yield from (_described(info) for info in infos if info.is_file and wanted.match(info.path))
+
+
+def _is_data(info: fs.FileInfo, root: str) -> bool:
+    """Hidden files and Spark's "_temporary" kind are not data, by the convention of every Parquet reader."""
+    hidden = any(part.startswith((".", "_")) for part in info.path.removeprefix(root).split("/"))
+    return bool(info.is_file) and info.path.endswith(".parquet") and not hidden
+
+
+def _described(info: fs.FileInfo) -> DataFile:
+    return DataFile(info.path, info.size or 0, info.mtime_ns or 0)
