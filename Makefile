@@ -25,7 +25,7 @@ quickstart: $(INSTALLED) ## Index the documentation of this Python and ask it th
 	@$(BIN)/python -m jobs.quickstart
 
 test: $(INSTALLED) ## Run the tests, without those marked slow or gpu
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile
 
 test-slow: $(INSTALLED) ## Run the tests marked slow
 	$(BIN)/python -m pytest -m "slow and not gpu"

@@ -14,20 +14,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import starmap
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, Generic, Self, TypeVar
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from indexer.corpus import Shard
 from indexer.engine import EngineDead
-from indexer.epochs import Receipt
 from indexer.errors import CorpusError, IndexerError, first_line
-from indexer.pipeline import SHARDS_INSIDE, Pipeline
+from indexer.pipeline import PIECES_INSIDE, Piece, Pipeline
 from indexer.settings import ClusterSettings
 
 OBJECT_STORE_BYTES = 256 << 20
-"""Shared memory of a Ray we start: only shards' descriptions and receipts travel, never documents or vectors."""
+"""Shared memory of a Ray we start: only descriptions of work and receipts travel, never documents or vectors."""
 
 LOCAL = "local"
 """Address that always starts a Ray of our own."""
@@ -36,25 +34,29 @@ PROCESS_ENDED = 70
 """Exit status of a worker process whose engine died (``EX_SOFTWARE`` of sysexits.h)."""
 
 
-@dataclass(frozen=True)
-class GivenUp:
-    """A shard that no worker could finish, and why."""
+PieceT = TypeVar("PieceT", bound=Piece)
+MakePipeline = Callable[[], Pipeline[Any, Any, Any, Any]]
 
-    shard: Shard
+
+@dataclass(frozen=True)
+class GivenUp(Generic[PieceT]):
+    """A piece of work that no worker could finish, and why."""
+
+    piece: PieceT
     reason: str
 
 
 @dataclass
 class Lease:
-    """A shard on its way to a receipt.
+    """A piece of work on its way to a receipt.
 
     Attributes:
-        shard: The work.
-        failures: Workers that died or failed with this shard alone.
-        suspect: It was with a worker that died; it runs alone from now on, so that blame falls on the right shard.
+        piece: The work.
+        failures: Workers that died or failed with this piece alone.
+        suspect: It was with a worker that died; it runs alone from now on, so that blame falls on the right piece.
     """
 
-    shard: Shard
+    piece: Piece
     failures: int = 0
     suspect: bool = False
 
@@ -71,7 +73,7 @@ class Member:
         """Whether the lease may be given now: suspects run alone."""
         if lease.suspect or any(held.suspect for held in self.leases.values()):
             return not self.leases
-        return len(self.leases) < SHARDS_INSIDE
+        return len(self.leases) < PIECES_INSIDE
 
 
 class Worker:
@@ -85,10 +87,10 @@ class Worker:
         """
         logging.getLogger("vllm").setLevel(logging.ERROR)
         self._claims = _pin(cores) if cores else []
-        # Replacements get shards while they start: a future makes those wait and gives them the start's own error.
-        self._pipeline: Future[Pipeline] = Future()
+        # Replacements get work while they start: a future makes those wait and gives them the start's own error.
+        self._pipeline: Future[Pipeline[Any, Any, Any, Any]] = Future()
 
-    def start(self, make_pipeline: Callable[[], Pipeline]) -> int:
+    def start(self, make_pipeline: MakePipeline) -> int:
         """Starts the engine, one at a time per GPU: vLLM sizes its memory by what is free when it starts.
 
         Returns:
@@ -102,10 +104,10 @@ class Worker:
             raise
         return os.getpid()
 
-    def run(self, shard: Shard) -> Receipt:
-        """Takes a shard to its receipt; ends the process when the engine is dead, so that nothing waits for it."""
+    def run(self, piece: Piece) -> Any:
+        """Takes a piece of work to its receipt; ends the process when the engine is dead, so that nothing hangs."""
         try:
-            return self._pipeline.result().run(shard)
+            return self._pipeline.result().run(piece)
         except EngineDead:
             os._exit(PROCESS_ENDED)
 
@@ -194,12 +196,12 @@ class Cluster:
         while waiting:
             yield _take_one(waiting)
 
-    def start_workers(self, make_pipeline: Callable[[], Pipeline], most: int) -> int:
+    def start_workers(self, make_pipeline: MakePipeline, most: int) -> int:
         """Starts the engines and waits until they are ready.
 
         Args:
             make_pipeline: Builds the pipeline in the worker process.
-            most: No more workers than this: there is no use for an engine without a shard.
+            most: No more workers than this: there is no use for an engine without work.
 
         Returns:
             Workers started.
@@ -224,22 +226,22 @@ class Cluster:
             ray.kill(member.actor)
         self._members = []
 
-    def run(self, shards: Iterable[Shard], retries: int) -> Iterator[Receipt | GivenUp]:
-        """Takes shards to receipts on the started workers.
+    def run(self, pieces: Iterable[PieceT], retries: int) -> Iterator[Any | GivenUp[PieceT]]:
+        """Takes pieces of work to receipts on the started workers.
 
-        A shard whose worker dies is given to another one, alone; after ``retries`` more deaths it is given up.
+        A piece whose worker dies is given to another one, alone; after ``retries`` more deaths it is given up.
 
         Args:
-            shards: Work, pulled as workers have room.
-            retries: Further tries of a shard that failed.
+            pieces: Work, pulled as workers have room.
+            retries: Further tries of a piece that failed.
 
         Yields:
-            Receipts and given-up shards in the order in which they end.
+            What the pipeline returned, and given-up pieces, in the order in which they end.
 
         Raises:
-            IndexerError: No worker is left, or a shard failed for a reason that is not the shard's own.
+            IndexerError: No worker is left, or a piece failed for a reason that is not its own.
         """
-        fresh = iter(shards)
+        fresh: Iterator[Piece] = iter(pieces)
         queue: deque[Lease] = deque()
         while True:
             self._lease(queue, fresh)
@@ -249,22 +251,22 @@ class Cluster:
             ended, _ = ray.wait(list(references), num_returns=1)
             yield from self._settle(references[ended[0]], ended[0], queue, retries)
 
-    def _lease(self, queue: deque[Lease], fresh: Iterator[Shard]) -> None:
-        """Gives each worker in turn one more shard until none has room or nothing is left."""
+    def _lease(self, queue: deque[Lease], fresh: Iterator[Piece]) -> None:
+        """Gives each worker in turn one more piece until none has room or nothing is left."""
         given = True
         while given:
             given = False
             for member in sorted(self._members, key=lambda member: len(member.leases)):
-                if not queue and (shard := next(fresh, None)) is not None:
-                    queue.append(Lease(shard))
+                if not queue and (piece := next(fresh, None)) is not None:
+                    queue.append(Lease(piece))
                 if queue and member.takes(queue[0]):
                     lease = queue.popleft()
-                    member.leases[member.actor.run.remote(lease.shard)] = lease
+                    member.leases[member.actor.run.remote(lease.piece)] = lease
                     given = True
 
-    def _settle(self, member: Member, reference: Any, queue: deque[Lease], retries: int) -> Iterator[Receipt | GivenUp]:
+    def _settle(self, member: Member, reference: Any, queue: deque[Lease], retries: int) -> Iterator[Any]:
         try:
-            receipt: Receipt = ray.get(reference)
+            receipt = ray.get(reference)
         except RayTaskError as error:
             cause = _cause(error)
             if not isinstance(cause, CorpusError):
@@ -277,8 +279,8 @@ class Cluster:
             del member.leases[reference]
             yield receipt
 
-    def _bury(self, member: Member, queue: deque[Lease], retries: int, reason: str) -> Iterator[GivenUp]:
-        """Replaces a dead worker; its only shard is to blame, of several each becomes a suspect."""
+    def _bury(self, member: Member, queue: deque[Lease], retries: int, reason: str) -> Iterator[GivenUp[Any]]:
+        """Replaces a dead worker; its only piece is to blame, of several each becomes a suspect."""
         alone = len(member.leases) == 1
         for lease in member.leases.values():
             lease.suspect = True
@@ -294,15 +296,15 @@ class Cluster:
         if self.gpus:
             options["num_gpus"] = 1 / self._replicas
         cores = 0 if self.gpus else self._settings.cpus_per_worker
-        # One thread more than shards inside: a lease given early must not wait for a thread.
-        actor: Any = ray.remote(Worker).options(max_concurrency=SHARDS_INSIDE + 1, **options).remote(cores)
+        # One thread more than pieces inside: a lease given early must not wait for a thread.
+        actor: Any = ray.remote(Worker).options(max_concurrency=PIECES_INSIDE + 1, **options).remote(cores)
         return Member(actor, actor.start.remote(self._make_pipeline))
 
 
-def _fail(lease: Lease, queue: deque[Lease], retries: int, reason: str) -> Iterator[GivenUp]:
+def _fail(lease: Lease, queue: deque[Lease], retries: int, reason: str) -> Iterator[GivenUp[Any]]:
     lease.failures += 1
     if lease.failures > retries:
-        yield GivenUp(lease.shard, reason)
+        yield GivenUp(lease.piece, reason)
     else:
         queue.append(lease)
 

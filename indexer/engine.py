@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from indexer.errors import IndexerError, SettingsError
 
 if TYPE_CHECKING:
-    from vllm import EngineArgs
+    from vllm import EngineArgs, PoolingParams
 
 Mode = Literal["embed", "score"]
 
@@ -84,6 +84,7 @@ class Engine:
     Attributes:
         dimension: Width of the vectors.
         max_tokens: Most ids of one sequence.
+        cached_tokens: Tokens so far that were not computed, because an earlier sequence began with the same ones.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Engine:
         dtype: str = "auto",
         max_tokens: int,
         canary: Sequence[Sequence[int]],
+        canary_second: Sequence[int] | None = None,
         arguments: Mapping[str, Any] | None = None,
     ) -> None:
         """Loads the model and tries it on a few sequences.
@@ -104,6 +106,7 @@ class Engine:
             dtype: dtype of the computation as vLLM names it; ``auto`` for the checkpoint's own.
             max_tokens: Most ids of one sequence.
             canary: Token ids of at least two texts (or pairs) whose vectors (scores) must differ.
+            canary_second: As in :meth:`score`.
             arguments: vLLM engine arguments by their own names; they go before our defaults.
 
         Raises:
@@ -119,6 +122,7 @@ class Engine:
 
         logging.getLogger("torch").setLevel(logging.ERROR)
         self.max_tokens = max_tokens
+        self.cached_tokens = 0
         self._prompt = tokens_input
         self._params = PoolingParams(task=TASKS[mode])
         self._sequences = 0
@@ -144,7 +148,7 @@ class Engine:
         if mode == "embed":
             check_vectors(self.embed(canary), self.dimension)
         else:
-            check_scores(self.score(canary))
+            check_scores(self.score(canary, canary_second), bounded=not _is_unbounded(path))
 
     def embed(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
         """Vectors of sequences.
@@ -159,13 +163,14 @@ class Engine:
             ValueError: A sequence is empty or longer than ``max_tokens``.
             EngineDead: vLLM failed.
         """
-        return self._run(token_ids, self.dimension)
+        return self._run(token_ids, [self._params] * len(token_ids), self.dimension)
 
-    def score(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
+    def score(self, token_ids: Sequence[Sequence[int]], second: Sequence[int] | None = None) -> np.ndarray:
         """Scores of prompts that hold a pair.
 
         Args:
             token_ids: Ids of each prompt, special tokens included.
+            second: Place of the document's first token in each prompt, for models with token types.
 
         Returns:
             Probability that the document answers the query, float32, shape (len(token_ids),), in input order.
@@ -174,9 +179,15 @@ class Engine:
             ValueError: A prompt is empty or longer than ``max_tokens``.
             EngineDead: vLLM failed.
         """
-        return self._run(token_ids, 1)[:, 0]
+        params = [self._params] * len(token_ids) if second is None else [self._typed(place) for place in second]
+        return self._run(token_ids, params, 1)[:, 0]
 
-    def _run(self, token_ids: Sequence[Sequence[int]], width: int) -> np.ndarray:
+    def _typed(self, second: int) -> "PoolingParams":
+        params = self._params.clone()
+        params.extra_kwargs = {"compressed_token_type_ids": second}
+        return params
+
+    def _run(self, token_ids: Sequence[Sequence[int]], params: Sequence["PoolingParams"], width: int) -> np.ndarray:
         for ids in token_ids:
             if not 0 < len(ids) <= self.max_tokens:
                 raise ValueError(f"a sequence has {len(ids)} token ids; 1 to {self.max_tokens} are possible")
@@ -185,13 +196,13 @@ class Engine:
         results = np.empty((len(token_ids), width), np.float32)
         self._broken = True
         try:
-            self._fill(results, token_ids)
+            self._fill(results, token_ids, params)
         except Exception as error:
             raise EngineDead(f"vLLM failed: {_reason(error)}") from error
         self._broken = False
         return results
 
-    def _fill(self, results: np.ndarray, token_ids: Sequence[Sequence[int]]) -> None:
+    def _fill(self, results: np.ndarray, token_ids: Sequence[Sequence[int]], params: Sequence["PoolingParams"]) -> None:
         """Puts the result of each sequence into its row, in whatever order they come."""
         first = self._sequences
         self._sequences += len(token_ids)
@@ -199,10 +210,11 @@ class Engine:
         while done < len(token_ids):
             while added < len(token_ids) and added - done < self._ahead:
                 prompt = self._prompt(list(token_ids[added]))
-                self._engine.add_request(str(first + added), prompt, self._params)
+                self._engine.add_request(str(first + added), prompt, params[added])
                 added += 1
             for output in self._engine.step():
                 row = int(output.request_id) - first
+                self.cached_tokens += output.num_cached_tokens or 0
                 # bfloat16 has no NumPy type; with vLLM's float32 heads this is no copy.
                 results[row] = output.outputs.data.float().numpy().reshape(-1)
                 done += 1
@@ -231,11 +243,12 @@ def check_vectors(vectors: np.ndarray, dimension: int) -> None:
         raise EngineError("the model gives the same vector for different texts; its weights were not read as they are")
 
 
-def check_scores(scores: np.ndarray) -> None:
+def check_scores(scores: np.ndarray, *, bounded: bool = True) -> None:
     """Refuses scores that no working reranker gives for different pairs.
 
     Args:
         scores: float32, shape (n,), n at least 2.
+        bounded: Whether the model gives probabilities; some cross-encoders give logits.
 
     Raises:
         EngineError: Not finite, out of [0, 1], or all the same: 0.5 from a head that was not loaded, 0 from a wrong
@@ -243,7 +256,7 @@ def check_scores(scores: np.ndarray) -> None:
     """
     if not np.isfinite(scores).all():
         raise EngineError("the model gives scores that are not finite")
-    if scores.min() < 0 or scores.max() > 1:
+    if bounded and (scores.min() < 0 or scores.max() > 1):
         raise EngineError(f"the model gives scores from {scores.min():.4f} to {scores.max():.4f}, not within 0 to 1")
     if np.ptp(scores) < SAME_SCORE:
         raise EngineError(f"the model gives every pair the score {scores[0]:.4f}; its head or the prompt is wrong")
@@ -307,10 +320,11 @@ def _defaults(path: str, mode: Mode, *, on_cpu: bool) -> dict[str, Any]:
         "load_format": "safetensors",
         "skip_tokenizer_init": True,
         "enable_chunked_prefill": False,
-        "enable_prefix_caching": mode == "score",
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
+    if mode == "embed":
+        defaults["enable_prefix_caching"] = False  # for pairs vLLM itself knows which models can
     if mode == "score" and _is_causal(path):
         defaults["hf_overrides"] = RERANKER_OVERRIDES
     if on_cpu and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
@@ -322,8 +336,12 @@ def _defaults(path: str, mode: Mode, *, on_cpu: bool) -> dict[str, Any]:
 
 def _is_causal(path: str) -> bool:
     """Whether a reranker is a causal language model rather than converted to a classifier."""
-    config = (Path(path) / "config.json").read_text(encoding="utf-8")
-    return "ForCausalLM" in config
+    return "ForCausalLM" in (Path(path) / "config.json").read_text(encoding="utf-8")
+
+
+def _is_unbounded(path: str) -> bool:
+    """Whether a cross-encoder gives its logit: sentence-transformers' convention in ``config.json``."""
+    return "torch.nn.modules.linear.Identity" in (Path(path) / "config.json").read_text(encoding="utf-8")
 
 
 def _engine_args(given: Mapping[str, Any]) -> "EngineArgs":

@@ -10,15 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict
 
-from indexer.objects import ObjectFolder
-
-
-class Record(BaseModel):
-    """A control file's content."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from indexer.objects import ObjectFolder, Record
 
 
 class Receipt(Record):

@@ -11,14 +11,16 @@ import pyarrow as pa
 from indexer import comparison, publish, quarantine, schema, tables
 from indexer.cluster import Cluster, GivenUp
 from indexer.comparison import SMALL_ROWS, Changes
+from indexer.corpus import Shard
+from indexer.embedding import EmbedPipeline, Target
 from indexer.epochs import Epoch, Intent, Receipt, canonical
 from indexer.job import Job, open_job
 from indexer.model import Model
-from indexer.pipeline import Pipeline, Stopwatch, Target
+from indexer.pipeline import Stopwatch
 from indexer.progress import Progress, say
 from indexer.settings import Settings
 
-Recipe = Callable[[Target, Model], Callable[[], Pipeline]]
+Recipe = Callable[[Target, Model], Callable[[], EmbedPipeline]]
 """How workers build their pipelines."""
 
 
@@ -29,9 +31,9 @@ class MakePipeline:
     target: Target
     model: Model
 
-    def __call__(self) -> Pipeline:
+    def __call__(self) -> EmbedPipeline:
         """Starts the engine."""
-        return Pipeline(self.target, self.model.engine, lambda: self.model.tokenizer)
+        return EmbedPipeline(self.target, self.model.engine, lambda: self.model.tokenizer)
 
 
 def run(settings: Settings, recipe: Recipe = MakePipeline) -> dict[str, Any]:
@@ -147,7 +149,7 @@ def _stage(job: Job, cluster: Cluster, found: Changes, recipe: Recipe, watch: St
     return staged
 
 
-def _embed(job: Job, outcomes: Iterable[Receipt | GivenUp], staged: Staged, progress: Progress) -> None:
+def _embed(job: Job, outcomes: Iterable[Receipt | GivenUp[Shard]], staged: Staged, progress: Progress) -> None:
     for outcome in outcomes:
         if isinstance(outcome, GivenUp):
             rows = quarantine.given_up(job, outcome)
@@ -186,6 +188,7 @@ def _intent(job: Job, found: Changes, staged: Staged) -> Intent:
             "fingerprint": job.model.fingerprint,
             "layout": layout.describe(),
             "corpus": job.corpus.digest,
+            "text_columns": job.settings.corpus.text_columns,
             "model": model,
             "to_retry": staged.to_retry,
             "counts": found.counts,

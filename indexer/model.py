@@ -1,22 +1,32 @@
-"""The model of a run as every process builds it: tokenizer, engine, and the fingerprint of its vectors."""
+"""The models of a run as every process builds them: tokenizer, engine, and the fingerprint of what they give."""
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from indexer import checkpoint
 from indexer.checkpoint import Checkpoint
 from indexer.engine import Engine, check_arguments
-from indexer.settings import EngineSettings, ModelSettings
-from indexer.tokens import EmbedTokenizer
+from indexer.settings import EngineSettings, ModelSettings, RerankerSettings
+from indexer.tokens import EmbedTokenizer, PairTokenizer
 
 CANARY_TEXTS = ("The capital of China is Beijing.", "Gravity pulls bodies towards each other.", "def add(a, b): ...")
 """Texts every engine embeds before it is trusted."""
 
 
+CANARY_PAIRS = (
+    ("What is the capital of China?", CANARY_TEXTS[0]),
+    ("What is the capital of China?", CANARY_TEXTS[1]),
+    ("How do I add two numbers in Python?", CANARY_TEXTS[2]),
+)
+"""Likewise pairs for rerankers."""
+
+SettingsT = TypeVar("SettingsT", ModelSettings, RerankerSettings)
+
+
 @dataclass(frozen=True)
-class Model:
-    """An embedding model and how it is run; small enough to travel to workers.
+class _Configured(Generic[SettingsT]):
+    """A model and how it is run; small enough to travel to workers.
 
     Attributes:
         settings: The model section.
@@ -24,7 +34,7 @@ class Model:
         revision: Commit of a hub model, so that every worker loads the same one.
     """
 
-    settings: ModelSettings
+    settings: SettingsT
     engine_settings: EngineSettings
     revision: str | None
 
@@ -42,6 +52,11 @@ class Model:
         config = self.checkpoint.config
         own = config.get("dtype") or config.get("torch_dtype") or "float32"
         return str(own) if self.settings.dtype == "auto" else self.settings.dtype
+
+
+@dataclass(frozen=True)
+class Model(_Configured[ModelSettings]):
+    """An embedding model."""
 
     @cached_property
     def tokenizer(self) -> EmbedTokenizer:
@@ -89,6 +104,38 @@ class Model:
         }
 
 
+@dataclass(frozen=True)
+class Reranker(_Configured[RerankerSettings]):
+    """A reranker."""
+
+    @cached_property
+    def tokenizer(self) -> PairTokenizer:
+        """The tokenizer with the model's template and limit."""
+        return PairTokenizer(self.checkpoint.path, self.settings.max_tokens, self.settings.instruction)
+
+    def engine(self) -> Engine:
+        """Starts the engine in this process.
+
+        Raises:
+            EngineError: It cannot start or gives unusable scores.
+        """
+        canary = self.tokenizer.pairs(*zip(*CANARY_PAIRS, strict=True))
+        return Engine(
+            self.checkpoint.path,
+            mode="score",
+            dtype=self.dtype,
+            max_tokens=self.settings.max_tokens,
+            arguments=self.engine_settings.arguments,
+            canary=canary.ids,
+            canary_second=canary.second,
+        )
+
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """What changes a score, by its name."""
+        return {"weights": self.checkpoint.digest, "tokenizer": self.tokenizer.digest, "dtype": self.dtype}
+
+
 def open_model(settings: ModelSettings, engine: EngineSettings) -> Model:
     """Finds the model's files.
 
@@ -104,3 +151,9 @@ def open_model(settings: ModelSettings, engine: EngineSettings) -> Model:
     """
     check_arguments(engine.arguments)
     return Model(settings, engine, checkpoint.resolve(settings.name, settings.revision).revision)
+
+
+def open_reranker(settings: RerankerSettings, engine: EngineSettings) -> Reranker:
+    """Finds the reranker's files; as :func:`open_model`."""
+    check_arguments(engine.arguments)
+    return Reranker(settings, engine, checkpoint.resolve(settings.name, settings.revision).revision)

@@ -14,8 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
+from pydantic import BaseModel, ConfigDict
 
 from indexer.errors import IndexerError, first_line
+
+
+class Record(BaseModel):
+    """Content of a control file, written as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
 
 GROUP_ROWS = 65_536
 """Rows per row group of a table: a range of a sorted one touches few of them."""
@@ -29,7 +37,7 @@ class ObjectFolder:
 
         Args:
             uri: Directory, made when missing, or object-store URI.
-            folder: Folder in it, made with the first file.
+            folder: Folder in it, made with the first file; empty for the URI itself.
             setting: Name of the setting that gave the URI, for errors.
 
         Raises:
@@ -103,7 +111,7 @@ class ObjectFolder:
         return {Path(path).stem for path in self.names(folder)}
 
     def _path(self, name: str) -> str:
-        return f"{self._folder}/{name}"
+        return f"{self._folder}/{name}" if self._folder else name
 
 
 class _RandomAccess(io.RawIOBase):

@@ -1,64 +1,35 @@
-"""One shard end to end: read, tokenise, embed, cut to widths, stage, receipt. Knows nothing of Ray.
+"""One piece of work end to end on one engine: read, compute, store. Knows nothing of Ray.
 
-The three stages of a shard each wait for their turn, so that with three shards inside at once the next one is read and
-tokenised and the last one is staged while the engine works.
+The three stages each wait for their turn, so that with three pieces inside at once the next one is read and the last
+one is stored while the engine works.
 """
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
-import numpy as np
-import pyarrow as pa
-
-from indexer import schema, tables, widths
-from indexer.corpus import Corpus, Documents, Shard, read_shard
-from indexer.epochs import ControlStore, Receipt
-from indexer.fates import Fate
-from indexer.schema import Layout
-from indexer.tokens import TokenBatch
-
-SHARDS_INSIDE = 3
-"""Shards a worker holds at once: one reading, one in the engine, one staging."""
+PIECES_INSIDE = 3
+"""Pieces of work a worker holds at once: one reading, one in the engine, one storing."""
 
 
-class Embedder(Protocol):
-    """What the pipeline needs of an engine in embed mode."""
+class Piece(Protocol):
+    """A piece of work: the unit of retry and resume."""
 
-    dimension: int
-
-    def embed(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
-        """Unit vectors, float32, shape (len(token_ids), dimension), in input order."""
+    @property
+    def shard_id(self) -> str:
+        """Its name, the same whenever the same job is run again."""
         ...
 
 
-class Tokenizer(Protocol):
-    """What the pipeline needs of a tokenizer."""
-
-    def documents(self, texts: Sequence[str]) -> TokenBatch:
-        """Token ids of the chunks of ``texts``."""
-        ...
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where the rows of a run go.
-
-    Attributes:
-        corpus: The listed corpus.
-        layout: The tables.
-        uri: The LanceDB database.
-        epoch: The epoch being built.
-    """
-
-    corpus: Corpus
-    layout: Layout
-    uri: str
-    epoch: int
+PieceT = TypeVar("PieceT", bound=Piece)
+HeldT = TypeVar("HeldT")
+EngineT = TypeVar("EngineT")
+ReceiptT = TypeVar("ReceiptT")
 
 
 @dataclass
@@ -75,176 +46,49 @@ class Stopwatch:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-@dataclass
-class Batch:
-    """Some documents of a shard on their way: texts are dropped once they are tokens."""
+class Pipeline(ABC, Generic[PieceT, EngineT, HeldT, ReceiptT]):
+    """Takes pieces of work to durable receipts on one engine. :meth:`run` may be called from several threads."""
 
-    ids: pa.Array
-    payload: pa.Table
-    content_hash: pa.Array
-    payload_hash: pa.Array
-    file: str
-    rows: np.ndarray
-    tokens: TokenBatch
-    refused: dict[int, Fate]
-    vectors: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
-
-    @property
-    def kept(self) -> np.ndarray:
-        """bool, shape (chunks,): chunks of documents that are not refused."""
-        return ~np.isin(self.tokens.row, list(self.refused))
-
-
-class Pipeline:
-    """Takes shards to receipts on one engine. :meth:`run` may be called from several threads."""
-
-    def __init__(
-        self, target: Target, make_engine: Callable[[], Embedder], make_tokenizer: Callable[[], Tokenizer]
-    ) -> None:
+    def __init__(self, make_engine: Callable[[], EngineT]) -> None:
         """Starts the engine.
 
         Args:
-            target: Where the rows go.
             make_engine: Starts the engine; called in the thread that will use it.
-            make_tokenizer: Loads the tokenizer.
-
-        Raises:
-            SettingsError: A width is not possible with the engine's dimension.
         """
-        self._target = target
-        self._store = ControlStore(target.uri, target.layout.name)
-        self._tokenizer = make_tokenizer()
         self._reading = threading.Lock()
-        self._staging = threading.Lock()
+        self._storing = threading.Lock()
         # One thread for the engine's whole life: OpenMP teams and CUDA contexts belong to the thread that made them.
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._engine = self._engine_thread.submit(make_engine).result()
-        widths.check(target.layout.widths, self._engine.dimension)
 
-    def run(self, shard: Shard) -> Receipt:
-        """Takes one shard to a durable receipt.
+    def run(self, piece: PieceT) -> ReceiptT:
+        """Takes one piece to a durable receipt.
 
         Args:
-            shard: Rows to index.
+            piece: The work.
 
         Returns:
             The receipt; another worker's where that one was put first.
 
         Raises:
             CorpusError: A file changed or cannot be read.
-            EngineError: The engine is dead; the process should end.
+            EngineDead: The engine failed; the process should end.
         """
         watch = Stopwatch()
         with self._reading:
-            batches = list(self._read(shard, watch))
-        self._engine_thread.submit(self._embed, batches, watch).result()
-        with self._staging:
-            return self._stage(shard, batches, watch)
+            held = self._read(piece, watch)
+        self._engine_thread.submit(self._compute, held, watch).result()
+        with self._storing:
+            return self._store(piece, held, watch)
 
-    def _read(self, shard: Shard, watch: Stopwatch) -> Iterator[Batch]:
-        documents = read_shard(self._target.corpus, shard)
-        while True:
-            with watch("read"):
-                batch = next(documents, None)
-            if batch is None:
-                return
-            with watch("tokenise"):
-                yield _tokenised(batch, self._tokenizer)
+    @abstractmethod
+    def _read(self, piece: PieceT, watch: Stopwatch) -> HeldT:
+        """Reads and tokenises."""
 
-    def _embed(self, batches: Sequence[Batch], watch: Stopwatch) -> None:
-        with watch("engine"):
-            for batch in batches:
-                batch.vectors = self._engine.embed(batch.tokens.ids)
-                self._refuse_unusable(batch)
+    @abstractmethod
+    def _compute(self, held: HeldT, watch: Stopwatch) -> None:
+        """Puts the engine's results into what is held; runs in the engine's thread."""
 
-    def _refuse_unusable(self, batch: Batch) -> None:
-        """A vector that is not finite or has no norm is computed once more alone; then its document is refused."""
-        narrowest = min(self._target.layout.widths)
-        for sequence in widths.unusable_rows(batch.vectors, narrowest):
-            again = self._engine.embed([batch.tokens.ids[sequence]])
-            if widths.unusable_rows(again, narrowest).size:
-                batch.refused[int(batch.tokens.row[sequence])] = Fate.BAD_VECTOR
-            else:
-                batch.vectors[sequence] = again[0]
-
-    def _stage(self, shard: Shard, batches: Sequence[Batch], watch: Stopwatch) -> Receipt:
-        layout = self._target.layout
-        with watch("widths"):
-            staged = {name: table for name, table in _tables(batches, layout).items() if table.num_rows}
-            quarantine = _quarantine(batches, shard.shard_id)
-        with watch("stage"):
-            if quarantine.num_rows:
-                staged[layout.quarantine] = quarantine
-            fragments = {name: tables.stage(self._target.uri, name, table) for name, table in staged.items()}
-        chunks = sum(int(batch.kept.sum()) for batch in batches)
-        receipt = Receipt(
-            shard_id=shard.shard_id,
-            fragments=fragments,
-            documents=shard.documents - quarantine.num_rows,
-            chunks=chunks,
-            quarantined=quarantine.num_rows,
-            truncated=sum(int((batch.tokens.truncated & batch.kept).sum()) for batch in batches),
-            tokens=sum(map(len, (ids for batch in batches for ids in batch.tokens.ids))),
-            seconds=watch.seconds,
-        )
-        return self._store.put_receipt(self._target.epoch, receipt)
-
-
-def _tokenised(documents: Documents, tokenizer: Tokenizer) -> Batch:
-    tokens = tokenizer.documents(documents.texts)
-    return Batch(
-        ids=pa.array(documents.ids, pa.string()),
-        payload=documents.payload,
-        content_hash=documents.content_hash,
-        payload_hash=documents.payload_hash,
-        file=documents.file,
-        rows=documents.rows,
-        tokens=tokens,
-        refused={row: Fate(reason) for row, reason in tokens.rejected},
-    )
-
-
-def _tables(batches: Sequence[Batch], layout: Layout) -> dict[str, pa.Table]:
-    """Rows of every width table; the tables share all columns but the vector."""
-    parts: dict[int, list[pa.Table]] = {width: [] for width in layout.widths}
-    for batch in batches:
-        kept = batch.kept
-        columns = _columns(batch, kept)
-        for width, vectors in widths.columns(batch.vectors[kept], layout.widths, layout.precision).items():
-            target = layout.schema(width)
-            parts[width].append(pa.table([columns.get(name, vectors) for name in target.names], schema=target))
-    return {layout.table(width): pa.concat_tables(tables_) for width, tables_ in parts.items() if tables_}
-
-
-def _columns(batch: Batch, kept: np.ndarray) -> dict[str, pa.Array | pa.ChunkedArray]:
-    document = pa.array(batch.tokens.row[kept])
-    return {
-        schema.ID: batch.ids.take(document),
-        schema.CHUNK: pa.array(batch.tokens.chunk[kept]),
-        schema.CHAR_START: pa.array(batch.tokens.char_start[kept]),
-        schema.CHAR_END: pa.array(batch.tokens.char_end[kept]),
-        **{name: batch.payload.column(name).take(document) for name in batch.payload.schema.names},
-        schema.CONTENT_HASH: batch.content_hash.take(document),
-        schema.PAYLOAD_HASH: batch.payload_hash.take(document),
-    }
-
-
-def _quarantine(batches: Sequence[Batch], shard_id: str) -> pa.Table:
-    return pa.concat_tables([_quarantined(batch, shard_id) for batch in batches])
-
-
-def _quarantined(batch: Batch, shard_id: str) -> pa.Table:
-    refused = sorted(batch.refused)
-    documents = pa.array(refused, pa.int32())
-    count = len(refused)
-    columns = {
-        schema.ID: batch.ids.take(documents),
-        "shard": pa.array([shard_id] * count, pa.string()),
-        "file": pa.array([batch.file] * count, pa.string()),
-        "row": pa.array(batch.rows[refused], pa.int64()),
-        "reason": pa.array([batch.refused[row].value for row in refused], pa.string()),
-        "detail": pa.array([batch.refused[row].description for row in refused], pa.string()),
-        schema.CONTENT_HASH: batch.content_hash.take(documents),
-        schema.PAYLOAD_HASH: batch.payload_hash.take(documents),
-    }
-    return pa.table(columns, schema=schema.QUARANTINE_SCHEMA)
+    @abstractmethod
+    def _store(self, piece: PieceT, held: HeldT, watch: Stopwatch) -> ReceiptT:
+        """Writes the results and then the receipt."""

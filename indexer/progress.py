@@ -19,19 +19,22 @@ def say(line: str) -> None:
 class Progress:
     """Documents done of a known total, with tokens per second and the time left."""
 
-    def __init__(self, total: int, workers: int, style: Literal["auto", "bar", "lines", "none"]) -> None:
+    def __init__(
+        self, total: int, workers: int, style: Literal["auto", "bar", "lines", "none"], unit: str = "documents"
+    ) -> None:
         """Describes the work.
 
         Args:
-            total: Documents to index.
+            total: Documents to index, or whatever is counted.
             workers: Engines at work.
             style: ``auto`` is a bar where standard error is a terminal, else lines.
+            unit: What is counted.
         """
-        self._total, self._workers = total, workers
+        self._total, self._workers, self._unit = total, workers, unit
         self._style = ("bar" if sys.stderr.isatty() else "lines") if style == "auto" else style
         self._documents = self._tokens = 0
         self._start = self._last_line = time.monotonic()
-        self._bar = tqdm(total=total, unit="doc", disable=self._style != "bar", dynamic_ncols=True)
+        self._bar = tqdm(total=total, unit=unit, disable=self._style != "bar", dynamic_ncols=True)
 
     def __enter__(self) -> Self:
         """Starts the clock."""
@@ -68,6 +71,6 @@ class Progress:
         left = elapsed / self._documents * (self._total - self._documents) if self._documents else 0.0
         share = self._documents / max(self._total, 1)
         say(
-            f"{self._documents:,}/{self._total:,} documents ({share:.0%}), {self._rate():,.0f} tokens/s, "
+            f"{self._documents:,}/{self._total:,} {self._unit} ({share:.0%}), {self._rate():,.0f} tokens/s, "
             f"{self._workers} workers, {left:,.0f} s left"
         )

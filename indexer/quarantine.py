@@ -6,18 +6,18 @@ import pyarrow.compute as pc
 
 from indexer import schema
 from indexer.cluster import GivenUp
-from indexer.corpus import Corpus, Part
+from indexer.corpus import Corpus, Part, Shard
 from indexer.fates import Fate
 from indexer.job import Job
 from indexer.progress import say
 
 
-def given_up(job: Job, outcome: GivenUp) -> pa.Table:
+def given_up(job: Job, outcome: GivenUp[Shard]) -> pa.Table:
     """Quarantine rows of every document of a shard that no worker could finish."""
-    say(f"shard {outcome.shard.shard_id} is given up into the quarantine: {outcome.reason}")
-    found = [_given_up_part(job, part) for part in outcome.shard.parts]
+    say(f"shard {outcome.piece.shard_id} is given up into the quarantine: {outcome.reason}")
+    found = [_given_up_part(job, part) for part in outcome.piece.parts]
     rows = pa.concat_tables(found)
-    return _quarantine_rows(rows, outcome.shard.shard_id, outcome.reason)
+    return _quarantine_rows(rows, outcome.piece.shard_id, outcome.reason)
 
 
 def _given_up_part(job: Job, part: Part) -> pa.Table:

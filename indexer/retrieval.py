@@ -1,7 +1,7 @@
-"""Search in the published tables of an index, with query vectors from a local engine."""
+"""Search in the published tables of an index, with vectors and scores from local engines."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from indexer import schema, tables, widths
 from indexer.epochs import ControlStore, Epoch
-from indexer.errors import SettingsError
-from indexer.model import Model, open_model
-from indexer.settings import EngineSettings, ModelSettings
+from indexer.errors import SettingsError, first_line
+from indexer.model import Model, Reranker, open_model, open_reranker
+from indexer.settings import EngineSettings, ModelSettings, RerankerSettings
 
 HIDDEN = frozenset({schema.VECTOR, schema.CONTENT_HASH, schema.PAYLOAD_HASH})
 """Columns a result does not show."""
@@ -25,24 +25,31 @@ class Hit:
     Attributes:
         id: Document id.
         chunk: Chunk of the document.
-        score: Similarity to the query, larger is nearer: 1 - distance for cosine and dot, -distance for l2.
+        score: What the hits are ordered by: the reranker's probability, else ``vector_score``.
+        vector_score: Similarity to the query, larger is nearer: 1 - distance for cosine and dot, -distance for l2.
         payload: Payload columns and the chunk's character span.
     """
 
     id: str
     chunk: int
     score: float
+    vector_score: float
     payload: dict[str, Any]
+
+    def text(self, columns: Sequence[str]) -> str:
+        """Text of the chunk, from the payload columns that hold the document's."""
+        return _span(self.payload, columns)
 
 
 class Published:
-    """The latest epoch of an index; it stays at that epoch whatever is published later."""
+    """One epoch of an index, whatever is published later."""
 
-    def __init__(self, uri: str, epoch: Epoch, engine: EngineSettings) -> None:
+    def __init__(self, uri: str, epoch: Epoch, engine: EngineSettings, reranker: Reranker | None) -> None:
         """Wraps an epoch; use :func:`open_published`."""
         self.uri = uri
         self.epoch = epoch
         self._engine_settings = engine
+        self._reranker = reranker
 
     def table(self, width: int | None = None) -> Any:  # a lancedb table, whose module is not ours to import
         """LanceDB table of a width, the widest by default, at the published version.
@@ -75,63 +82,8 @@ class Published:
         batches = tables.read(self.uri, name, version, schema.QUARANTINE_SCHEMA.names)
         return pa.Table.from_batches(batches, schema.QUARANTINE_SCHEMA)
 
-    def embed(self, queries: Sequence[str], instruction: str | None = None) -> np.ndarray:
-        """Full-width vectors of queries, with the model's instruction template.
-
-        Args:
-            queries: Questions.
-            instruction: Task, instead of the one the index was built with.
-
-        Returns:
-            float32, shape (len(queries), dimension), unit norm.
-        """
-        return self._engine.embed(self._model.tokenizer.queries(queries, instruction))
-
-    def search(
-        self, queries: Sequence[str], k: int = 10, width: int | None = None, where: str | None = None
-    ) -> list[list[Hit]]:
-        """Nearest chunks of each query.
-
-        Args:
-            queries: Questions.
-            k: Results per query.
-            width: Width to search at, the widest by default.
-            where: SQL condition on columns of the table, e.g. ``"kind = 'class'"``.
-
-        Returns:
-            For each query its hits, best first.
-
-        Raises:
-            SettingsError: There is no such width, or the condition is not valid.
-        """
-        state = self._state(width)
-        table = self.table(width)
-        vectors = widths.cut(self.embed(queries), state.width)
-        return [self._nearest(table.search(vector), state.probes, k, where) for vector in vectors]
-
-    def _nearest(self, query: Any, probes: int | None, k: int, where: str | None) -> list[Hit]:
-        query = query.distance_type(self._metric).limit(k)
-        if probes is not None:
-            query = query.nprobes(probes)
-        try:
-            rows = (query.where(where) if where else query).to_list()
-        except (ValueError, RuntimeError) as error:
-            raise SettingsError(f"the search was refused: {str(error).splitlines()[0]}") from None
-        return [_hit(row, self._metric) for row in rows]
-
-    @property
-    def _metric(self) -> str:
-        return str(self.epoch.description["layout"]["metric"])
-
-    def _state(self, width: int | None) -> Any:
-        by_width = {state.width: state for state in self.epoch.tables}
-        wanted = max(by_width) if width is None else width
-        if wanted not in by_width:
-            raise SettingsError(f"no table of width {wanted}; there are {', '.join(map(str, sorted(by_width)))}")
-        return by_width[wanted]
-
     @cached_property
-    def _model(self) -> Model:
+    def model(self) -> Model:
         """The model that made the vectors; another one's queries would meet nothing.
 
         Raises:
@@ -147,33 +99,225 @@ class Published:
             raise SettingsError(f"the query model is not the one that made the vectors: {pairs}")
         return model
 
+    @property
+    def text_columns(self) -> list[str]:
+        """Payload columns that hold the documents' text.
+
+        Raises:
+            SettingsError: The payload does not have them.
+        """
+        columns = list(self.epoch.description["text_columns"])
+        missing = sorted(set(columns) - set(self.epoch.description["layout"]["payload"]))
+        if missing:
+            raise SettingsError(
+                f"the tables do not hold the text: add {', '.join(missing)} to corpus.payload and reindex"
+            )
+        return columns
+
+    def embed(self, queries: Sequence[str], instructions: Sequence[str | None] | None = None) -> np.ndarray:
+        """Full-width vectors of queries, with the model's instruction template.
+
+        Args:
+            queries: Questions.
+            instructions: A task for each, ``None`` for the one the index was built with.
+
+        Returns:
+            float32, shape (len(queries), dimension), unit norm.
+        """
+        return self._engine.embed(self.model.tokenizer.queries(queries, instructions))
+
+    def search(
+        self,
+        queries: Sequence[str],
+        k: int = 10,
+        width: int | None = None,
+        where: str | None = None,
+        rerank: int | None = None,
+    ) -> list[list[Hit]]:
+        """Nearest chunks of each query.
+
+        Args:
+            queries: Questions.
+            k: Results per query.
+            width: Width to search at, the widest by default.
+            where: SQL condition on columns of the table, e.g. ``"kind = 'class'"``.
+            rerank: Candidates per query that the reranker puts into its own order before the first ``k`` are given.
+
+        Returns:
+            For each query its hits, best first.
+
+        Raises:
+            SettingsError: There is no such width, the condition is not valid, or nothing can rerank.
+        """
+        self._state(width)  # refuses before an engine starts
+        columns = [] if rerank is None else self.text_columns
+        vectors = self.embed(queries)
+        if rerank is None:
+            return self.nearest(vectors, k, width, where)
+        found = self.nearest(vectors, max(k, rerank), width, where)
+        pairs = [(query, hit.text(columns)) for query, hits in zip(queries, found, strict=True) for hit in hits]
+        scores = iter(self.score(pairs).tolist())
+        reranked = [[replace(hit, score=next(scores)) for hit in hits] for hits in found]
+        return [sorted(hits, key=lambda hit: -hit.score)[:k] for hits in reranked]
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        """Probability, for each pair of a query and a document, that the document answers the query.
+
+        Args:
+            pairs: Queries with documents.
+
+        Returns:
+            float32, shape (len(pairs),).
+
+        Raises:
+            SettingsError: The index was opened without a reranker.
+        """
+        if self._reranker is None:
+            raise SettingsError("no reranker: name one when opening the index, or with --rerank")
+        if not pairs:
+            return np.empty(0, np.float32)
+        batch = self._reranker.tokenizer.pairs(*zip(*pairs, strict=True))
+        return self._scorer.score(batch.ids, batch.second)
+
+    def nearest(
+        self,
+        vectors: np.ndarray,
+        k: int = 10,
+        width: int | None = None,
+        where: str | None = None,
+        oversample: int = 1,
+    ) -> list[list[Hit]]:
+        """Nearest chunks of each vector.
+
+        Args:
+            vectors: float32, shape (n, dimension): full-width query vectors.
+            k: Results per vector.
+            width: Width to search at, the widest by default.
+            where: SQL condition on columns of the table.
+            oversample: Above 1, this many times ``k`` are searched for and the best at the full width are kept.
+
+        Returns:
+            For each vector its hits, best first.
+
+        Raises:
+            SettingsError: There is no such width, or the condition is not valid.
+        """
+        state = self._state(width)
+        table = self.table(width)
+        narrow = widths.cut(vectors, state.width)
+        found = [self._nearest(table.search(vector), state.probes, k * oversample, where) for vector in narrow]
+        if oversample == 1:
+            return found
+        full = widths.cut(vectors, self._state(None).width)
+        return [self._rescored(vector, hits)[:k] for vector, hits in zip(full, found, strict=True)]
+
+    def texts(self, ids: Sequence[str], chunks: Sequence[int] | None = None) -> list[str | None]:
+        """Texts of documents, or of their chunks, from the payload.
+
+        Args:
+            ids: Document ids.
+            chunks: A chunk of each; without them the texts are whole.
+
+        Returns:
+            A text for each id, ``None`` where the index has no such document.
+
+        Raises:
+            SettingsError: The payload does not hold the text.
+        """
+        columns = self.text_columns
+        state = min(self.epoch.tables, key=lambda table: table.width)
+        chosen = [schema.ID, schema.CHUNK, schema.CHAR_START, schema.CHAR_END, *columns]
+        rows = tables.lookup(self.uri, state.name, state.version, ids, chosen).to_pylist()
+        if chunks is None:
+            whole = {row[schema.ID]: _joined(row, columns) for row in rows}
+            return [whole.get(name) for name in ids]
+        spans = {(row[schema.ID], row[schema.CHUNK]): _span(row, columns) for row in rows}
+        return [spans.get(key) for key in zip(ids, chunks, strict=True)]
+
+    def _rescored(self, vector: np.ndarray, hits: Sequence[Hit]) -> list[Hit]:
+        state = self._state(None)
+        chosen = [schema.ID, schema.CHUNK, schema.VECTOR]
+        rows = tables.lookup(self.uri, state.name, state.version, [hit.id for hit in hits], chosen)
+        keys = zip(rows[schema.ID].to_pylist(), rows[schema.CHUNK].to_pylist(), strict=True)
+        cosines = dict(zip(keys, (tables.matrix(rows[schema.VECTOR]) @ vector).tolist(), strict=True))
+        found_now = [cosines[hit.id, hit.chunk] for hit in hits]
+        # Of unit vectors the squared distance is 2 - 2 cos.
+        scores = [2 * cosine - 2 for cosine in found_now] if self._metric == "l2" else found_now
+        rescored = (replace(hit, score=score, vector_score=score) for hit, score in zip(hits, scores, strict=True))
+        return sorted(rescored, key=lambda hit: -hit.score)
+
+    def _nearest(self, query: Any, probes: int | None, k: int, where: str | None) -> list[Hit]:
+        query = query.distance_type(self._metric).limit(k)
+        if probes is not None:
+            query = query.nprobes(probes)
+        try:
+            rows = (query.where(where) if where else query).to_list()
+        except (ValueError, RuntimeError) as error:
+            raise SettingsError(f"the search was refused: {first_line(error)}") from None
+        return [_hit(row, self._metric) for row in rows]
+
+    @property
+    def _metric(self) -> str:
+        return str(self.epoch.description["layout"]["metric"])
+
+    def _state(self, width: int | None) -> Any:
+        by_width = {state.width: state for state in self.epoch.tables}
+        wanted = max(by_width) if width is None else width
+        if wanted not in by_width:
+            raise SettingsError(f"no table of width {wanted}; there are {', '.join(map(str, sorted(by_width)))}")
+        return by_width[wanted]
+
     @cached_property
     def _engine(self) -> Any:
-        return self._model.engine()
+        return self.model.engine()
+
+    @cached_property
+    def _scorer(self) -> Any:
+        return self._reranker.engine() if self._reranker else None
 
 
-def open_published(uri: str, name: str, engine: Mapping[str, Any] | None = None) -> Published:
-    """Opens the latest epoch of an index.
+def open_published(
+    uri: str,
+    name: str,
+    *,
+    epoch: int | None = None,
+    engine: Mapping[str, Any] | None = None,
+    reranker: RerankerSettings | None = None,
+) -> Published:
+    """Opens a published epoch of an index.
 
     Args:
         uri: LanceDB database.
         name: Name of the index.
-        engine: vLLM engine arguments for the engine that embeds queries; it starts with the first search.
+        epoch: Its number; the latest by default.
+        engine: vLLM engine arguments for the engines, which start when they are first needed.
+        reranker: Model for :meth:`Published.score` and for reranking.
 
     Returns:
         The tables of that epoch, at their versions.
 
     Raises:
-        SettingsError: Nothing is published under that name.
+        SettingsError: Nothing is published under that name, or the reranker cannot be had.
     """
-    epoch = ControlStore(uri, name).latest_epoch()
-    if epoch is None:
+    store = ControlStore(uri, name)
+    found = store.latest_epoch() if epoch is None else store.epoch(epoch)
+    if found is None:
         raise SettingsError(f"no epoch of index {name!r} is published at {uri}; run jobs.index first")
-    return Published(uri, epoch, EngineSettings(**(engine or {})))
+    settings = EngineSettings(**(engine or {}))
+    return Published(uri, found, settings, open_reranker(reranker, settings) if reranker else None)
 
 
 def _hit(row: dict[str, Any], metric: str) -> Hit:
     distance = float(row["_distance"])
     payload = {key: value for key, value in row.items() if key not in HIDDEN and not key.startswith("_")}
     score = -distance if metric == "l2" else 1.0 - distance
-    return Hit(str(payload.pop(schema.ID)), int(payload.pop(schema.CHUNK)), score, payload)
+    return Hit(str(payload.pop(schema.ID)), int(payload.pop(schema.CHUNK)), score, score, payload)
+
+
+def _joined(row: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """The text as the corpus reader joined it."""
+    return "\n".join(str(row[name]) for name in columns if row.get(name) is not None)
+
+
+def _span(row: Mapping[str, Any], columns: Sequence[str]) -> str:
+    return _joined(row, columns)[row[schema.CHAR_START] : row[schema.CHAR_END]]

@@ -8,7 +8,7 @@ import sys
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
@@ -152,6 +152,74 @@ class GateSettings(Section):
     recall_queries: int = Field(100, ge=1, description="stored vectors used as queries to measure recall")
 
 
+class RerankerSettings(Section):
+    """The reranker: Qwen3-Reranker, a conversion of it, or another cross-encoder that vLLM serves."""
+
+    name: str = Field(description="hub id or local directory")
+    revision: str | None = Field(None, description="hub commit, branch or tag; pin a commit")
+    max_tokens: int = Field(8192, ge=8, description="most tokens of one prompt; of longer ones the document is cut")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto", description="dtype of the computation; auto: the checkpoint's own"
+    )
+    instruction: str = Field(
+        "Given a web search query, retrieve relevant passages that answer the query",
+        description="task put before the query by models that follow instructions",
+    )
+
+
+class PairsSettings(Section):
+    """Pairs of a query and a document to score."""
+
+    uri: str = Field(description="Parquet file, directory (searched recursively), glob or object-store URI")
+    query_column: str = Field("query", description="column with the query")
+    document_column: str | None = Field(None, description="column with the document's text")
+    document_id_column: str | None = Field(None, description="instead: column with the document's id in [index]")
+    instruction_column: str | None = Field(None, description="column with an instruction; null: model.instruction")
+
+    @model_validator(mode="after")
+    def _one_kind_of_document(self) -> Self:
+        if (self.document_column is None) == (self.document_id_column is None):
+            raise ValueError("set either document_column or document_id_column")
+        return self
+
+
+class QueriesSettings(Section):
+    """Queries to search an index with."""
+
+    uri: str = Field(description="Parquet file, directory (searched recursively), glob or object-store URI")
+    id_column: str = Field("query_id", description="column with the query's id, string or integer")
+    text_column: str = Field("query", description="column with the query")
+    instruction_column: str | None = Field(None, description="column with an instruction; null: the models' own")
+    candidates: int = Field(100, ge=1, description="documents per query that are reranked")
+    width: int | None = Field(None, description="width to search at; default: the widest")
+    oversample: int = Field(
+        1, ge=1, description="search for this many times the candidates and keep the best at full width"
+    )
+
+
+class PublishedSettings(Section):
+    """The published index that is searched; documents' texts are read from its payload."""
+
+    uri: str = Field(description="directory or object-store URI of the LanceDB database")
+    name: str = Field("docs", description="index name")
+
+
+class OutputSettings(Section):
+    """Where results go."""
+
+    uri: str = Field(description="directory or object-store URI of one run's results")
+
+
+class ScoreRunSettings(Section):
+    """How the work is cut and retried."""
+
+    shard_pairs: int = Field(2048, ge=1, description="pairs of one shard: the unit of work, retry and resume")
+    retries: int = Field(2, ge=0, description="further workers a failed shard is given to")
+    progress: Literal["auto", "bar", "lines", "none"] = Field(
+        "auto", description="auto: a bar on a terminal, else lines"
+    )
+
+
 class JobSettings(BaseSettings):
     """Base of every job's settings: sources, their order and the errors."""
 
@@ -188,6 +256,28 @@ class Settings(JobSettings):
     cluster: ClusterSettings = ClusterSettings()
     run: RunSettings = RunSettings()
     gates: GateSettings = GateSettings()
+
+
+class ScoreSettings(JobSettings):
+    """Settings of ``jobs.score``."""
+
+    model: RerankerSettings
+    engine: EngineSettings = EngineSettings()
+    pairs: PairsSettings | None = None
+    queries: QueriesSettings | None = None
+    index: PublishedSettings | None = None
+    output: OutputSettings
+    cluster: ClusterSettings = ClusterSettings()
+    run: ScoreRunSettings = ScoreRunSettings()
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if (self.pairs is None) == (self.queries is None):
+            raise ValueError("set either [pairs] or [queries]")
+        needs_index = self.queries is not None or (self.pairs is not None and self.pairs.document_id_column is not None)
+        if needs_index != (self.index is not None):
+            raise ValueError("[index] is needed with [queries] and pairs.document_id_column, and only with these")
+        return self
 
 
 JobSettingsT = TypeVar("JobSettingsT", bound=JobSettings)
@@ -237,7 +327,7 @@ def load(
         raise SettingsError(_explain(error, cls)) from None
     if not engine:
         return settings, namespace
-    known: Settings = settings  # type: ignore[assignment]
+    known: Settings | ScoreSettings = settings  # type: ignore[assignment]
     merged = EngineSettings(**{**known.engine.model_dump(), **engine})
     return settings.model_copy(update={"engine": merged}), namespace
 
@@ -306,5 +396,6 @@ def _explain_one(kind: str, location: tuple[int | str, ...], message: str, cls: 
     if len(location) == 1:
         return f"unknown section [{key}]{_nearest(key, cls.model_fields)}"
     section = cls.model_fields[str(location[0])].annotation
-    known = section.model_fields if isinstance(section, type) and issubclass(section, BaseModel) else {}
+    choices = [section, *get_args(section)]  # a section that may be left out is a union with None
+    known = next((kind.model_fields for kind in choices if isinstance(kind, type) and issubclass(kind, BaseModel)), {})
     return f"unknown key {key}{_nearest(str(location[-1]), known)}"

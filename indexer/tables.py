@@ -40,6 +40,10 @@ ROWS_PER_FRAGMENT = 1 << 20
 """Rows to which maintenance compacts fragments."""
 
 NO_INDEX = "none"
+
+IDS_AT_ONCE = 500
+"""Ids named in one filter."""
+
 NEAREST = 10
 DEFAULT_PROBES = 20
 """What LanceDB looks into unless told otherwise."""
@@ -249,7 +253,7 @@ def recall(uri: str, name: str, version: int, metric: str, queries: int, wanted:
         The last measurement.
     """
     dataset = _open(uri, name, version)
-    drawn = _matrix(dataset.sample(min(queries, dataset.count_rows()), columns=[schema.VECTOR])[schema.VECTOR])
+    drawn = matrix(dataset.sample(min(queries, dataset.count_rows()), columns=[schema.VECTOR])[schema.VECTOR])
     exact = _nearest_rows(dataset, drawn)
     table: Any = search_table(uri, name, version)  # typed as of before its checkout
     partitions = _partitions(dataset)
@@ -278,7 +282,7 @@ def _nearest_rows(dataset: lance.LanceDataset, queries: np.ndarray) -> list[set[
     best = np.full((len(queries), 0), 0, np.float32)
     rows = np.empty((len(queries), 0), np.int64)
     for batch in dataset.scanner(columns=[schema.VECTOR], with_row_id=True).to_batches():
-        cosines = queries @ _matrix(batch[schema.VECTOR]).T
+        cosines = queries @ matrix(batch[schema.VECTOR]).T
         best = np.concatenate([best, cosines], axis=1)
         rows = np.concatenate([rows, np.tile(batch["_rowid"].to_numpy().astype(np.int64), (len(queries), 1))], axis=1)
         order = np.argsort(-best, axis=1)[:, :NEAREST]
@@ -286,7 +290,8 @@ def _nearest_rows(dataset: lance.LanceDataset, queries: np.ndarray) -> list[set[
     return [set(row.tolist()) for row in rows]
 
 
-def _matrix(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+def matrix(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Vectors of a column, float32, shape (rows, width)."""
     whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     return pc.cast(whole.flatten(), pa.float32()).to_numpy().reshape(len(whole), -1)
 
@@ -314,6 +319,17 @@ def table_schema(uri: str, name: str, version: int) -> pa.Schema:
 def read(uri: str, name: str, version: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """Streams columns of a published table."""
     yield from _open(uri, name, version).scanner(columns=list(columns)).to_batches()
+
+
+def lookup(uri: str, name: str, version: int, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
+    """Rows of some documents of a published table, all their chunks, in no particular order."""
+    dataset = _open(uri, name, version)
+    parts = [ids[start : start + IDS_AT_ONCE] for start in range(0, len(ids), IDS_AT_ONCE)]
+    found = [
+        dataset.scanner(columns=list(columns), filter=f"{schema.ID} IN ({', '.join(map(quote, part))})").to_table()
+        for part in parts
+    ]
+    return pa.concat_tables(found) if found else dataset.schema.empty_table().select(list(columns))
 
 
 def read_staged(

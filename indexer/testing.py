@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from indexer.embedding import EmbedPipeline, Target
 from indexer.engine import EngineDead
 from indexer.model import Model
-from indexer.pipeline import Pipeline, Target
 
 if TYPE_CHECKING:
     import torch
@@ -108,6 +108,7 @@ class FakeEngine:
     Attributes:
         dimension: Width of the vectors.
         calls: Sequences embedded so far.
+        cached_tokens: None are ever reused.
     """
 
     def __init__(
@@ -130,6 +131,7 @@ class FakeEngine:
         """
         self.dimension = dimension
         self.calls = 0
+        self.cached_tokens = 0
         self._seconds_per_token = seconds_per_token
         self._dies_on = dies_on
         self._exits_on = exits_on
@@ -144,7 +146,7 @@ class FakeEngine:
             vectors[row] = self._vector(ids)
         return vectors
 
-    def score(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
+    def score(self, token_ids: Sequence[Sequence[int]], second: Sequence[int] | None = None) -> np.ndarray:  # noqa: ARG002
         """Scores in (0, 1), float32, shape (len(token_ids),)."""
         return 1.0 / (1.0 + np.exp(-4.0 * self.embed(token_ids)[:, 0]))
 
@@ -172,13 +174,13 @@ class FakeRecipe:
     dimension: int = 64
     faults: Mapping[str, Any] = field(default_factory=dict)
 
-    def __call__(self, target: Target, model: Model) -> Callable[[], Pipeline]:
+    def __call__(self, target: Target, model: Model) -> Callable[[], EmbedPipeline]:
         """How a worker builds its pipeline."""
         return partial(_fake_pipeline, target, model, self)
 
 
-def _fake_pipeline(target: Target, model: Model, recipe: FakeRecipe) -> Pipeline:
-    return Pipeline(target, lambda: FakeEngine(recipe.dimension, **recipe.faults), lambda: model.tokenizer)
+def _fake_pipeline(target: Target, model: Model, recipe: FakeRecipe) -> EmbedPipeline:
+    return EmbedPipeline(target, lambda: FakeEngine(recipe.dimension, **recipe.faults), lambda: model.tokenizer)
 
 
 def minilm_path() -> str:

@@ -284,7 +284,7 @@ class EmbedTokenizer:
         """Digest of everything that changes the ids of a document, and of the query template."""
         overlap = self._overlap if self._overflow == "chunk" else None
         parts = [self._encoder.text, self._before, self._behind, self._limit, self._overflow, overlap]
-        return hashlib.sha256(json.dumps([VERSION, self.query_template, *parts]).encode()).hexdigest()
+        return _digest([self.query_template, *parts])
 
     def documents(self, texts: Sequence[str]) -> TokenBatch:
         """Token ids of documents.
@@ -314,18 +314,20 @@ class EmbedTokenizer:
         self._split([texts[row] for row in long], long, chunks)
         return chunks.batch(self._framed(chunks.ids), rejected)
 
-    def queries(self, texts: Sequence[str], instruction: str | None = None) -> list[list[int]]:
+    def queries(self, texts: Sequence[str], instructions: Sequence[str | None] | None = None) -> list[list[int]]:
         """Token ids of queries, in their template; a query that is too long is cut.
 
         Args:
             texts: The queries.
-            instruction: Instead of the instruction given at the start.
+            instructions: One instruction per query; ``None`` for the one given at the start.
 
         Returns:
             Token ids of each query.
         """
-        task = self._instruction if instruction is None else instruction
-        prompts = [self.query_template.format(instruction=task, query=text) for text in texts]
+        tasks = [self._instruction if task is None else task for task in instructions or [None] * len(texts)]
+        prompts = [
+            self.query_template.format(instruction=task, query=text) for task, text in zip(tasks, texts, strict=True)
+        ]
         return self._framed([beginning.ids for beginning in self._encoder.beginnings(prompts, self._limit)])
 
     @cached_property
@@ -348,10 +350,26 @@ class EmbedTokenizer:
         return framed
 
 
-class PairTokenizer:
-    """Query and document pairs to the prompts of Qwen3-Reranker.
+@dataclass(frozen=True)
+class PairBatch:
+    """Token ids of the prompts of some pairs.
 
-    Prefix, middle and suffix are tokenised apart and joined as ids, as the model card's code does.
+    Attributes:
+        ids: Token ids of every prompt.
+        truncated: bool, shape (pairs,): whether text was cut off.
+        second: Place of the document's first token in every prompt, for models that tell both sides apart by token
+            types; else ``None``.
+    """
+
+    ids: list[list[int]]
+    truncated: np.ndarray
+    second: list[int] | None
+
+
+class PairTokenizer:
+    """Query and document pairs to the ids a reranker reads.
+
+    Of a pair that is too long only the document is cut, unless the query alone is too long.
     """
 
     def __init__(self, path: str, max_tokens: int, instruction: str = INSTRUCTION) -> None:
@@ -359,51 +377,122 @@ class PairTokenizer:
 
         Args:
             path: Directory of the checkpoint.
-            max_tokens: Most ids of a prompt, prefix and suffix included.
-            instruction: The task put before the query.
+            max_tokens: Most ids of a prompt, special tokens included.
+            instruction: The task put before the query, for models that follow instructions.
 
         Raises:
-            SettingsError: Not a Qwen3 model, or ``max_tokens`` leaves no room for a pair.
+            SettingsError: Not a reranker, or ``max_tokens`` leaves no room for a pair.
         """
-        if not _is_qwen3(path):
-            raise SettingsError("model.name: pairs are scored with Qwen3-Reranker models")
-        self._encoder = TextEncoder(path)
-        self._prefix = self._encoder.full.encode(PAIR_PREFIX, add_special_tokens=False).ids
-        self._suffix = self._encoder.full.encode(PAIR_SUFFIX, add_special_tokens=False).ids
-        self._limit = max_tokens - len(self._prefix) - len(self._suffix)
-        if self._limit < 1:
-            raise SettingsError(f"model.max_tokens: {max_tokens} leaves no room for a pair")
-        self._instruction = instruction
+        encoder = TextEncoder(path)
+        if _is_qwen3(path):
+            self._template: _Prompt | _TwoSides = _Prompt(encoder, max_tokens, instruction)
+        elif _is_classifier(path):
+            self._template = _TwoSides(encoder, max_tokens)
+        else:
+            raise SettingsError("model.name: neither Qwen3-Reranker nor a cross-encoder with a classification head")
+        self.digest = self._template.digest(encoder.text)
 
     def pairs(
         self, queries: Sequence[str], documents: Sequence[str], instructions: Sequence[str | None] | None = None
-    ) -> tuple[list[list[int]], np.ndarray]:
+    ) -> PairBatch:
         """Token ids of prompts.
-
-        The document is at the end of what is cut, so that only its tokens go, unless the query alone is too long.
 
         Args:
             queries: One query per pair.
             documents: One document per pair.
-            instructions: One instruction per pair; ``None`` for the one given at the start.
+            instructions: One instruction per pair; ``None`` for the one given at the start. Cross-encoders with a
+                template of their own take none.
 
         Returns:
-            Token ids of each prompt, and bool, shape (pairs,): whether text was cut off.
+            The prompts, in the order of the pairs.
         """
-        tasks = [task or self._instruction for task in instructions or [None] * len(queries)]
+        return self._template.pairs(queries, documents, instructions or [None] * len(queries))
+
+
+class _Prompt:
+    """Qwen3-Reranker: prefix, middle and suffix are tokenised apart and joined as ids, as in the model card's code."""
+
+    def __init__(self, encoder: TextEncoder, max_tokens: int, instruction: str) -> None:
+        self._encoder = encoder
+        self._prefix = encoder.full.encode(PAIR_PREFIX, add_special_tokens=False).ids
+        self._suffix = encoder.full.encode(PAIR_SUFFIX, add_special_tokens=False).ids
+        self._limit = _room(max_tokens, self._prefix, self._suffix)
+        self._instruction = instruction
+
+    def digest(self, text: str) -> str:
+        return _digest([text, PAIR_TEMPLATE, self._prefix, self._suffix, self._limit, self._instruction])
+
+    def pairs(self, queries: Sequence[str], documents: Sequence[str], instructions: Sequence[str | None]) -> PairBatch:
         middles = [
-            PAIR_TEMPLATE.format(instruction=task, query=query, document=document)
-            for task, query, document in zip(tasks, queries, documents, strict=True)
+            PAIR_TEMPLATE.format(instruction=task or self._instruction, query=query, document=document)
+            for task, query, document in zip(instructions, queries, documents, strict=True)
         ]
+        # The document is at the end of what is cut.
         beginnings = self._encoder.beginnings(middles, self._limit)
         ids = [[*self._prefix, *beginning.ids, *self._suffix] for beginning in beginnings]
-        return ids, np.array([not beginning.complete for beginning in beginnings], bool)
+        return PairBatch(ids, np.array([not beginning.complete for beginning in beginnings], bool), None)
+
+
+class _TwoSides:
+    """Cross-encoders of the BERT kind: their tokenizer's own special tokens around and between both texts."""
+
+    def __init__(self, encoder: TextEncoder, max_tokens: int) -> None:
+        self._encoder = encoder
+        self._before, self._between, self._behind, self._typed = _pair_frame(encoder)
+        self._limit = _room(max_tokens, self._before, self._between, self._behind)
+
+    def digest(self, text: str) -> str:
+        return _digest([text, self._before, self._between, self._behind, self._limit])
+
+    def pairs(self, queries: Sequence[str], documents: Sequence[str], instructions: Sequence[str | None]) -> PairBatch:
+        if any(instructions):
+            raise SettingsError("this model takes no instruction; leave instruction_column out")
+        firsts = self._encoder.beginnings(queries, self._limit)
+        seconds = self._encoder.beginnings(documents, self._limit)
+        ids, truncated, starts = [], [], []
+        for query, document in zip(firsts, seconds, strict=True):
+            head = [*self._before, *query.ids, *self._between]
+            room = self._limit - len(query.ids)
+            starts.append(len(head))
+            ids.append([*head, *document.ids[:room], *self._behind])
+            truncated.append(not (query.complete and document.complete) or len(document.ids) > room)
+        return PairBatch(ids, np.array(truncated, bool), starts if self._typed else None)
+
+
+def _room(max_tokens: int, *special: Sequence[int]) -> int:
+    limit = max_tokens - sum(map(len, special))
+    if limit < 1:
+        raise SettingsError(f"model.max_tokens: {max_tokens} leaves no room for a pair")
+    return limit
+
+
+def _pair_frame(encoder: TextEncoder) -> tuple[list[int], list[int], list[int], bool]:
+    """Special tokens before, between and behind two texts, and whether the second one has token types of its own."""
+    bare = encoder.full.encode("a", add_special_tokens=False).ids
+    framed = encoder.full.encode("a", "a")
+    found = [at for at in range(len(framed.ids)) if framed.ids[at : at + len(bare)] == bare]
+    if len(found) != len(("query", "document")):
+        raise SettingsError("model.name: the tokenizer's template for pairs changes the texts' own tokens")
+    first, second = found
+    between = framed.ids[first + len(bare) : second]
+    return framed.ids[:first], between, framed.ids[second + len(bare) :], framed.type_ids[second] == 1
+
+
+def _digest(parts: list[object]) -> str:
+    return hashlib.sha256(json.dumps([VERSION, *parts]).encode()).hexdigest()
+
+
+def _architectures(path: str) -> list[str]:
+    config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+    return [*(config.get("architectures") or []), f"{config.get('model_type')}"]
 
 
 def _is_qwen3(path: str) -> bool:
-    config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
-    architectures = config.get("architectures") or []
-    return config.get("model_type") == "qwen3" or any(name.startswith("Qwen3") for name in architectures)
+    return any(name.lower().startswith("qwen3") for name in _architectures(path))
+
+
+def _is_classifier(path: str) -> bool:
+    return any(name.endswith("ForSequenceClassification") for name in _architectures(path))
 
 
 def _token(encoder: TextEncoder, token: str) -> int:

@@ -34,7 +34,7 @@ def main() -> None:
     documents = quickstart.write_corpus(CORPUS)
     print(f"{documents:,} documents of Python {platform.python_version()} in {CORPUS}", flush=True)
     _print_summary(indexing.run(settings))
-    published = retrieval.open_published(settings.index.uri, settings.index.name, settings.engine.arguments)
+    published = retrieval.open_published(settings.index.uri, settings.index.name, engine=settings.engine.arguments)
     answers = published.search(QUESTIONS, ANSWERS)
     for question, hits in zip(QUESTIONS, answers, strict=True):
         print_hits(question, hits, settings.corpus.text_columns)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from indexer import retrieval
 from indexer.retrieval import Hit
-from indexer.settings import Settings, command_line, load
+from indexer.settings import RerankerSettings, Settings, command_line, load
 from jobs.command import execute
 
 SNIPPET_CHARACTERS = 160
@@ -20,10 +20,16 @@ def main() -> None:
     command.add_argument("--k", type=_positive, default=5, help="results per question (default 5)")
     command.add_argument("--width", type=int, help="width to search at (default: the widest)")
     command.add_argument("--where", help="SQL condition on the table's columns, e.g. \"kind = 'class'\"")
+    command.add_argument("--rerank", metavar="MODEL", help="reranker, hub id or directory, that orders the candidates")
+    command.add_argument("--candidates", type=_positive, default=100, help="documents to rerank (default 100)")
     command.add_argument("--json", action="store_true", help="print one JSON object per question")
     settings, arguments = load(Settings, command)
-    published = retrieval.open_published(settings.index.uri, settings.index.name, settings.engine.arguments)
-    answers = published.search(arguments.question, arguments.k, arguments.width, arguments.where)
+    reranker = RerankerSettings(name=arguments.rerank) if arguments.rerank else None
+    published = retrieval.open_published(
+        settings.index.uri, settings.index.name, engine=settings.engine.arguments, reranker=reranker
+    )
+    candidates = arguments.candidates if reranker else None
+    answers = published.search(arguments.question, arguments.k, arguments.width, arguments.where, candidates)
     for question, hits in zip(arguments.question, answers, strict=True):
         if arguments.json:
             print(json.dumps({"question": question, "results": [_described(hit) for hit in hits]}, default=str))
@@ -55,13 +61,18 @@ SPAN = ("char_start", "char_end")
 
 
 def _snippet(hit: Hit, text_columns: Sequence[str]) -> str:
-    text = "\n".join(str(hit.payload[name]) for name in text_columns if hit.payload.get(name))
-    words = " ".join(text[hit.payload[SPAN[0]] : hit.payload[SPAN[1]]].split())
+    words = " ".join(hit.text(text_columns).split())
     return words if len(words) <= SNIPPET_CHARACTERS else words[: SNIPPET_CHARACTERS - 3] + "..."
 
 
 def _described(hit: Hit) -> dict[str, object]:
-    return {"id": hit.id, "chunk": hit.chunk, "score": hit.score, "payload": hit.payload}
+    return {
+        "id": hit.id,
+        "chunk": hit.chunk,
+        "score": hit.score,
+        "vector_score": hit.vector_score,
+        "payload": hit.payload,
+    }
 
 
 def _positive(text: str) -> int:

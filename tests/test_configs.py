@@ -2,29 +2,34 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import BaseModel
 
 from indexer.engine import check_arguments
 from indexer.quickstart import CORPUS_SCHEMA
-from indexer.settings import Settings, command_line, load
+from indexer.settings import JobSettings, ScoreSettings, Settings, command_line, load
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
 DIMENSIONS = {"0.6b": 1024, "4b": 2560, "8b": 4096}
 
 
-def settings(config: Path) -> Settings:
-    return load(Settings, command_line(""), ["--config", str(config)])[0]
+def job(config: Path) -> type[JobSettings]:
+    return ScoreSettings if "reranker" in config.stem else Settings
 
 
-def keys() -> list[tuple[str, str]]:
+def settings(config: Path) -> JobSettings:
+    return load(job(config), command_line(""), ["--config", str(config)])[0]
+
+
+def keys(job: type[JobSettings]) -> list[tuple[str, str]]:
     """(section, key) of every setting."""
-    sections = {name: field.annotation for name, field in Settings.model_fields.items()}
     return [
         (name, key)
-        for name, section in sections.items()
+        for name, field in job.model_fields.items()
+        for section in [field.annotation, *get_args(field.annotation)]
         if isinstance(section, type) and issubclass(section, BaseModel)
         for key in section.model_fields
     ]
@@ -37,11 +42,23 @@ def test_config_loads_and_vllm_knows_its_arguments(config: Path) -> None:
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.stem)
 def test_config_names_every_setting(config: Path) -> None:
-    sections = dict(re.findall(r"^\[(\w+)\](.*?)(?=^\[|\Z)", config.read_text(), re.MULTILINE | re.DOTALL))
+    """Those that may be left out in a comment."""
+    sections = dict(
+        re.findall(r"^(?:# )?\[(\w+)\](.*?)(?=^(?:# )?\[|\Z)", config.read_text(), re.MULTILINE | re.DOTALL)
+    )
     missing = [
-        f"{name}.{key}" for name, key in keys() if not re.search(rf"^(# )?{key} = ", sections[name], re.MULTILINE)
+        f"{name}.{key}"
+        for name, key in keys(job(config))
+        if not re.search(rf"^(# )?{key} = ", sections[name], re.MULTILINE)
     ]
     assert not missing
+
+
+@pytest.mark.parametrize("size", DIMENSIONS)
+def test_reranker_configs_fit_their_model(size: str) -> None:
+    given = settings(ROOT / "configs" / f"qwen3-reranker-{size}.toml")
+    assert given.engine.arguments["max_num_batched_tokens"] >= given.model.max_tokens
+    assert given.engine.replicas_per_gpu * given.engine.arguments["gpu_memory_utilization"] < 1
 
 
 @pytest.mark.parametrize(("size", "dimension"), DIMENSIONS.items())

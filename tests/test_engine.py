@@ -47,7 +47,7 @@ def score_cases(path: str) -> tuple[np.ndarray, np.ndarray]:
     from transformers import AutoModelForCausalLM
 
     documents = testing.random_texts(20, words=(1, 60))
-    ids, _ = PairTokenizer(path, 256).pairs(["one query", "another query"] * 10, documents)
+    ids = PairTokenizer(path, 256).pairs(["one query", "another query"] * 10, documents).ids
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     with torch.no_grad():
         logits = torch.stack([model(input_ids=torch.tensor([row])).logits[0, -1, [NO, YES]] for row in ids])

@@ -12,9 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from indexer.testing import minilm_path, tiny_corpus
+from indexer.testing import minilm_path, qwen_tokenizer, tiny_corpus
+from indexer.tokens import TextEncoder
+from tests.checkpoints import marked_reranker
 from tests.fakes import end_ray, ray_processes
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +41,25 @@ widths = [384, 64]
 shard_mb = 0.02
 """
 
+SCORE_CONFIG = """
+[queries]
+uri = "{output}/queries.parquet"
+candidates = {candidates}
+width = 64
+oversample = 1
+[index]
+uri = "{root}/index"
+[model]
+name = "{model}"
+max_tokens = 512
+[engine]
+enforce_eager = true
+[output]
+uri = "{output}/out"
+[run]
+shard_pairs = {candidates}
+"""
+
 Job = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -50,9 +73,10 @@ def ray_folder() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def environment(ray_folder: str) -> dict[str, str]:
-    """No cluster around, as on a fresh machine."""
+    """A Ray of the command's own: by default it would join the other tests' cluster, which ends with them."""
     hidden = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
-    return {key: value for key, value in os.environ.items() if key not in hidden} | {"RAY_TMPDIR": ray_folder}
+    kept = {key: value for key, value in os.environ.items() if key not in hidden}
+    return kept | {"RAY_TMPDIR": ray_folder, "INDEXER_CLUSTER__ADDRESS": "local"}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +90,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def job(config: Path, environment: dict[str, str]) -> Job:
-    def call(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def call(module: str, *arguments: str, config: Path = config) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", f"jobs.{module}", "--config", str(config), *arguments]
         return subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False
@@ -112,6 +136,59 @@ def test_questions_are_answered(indexed: dict[str, Any], job: Job, config: Path)
     assert [len(answer["results"]) for answer in (first, second)] == [3, 3]
     assert {hit["payload"]["kind"] for hit in first["results"]} == {"page"}
     assert indexed["indexed"] == DOCUMENTS
+
+
+@pytest.fixture(scope="module")
+def liked(config: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, set[str]]:
+    """A reranker that likes one token, and the documents that have it."""
+    path = tmp_path_factory.mktemp("reranker")
+    texts = _texts(config)
+    encoder = TextEncoder(qwen_tokenizer(path, "reranker"))
+    having: dict[int, set[str]] = {}
+    for name, encoding in zip(texts, encoder.encodings(list(texts.values())), strict=True):
+        for token in encoding.ids:
+            having.setdefault(token, set()).add(name)
+    marker = next(token for token, names in having.items() if len(names) == 3)
+    return marked_reranker(path, marker), having[marker]
+
+
+def test_reranking_puts_what_the_reranker_likes_first(
+    indexed: dict[str, Any], job: Job, config: Path, liked: tuple[str, set[str]]
+) -> None:
+    assert indexed["epoch"] == 1
+    path, names = liked
+    arguments = ["any question", "--k", "3", "--json"]
+    plain = json.loads(job("search", *arguments).stdout)["results"]
+    done = job("search", *arguments, "--rerank", path, "--candidates", str(DOCUMENTS))
+    assert done.returncode == 0, done.stderr
+    reranked = json.loads(done.stdout)["results"]
+    assert {hit["id"] for hit in plain} != names
+    assert {hit["id"] for hit in reranked} == names
+    assert min(hit["score"] for hit in reranked) > 0.9
+    text = _first_text(config)
+    refused = job("search", text, "--rerank", "/no/such/model")
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+
+
+def test_queries_are_searched_and_reranked(
+    indexed: dict[str, Any], job: Job, config: Path, liked: tuple[str, set[str]], tmp_path: Path
+) -> None:
+    """Two stages with real engines: candidates at a narrow width, then the reranker's order."""
+    assert indexed["epoch"] == 1
+    path, names = liked
+    file = tmp_path / "score.toml"
+    file.write_text(SCORE_CONFIG.format(root=config.parent, output=tmp_path, model=path, candidates=DOCUMENTS))
+    texts = _texts(config)
+    pq.write_table(pa.table({"query_id": [1, 2], "query": list(texts.values())[:2]}), tmp_path / "queries.parquet")
+    done = job("score", config=file)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["scored"] == 2 * DOCUMENTS
+    found = pq.read_table(tmp_path / "out" / "scores").to_pylist()
+    for query, own in zip("12", texts, strict=False):
+        rows = {row["id"]: row for row in found if row["query_id"] == query}
+        assert rows.keys() == texts.keys()
+        assert {name for name, row in rows.items() if row["rank"] <= 3} == names
+        assert max(rows.values(), key=lambda row: row["vector_score"])["id"] == own
 
 
 @pytest.mark.parametrize(
@@ -192,10 +269,13 @@ def _submitted(command: list[str], environment: dict[str, str]) -> subprocess.Co
     return done
 
 
-def _first_text(config: Path) -> str:
-    import pyarrow.parquet as pq
+def _texts(config: Path) -> dict[str, str]:
+    table = pq.read_table(config.parent / "corpus")
+    return dict(zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True))
 
-    return str(pq.read_table(config.parent / "corpus" / "part-000.parquet")["text"][0])
+
+def _first_text(config: Path) -> str:
+    return _texts(config)["doc-00000"]
 
 
 def _wait_for(condition: Callable[[], bool], seconds: float) -> None:

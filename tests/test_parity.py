@@ -4,13 +4,15 @@ import gc
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import Executor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from indexer import testing, widths
 from indexer.engine import Engine
-from indexer.tokens import EmbedTokenizer
+from indexer.tokens import EmbedTokenizer, PairTokenizer
+from tests.checkpoints import NO, YES, converted_reranker, cross_encoder
 
 LEAST_COSINE = {"bfloat16": 0.9995, "float32": 0.99999}
 
@@ -74,6 +76,56 @@ def transformers_vectors(path: str, texts: list[str], max_tokens: int, dtype: st
     return vectors
 
 
+def varied_pairs() -> list[tuple[str, str]]:
+    """300 pairs: short, long, beyond the limit, empty documents, quotes and newlines, several languages."""
+    queries = [*SAMPLES, 'what does "quoted"\n\tmean?', "q", "как это работает?"]
+    documents = [
+        "",
+        *SAMPLES,
+        *testing.random_texts(4, words=(20, 60), seed=3),
+        *testing.random_texts(3, words=(200, 300)),
+    ]
+    return [(query, document) for query in queries for document in documents]
+
+
+def engine_scores(path: str, pairs: list[tuple[str, str]], max_tokens: int, dtype: str) -> np.ndarray:
+    """Scores as the scoring job gets them, those of one query together."""
+    gc.collect()
+    tokenizer = PairTokenizer(path, max_tokens)
+    batch = tokenizer.pairs(*zip(*pairs, strict=True))
+    assert batch.truncated.any()
+    canary = {"canary": batch.ids[:2], "canary_second": batch.second and batch.second[:2]}
+    engine = Engine(path, mode="score", dtype=dtype, max_tokens=max_tokens, arguments={"enforce_eager": True}, **canary)
+    return engine.score(batch.ids, batch.second)
+
+
+def transformers_scores(path: str, pairs: list[tuple[str, str]], max_tokens: int, dtype: str) -> np.ndarray:
+    """Qwen3-Reranker's model card: the logits of "yes" and "no" at the last position of the causal model."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    ids = PairTokenizer(path, max_tokens).pairs(*zip(*pairs, strict=True)).ids
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
+    order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+    scores = np.empty(len(ids), np.float32)
+    for start in range(0, len(order), 10):
+        rows = order[start : start + 10]
+        longest = max(len(ids[row]) for row in rows)
+        padded = torch.tensor([[0] * (longest - len(ids[row])) + ids[row] for row in rows])
+        mask = torch.tensor([[0] * (longest - len(ids[row])) + [1] * len(ids[row]) for row in rows])
+        with torch.no_grad():
+            logits = model(input_ids=padded, attention_mask=mask, logits_to_keep=1).logits[:, -1, [NO, YES]]
+        scores[rows] = torch.softmax(logits.float(), dim=1)[:, 1].numpy()
+    return scores
+
+
+def cross_encoder_scores(path: str, pairs: list[tuple[str, str]], max_tokens: int) -> np.ndarray:
+    """A cross-encoder as sentence-transformers runs it."""
+    from sentence_transformers import CrossEncoder
+
+    return np.asarray(CrossEncoder(path, max_length=max_tokens, device="cpu").predict(pairs), np.float32)
+
+
 def sentence_vectors(path: str, texts: list[str], max_tokens: int) -> np.ndarray:
     """all-MiniLM-L6-v2 as sentence-transformers runs it."""
     from sentence_transformers import SentenceTransformer
@@ -118,6 +170,47 @@ def test_true_shapes(dtype: str, true_shape_path: str, engine_process: Executor,
     case = true_shape_path, varied_texts(16), 24, dtype
     vectors = engine_process.submit(engine_vectors, *case).result()
     assert_parity(vectors, reference_process.submit(transformers_vectors, *case).result(), dtype)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 5e-3), ("float32", 1e-5)])
+def test_reranker(
+    dtype: str, tolerance: float, reranker_path: str, engine_process: Executor, reference_process: Executor
+) -> None:
+    """Probabilities of the causal model, and the same ranking where they differ by more than rounding."""
+    case = reranker_path, varied_pairs(), 160, dtype
+    scores = engine_process.submit(engine_scores, *case).result()
+    expected = reference_process.submit(transformers_scores, *case).result()
+    assert len(scores) == 300
+    assert np.ptp(expected) > 0.05
+    assert np.abs(scores - expected).max() <= tolerance
+    ranked = scores[np.argsort(expected)]
+    assert (np.maximum.accumulate(ranked) - ranked).max() <= 2 * tolerance
+
+
+def test_converted_reranker(reranker_path: str, engine_process: Executor, tmp_path: Path) -> None:
+    """A conversion to a classifier with one label gives the scores of the causal model."""
+    pairs = varied_pairs()[::6]
+    converted = converted_reranker(reranker_path, tmp_path / "converted")
+    scores = [
+        engine_process.submit(engine_scores, path, pairs, 160, "float32").result()
+        for path in (reranker_path, converted)
+    ]
+    # The conversion's row is rounded to bfloat16 once more.
+    assert np.abs(scores[0] - scores[1]).max() <= 2e-3
+
+
+@pytest.mark.parametrize("activation", [None, "torch.nn.modules.linear.Identity"])
+def test_cross_encoder(
+    activation: str | None, engine_process: Executor, reference_process: Executor, tmp_path: Path
+) -> None:
+    """BERT's token types and template; with an activation that leaves the logit as it is, logits."""
+    path = reference_process.submit(cross_encoder, tmp_path, activation).result()
+    short = [(query[:60], document[:60]) for query, document in varied_pairs()[::3] if document]
+    pairs = [*short, ("long", "word " * 100)]  # of two long sides the reference would cut the query too
+    scores = engine_process.submit(engine_scores, path, pairs, 96, "float32").result()
+    expected = reference_process.submit(cross_encoder_scores, path, pairs, 96).result()
+    assert np.ptp(expected) > 0.05
+    assert np.abs(scores - expected).max() <= 1e-4
 
 
 def test_minilm(minilm_path: str, engine_process: Executor, reference_process: Executor) -> None:

@@ -1,0 +1,205 @@
+"""A shard of documents end to end: read, tokenise, embed, cut to widths, stage, receipt."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from indexer import schema, tables, widths
+from indexer.corpus import Corpus, Documents, Shard, read_shard
+from indexer.epochs import ControlStore, Receipt
+from indexer.fates import Fate
+from indexer.pipeline import Pipeline, Stopwatch
+from indexer.schema import Layout
+from indexer.tokens import TokenBatch
+
+
+class Embedder(Protocol):
+    """What the pipeline needs of an engine in embed mode."""
+
+    dimension: int
+
+    def embed(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
+        """Unit vectors, float32, shape (len(token_ids), dimension), in input order."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """What the pipeline needs of a tokenizer."""
+
+    def documents(self, texts: Sequence[str]) -> TokenBatch:
+        """Token ids of the chunks of ``texts``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the rows of a run go.
+
+    Attributes:
+        corpus: The listed corpus.
+        layout: The tables.
+        uri: The LanceDB database.
+        epoch: The epoch being built.
+    """
+
+    corpus: Corpus
+    layout: Layout
+    uri: str
+    epoch: int
+
+
+@dataclass
+class Batch:
+    """Some documents of a shard on their way: texts are dropped once they are tokens."""
+
+    ids: pa.Array
+    payload: pa.Table
+    content_hash: pa.Array
+    payload_hash: pa.Array
+    file: str
+    rows: np.ndarray
+    tokens: TokenBatch
+    refused: dict[int, Fate]
+    vectors: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
+
+    @property
+    def kept(self) -> np.ndarray:
+        """bool, shape (chunks,): chunks of documents that are not refused."""
+        return ~np.isin(self.tokens.row, list(self.refused))
+
+
+class EmbedPipeline(Pipeline[Shard, Embedder, list[Batch], Receipt]):
+    """Takes shards to receipts on one engine in embed mode."""
+
+    def __init__(
+        self, target: Target, make_engine: Callable[[], Embedder], make_tokenizer: Callable[[], Tokenizer]
+    ) -> None:
+        """Starts the engine.
+
+        Args:
+            target: Where the rows go.
+            make_engine: Starts the engine; called in the thread that will use it.
+            make_tokenizer: Loads the tokenizer.
+
+        Raises:
+            SettingsError: A width is not possible with the engine's dimension.
+        """
+        self._target = target
+        self._control = ControlStore(target.uri, target.layout.name)
+        self._tokenizer = make_tokenizer()
+        super().__init__(make_engine)
+        widths.check(target.layout.widths, self._engine.dimension)
+
+    def _read(self, piece: Shard, watch: Stopwatch) -> list[Batch]:
+        return list(self._batches(piece, watch))
+
+    def _batches(self, shard: Shard, watch: Stopwatch) -> Iterator[Batch]:
+        documents = read_shard(self._target.corpus, shard)
+        while True:
+            with watch("read"):
+                batch = next(documents, None)
+            if batch is None:
+                return
+            with watch("tokenise"):
+                yield _tokenised(batch, self._tokenizer)
+
+    def _compute(self, held: list[Batch], watch: Stopwatch) -> None:
+        with watch("engine"):
+            for batch in held:
+                batch.vectors = self._engine.embed(batch.tokens.ids)
+                self._refuse_unusable(batch)
+
+    def _refuse_unusable(self, batch: Batch) -> None:
+        """A vector that is not finite or has no norm is computed once more alone; then its document is refused."""
+        narrowest = min(self._target.layout.widths)
+        for sequence in widths.unusable_rows(batch.vectors, narrowest):
+            again = self._engine.embed([batch.tokens.ids[sequence]])
+            if widths.unusable_rows(again, narrowest).size:
+                batch.refused[int(batch.tokens.row[sequence])] = Fate.BAD_VECTOR
+            else:
+                batch.vectors[sequence] = again[0]
+
+    def _store(self, piece: Shard, held: list[Batch], watch: Stopwatch) -> Receipt:
+        layout = self._target.layout
+        with watch("widths"):
+            staged = {name: table for name, table in _tables(held, layout).items() if table.num_rows}
+            quarantine = _quarantine(held, piece.shard_id)
+        with watch("stage"):
+            if quarantine.num_rows:
+                staged[layout.quarantine] = quarantine
+            fragments = {name: tables.stage(self._target.uri, name, table) for name, table in staged.items()}
+        chunks = sum(int(batch.kept.sum()) for batch in held)
+        receipt = Receipt(
+            shard_id=piece.shard_id,
+            fragments=fragments,
+            documents=piece.documents - quarantine.num_rows,
+            chunks=chunks,
+            quarantined=quarantine.num_rows,
+            truncated=sum(int((batch.tokens.truncated & batch.kept).sum()) for batch in held),
+            tokens=sum(map(len, (ids for batch in held for ids in batch.tokens.ids))),
+            seconds=watch.seconds,
+        )
+        return self._control.put_receipt(self._target.epoch, receipt)
+
+
+def _tokenised(documents: Documents, tokenizer: Tokenizer) -> Batch:
+    tokens = tokenizer.documents(documents.texts)
+    return Batch(
+        ids=pa.array(documents.ids, pa.string()),
+        payload=documents.payload,
+        content_hash=documents.content_hash,
+        payload_hash=documents.payload_hash,
+        file=documents.file,
+        rows=documents.rows,
+        tokens=tokens,
+        refused={row: Fate(reason) for row, reason in tokens.rejected},
+    )
+
+
+def _tables(batches: Sequence[Batch], layout: Layout) -> dict[str, pa.Table]:
+    """Rows of every width table; the tables share all columns but the vector."""
+    parts: dict[int, list[pa.Table]] = {width: [] for width in layout.widths}
+    for batch in batches:
+        kept = batch.kept
+        columns = _columns(batch, kept)
+        for width, vectors in widths.columns(batch.vectors[kept], layout.widths, layout.precision).items():
+            target = layout.schema(width)
+            parts[width].append(pa.table([columns.get(name, vectors) for name in target.names], schema=target))
+    return {layout.table(width): pa.concat_tables(tables_) for width, tables_ in parts.items() if tables_}
+
+
+def _columns(batch: Batch, kept: np.ndarray) -> dict[str, pa.Array | pa.ChunkedArray]:
+    document = pa.array(batch.tokens.row[kept])
+    return {
+        schema.ID: batch.ids.take(document),
+        schema.CHUNK: pa.array(batch.tokens.chunk[kept]),
+        schema.CHAR_START: pa.array(batch.tokens.char_start[kept]),
+        schema.CHAR_END: pa.array(batch.tokens.char_end[kept]),
+        **{name: batch.payload.column(name).take(document) for name in batch.payload.schema.names},
+        schema.CONTENT_HASH: batch.content_hash.take(document),
+        schema.PAYLOAD_HASH: batch.payload_hash.take(document),
+    }
+
+
+def _quarantine(batches: Sequence[Batch], shard_id: str) -> pa.Table:
+    return pa.concat_tables([_quarantined(batch, shard_id) for batch in batches])
+
+
+def _quarantined(batch: Batch, shard_id: str) -> pa.Table:
+    refused = sorted(batch.refused)
+    documents = pa.array(refused, pa.int32())
+    count = len(refused)
+    columns = {
+        schema.ID: batch.ids.take(documents),
+        "shard": pa.array([shard_id] * count, pa.string()),
+        "file": pa.array([batch.file] * count, pa.string()),
+        "row": pa.array(batch.rows[refused], pa.int64()),
+        "reason": pa.array([batch.refused[row].value for row in refused], pa.string()),
+        "detail": pa.array([batch.refused[row].description for row in refused], pa.string()),
+        schema.CONTENT_HASH: batch.content_hash.take(documents),
+        schema.PAYLOAD_HASH: batch.payload_hash.take(documents),
+    }
+    return pa.table(columns, schema=schema.QUARANTINE_SCHEMA)
