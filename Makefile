@@ -11,7 +11,7 @@ COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --no-annotate --no-header
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-gpu lint format types imports lock clean
+.PHONY: help install quickstart nightly-demo chaos test test-slow test-gpu lint format types imports lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,12 @@ $(INSTALLED): requirements-$(DEVICE).lock .ci/install.sh
 
 quickstart: $(INSTALLED) ## Index the documentation of this Python and ask it three questions
 	@$(BIN)/python -m jobs.quickstart
+
+nightly-demo: $(INSTALLED) ## Play some nights: change, kill, resume, roll back
+	@$(BIN)/python -m jobs.nightly_demo
+
+chaos: $(INSTALLED) ## Kill drivers 2,000 times on real tables and check what is left; KILLS=... for another number
+	$(BIN)/python -m tests.chaos --kills $(or $(KILLS),2000)
 
 test: $(INSTALLED) ## Run the tests, without those marked slow or gpu
 	$(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile

@@ -89,6 +89,7 @@ class FloorPipeline:
             quarantined=0,
             truncated=0,
             tokens=tokens,
+            sampled_cosine=None,
             seconds={},
         )
 

@@ -1,8 +1,9 @@
 """A shard of documents end to end: read, tokenise, embed, cut to widths, stage, receipt."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from itertools import compress
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -71,7 +72,22 @@ class Batch:
         return ~np.isin(self.tokens.row, list(self.refused))
 
 
-class EmbedPipeline(Pipeline[Shard, Embedder, list[Batch], Receipt]):
+@dataclass
+class Held:
+    """A shard on its way.
+
+    Attributes:
+        batches: Its documents.
+        sampled: Number of a row among those that are kept.
+        again: That row's vector, computed once more alone; float32, shape (1, dimension). Without rows none.
+    """
+
+    batches: list[Batch]
+    sampled: int = 0
+    again: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
+
+
+class EmbedPipeline(Pipeline[Shard, Embedder, Held, Receipt]):
     """Takes shards to receipts on one engine in embed mode."""
 
     def __init__(
@@ -93,8 +109,10 @@ class EmbedPipeline(Pipeline[Shard, Embedder, list[Batch], Receipt]):
         super().__init__(make_engine)
         widths.check(target.layout.widths, self._engine.dimension)
 
-    def _read(self, piece: Shard, watch: Stopwatch) -> list[Batch]:
-        return list(self._batches(piece, watch))
+    def _read(self, piece: Shard, watch: Stopwatch) -> Held:
+        held = Held(list(self._batches(piece, watch)))
+        held.sampled = int(piece.shard_id, 16)
+        return held
 
     def _batches(self, shard: Shard, watch: Stopwatch) -> Iterator[Batch]:
         documents = read_shard(self._target.corpus, shard)
@@ -106,11 +124,15 @@ class EmbedPipeline(Pipeline[Shard, Embedder, list[Batch], Receipt]):
             with watch("tokenise"):
                 yield _tokenised(batch, self._tokenizer)
 
-    def _compute(self, held: list[Batch], watch: Stopwatch) -> None:
+    def _compute(self, held: Held, watch: Stopwatch) -> None:
         with watch("engine"):
-            for batch in held:
+            for batch in held.batches:
                 batch.vectors = self._engine.embed(batch.tokens.ids)
                 self._refuse_unusable(batch)
+            kept = [ids for batch in held.batches for ids in compress(batch.tokens.ids, batch.kept)]
+            if kept:
+                held.sampled %= len(kept)
+                held.again = self._engine.embed([kept[held.sampled]])
 
     def _refuse_unusable(self, batch: Batch) -> None:
         """A vector that is not finite or has no norm is computed once more alone; then its document is refused."""
@@ -122,27 +144,38 @@ class EmbedPipeline(Pipeline[Shard, Embedder, list[Batch], Receipt]):
             else:
                 batch.vectors[sequence] = again[0]
 
-    def _store(self, piece: Shard, held: list[Batch], watch: Stopwatch) -> Receipt:
+    def _store(self, piece: Shard, held: Held, watch: Stopwatch) -> Receipt:
+        batches = held.batches
         layout = self._target.layout
         with watch("widths"):
-            staged = {name: table for name, table in _tables(held, layout).items() if table.num_rows}
-            quarantine = _quarantine(held, piece.shard_id)
+            staged = {name: table for name, table in _tables(batches, layout).items() if table.num_rows}
+            quarantine = _quarantine(batches, piece.shard_id)
         with watch("stage"):
             if quarantine.num_rows:
                 staged[layout.quarantine] = quarantine
             fragments = {name: tables.stage(self._target.uri, name, table) for name, table in staged.items()}
-        chunks = sum(int(batch.kept.sum()) for batch in held)
+        chunks = sum(int(batch.kept.sum()) for batch in batches)
         receipt = Receipt(
             shard_id=piece.shard_id,
             fragments=fragments,
             documents=piece.documents - quarantine.num_rows,
             chunks=chunks,
             quarantined=quarantine.num_rows,
-            truncated=sum(int((batch.tokens.truncated & batch.kept).sum()) for batch in held),
-            tokens=sum(map(len, (ids for batch in held for ids in batch.tokens.ids))),
+            truncated=sum(int((batch.tokens.truncated & batch.kept).sum()) for batch in batches),
+            tokens=sum(map(len, (ids for batch in batches for ids in batch.tokens.ids))),
+            sampled_cosine=self._sampled_cosine(held, fragments),
             seconds=watch.seconds,
         )
         return self._control.put_receipt(self._target.epoch, receipt)
+
+    def _sampled_cosine(self, held: Held, fragments: Mapping[str, list[dict[str, Any]]]) -> float | None:
+        """Whether what is on storage is what the model gives: order, cut, precision and writing in one number."""
+        if not held.again.size:
+            return None
+        width = max(self._target.layout.widths)
+        name = self._target.layout.table(width)
+        stored = tables.read_staged_vector(self._target.uri, name, fragments[name], held.sampled)
+        return float(stored @ widths.cut(held.again, width)[0] / max(float(np.linalg.norm(stored)), 1e-12))
 
 
 def _tokenised(documents: Documents, tokenizer: Tokenizer) -> Batch:

@@ -4,8 +4,10 @@ Everything lies under ``<index uri>/_<index name>/``. A put of a name that exist
 are padded: names sort by epoch.
 """
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -25,6 +27,8 @@ class Receipt(Record):
         quarantined: Documents refused.
         truncated: Documents cut at the token limit.
         tokens: Tokens the engine read.
+        sampled_cosine: Cosine of one stored vector, read back, to the one its tokens give when embedded again alone;
+            ``None`` where nothing was indexed.
         seconds: Seconds per stage of the pipeline.
     """
 
@@ -35,6 +39,7 @@ class Receipt(Record):
     quarantined: int
     truncated: int
     tokens: int
+    sampled_cosine: float | None
     seconds: dict[str, float]
 
 
@@ -48,6 +53,7 @@ class Intent(Record):
         widths: Width of every width table by name, widest first.
         quarantine_table: Name of the quarantine table.
         vector_index: The setting: ``auto``, ``none`` or an index type.
+        trained_rows: Rows each vector index was last trained on.
         receipts: Shards whose fragments are added.
         quarantine: Fragments that, with those of the receipts, become the content of the quarantine table.
         removals: Files with ids whose rows are dropped.
@@ -62,6 +68,7 @@ class Intent(Record):
     widths: dict[str, int]
     quarantine_table: str
     vector_index: str
+    trained_rows: dict[str, int]
     receipts: list[str]
     quarantine: list[dict[str, Any]]
     removals: list[str]
@@ -81,6 +88,7 @@ class TableState(Record):
         bytes: Size of its data files.
         index: Type of the vector index, ``none`` where there is none.
         probes: Partitions of the vector index a query must look into for the recall that was asked for.
+        trained_rows: Rows the vector index was last trained on.
     """
 
     name: str
@@ -90,6 +98,7 @@ class TableState(Record):
     bytes: int
     index: str
     probes: int | None
+    trained_rows: int | None
 
 
 class Epoch(Record):
@@ -98,6 +107,7 @@ class Epoch(Record):
     Attributes:
         number: Counts up from 1.
         generation: Generation of the tables.
+        published: When, ISO 8601 in UTC; for people, nothing is decided by it.
         tables: The width tables, widest first.
         quarantine: Name and version of the quarantine table.
         description: As in the intent.
@@ -105,6 +115,7 @@ class Epoch(Record):
 
     number: int
     generation: int
+    published: str
     tables: list[TableState]
     quarantine: tuple[str, int]
     description: dict[str, Any]
@@ -171,10 +182,46 @@ class ControlStore:
         """A published epoch."""
         return Epoch.model_validate_json(self._files.get(f"epochs/{number:012d}.json"))
 
+    def epoch_numbers(self) -> list[int]:
+        """Numbers of the published epochs, ascending."""
+        return self._numbers("epochs")
+
     def latest_epoch(self) -> Epoch | None:
         """The published state, or ``None`` before the first."""
         numbers = self._numbers("epochs")
         return self.epoch(numbers[-1]) if numbers else None
+
+    def staged_files(self, up_to: int) -> dict[str, set[str]]:
+        """Data files that receipts and intents of closed epochs name, by table.
+
+        Args:
+            up_to: The latest published epoch.
+        """
+        found: dict[str, set[str]] = {}
+        for epoch in self._folders("receipts", up_to):
+            for shard_id in self.receipt_ids(epoch):
+                for table, fragments in self.receipt(epoch, shard_id).fragments.items():
+                    found.setdefault(table, set()).update(_paths(fragments))
+        for epoch in (number for number in self._numbers("intents") if number <= up_to):
+            intent = Intent.model_validate_json(self._files.get(f"intents/{epoch:012d}.json"))
+            found.setdefault(intent.quarantine_table, set()).update(_paths(intent.quarantine))
+        return found
+
+    def forget(self, old: Sequence[int], closed: int) -> None:
+        """Deletes epoch files, and what made the closed epochs: removals, receipts and, last, intents.
+
+        Args:
+            old: Epochs to forget.
+            closed: The latest published epoch.
+        """
+        for epoch in old:
+            self._files.delete(f"epochs/{epoch:012d}.json")
+        for folder in ("removals", "receipts"):
+            for epoch in self._folders(folder, closed):
+                for name in list(self._files.names(f"{folder}/{epoch:012d}")):
+                    self._files.delete(name)
+        for epoch in (number for number in self._numbers("intents") if number <= closed):
+            self._files.delete(f"intents/{epoch:012d}.json")
 
     def digest_names(self) -> set[str]:
         """Names of the file digests."""
@@ -212,13 +259,14 @@ class ControlStore:
         groups = [parquet.metadata.row_group(group) for group in range(parquet.num_row_groups)]
         return [(_least(group.column(at).statistics), group.num_rows) for group in groups]
 
-    def put_removals(self, epoch: int, part: str, ids: pa.Array) -> str:
+    def put_removals(self, epoch: int, ids: pa.Array) -> str:
         """Records ids whose rows an epoch drops.
 
         Returns:
-            Name of the file, for the intent.
+            Name of the file, for the intent: after its content, since a run that was given up may have left another.
         """
-        name = f"removals/{epoch:012d}/{part}.parquet"
+        digest = hashlib.blake2b(canonical(ids.to_pylist()).encode(), digest_size=16).hexdigest()
+        name = f"removals/{epoch:012d}/{digest}.parquet"
         self._files.put_table(name, pa.table({"id": ids}))
         return name
 
@@ -230,6 +278,11 @@ class ControlStore:
     def _digest_file(self, name: str) -> pq.ParquetFile:
         return self._files.parquet(f"digests/{name}.parquet")
 
+    def _folders(self, folder: str, up_to: int) -> list[int]:
+        """Epochs that have files in a folder."""
+        numbers = {int(name.split("/")[-2]) for name in self._files.names(folder)}
+        return sorted(number for number in numbers if number <= up_to)
+
     def _numbers(self, folder: str) -> list[int]:
         return sorted(int(stem) for stem in self._files.stems(folder))
 
@@ -237,6 +290,11 @@ class ControlStore:
 def canonical(value: object) -> str:
     """JSON with sorted keys: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def now() -> str:
+    """This moment, ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _receipt_path(epoch: int, shard_id: str) -> str:
@@ -253,3 +311,7 @@ def _overlaps(parquet: pq.ParquetFile, group: int, low: str | None, high: str | 
 
 def _least(statistics: pq.Statistics | None) -> str | None:
     return statistics.min if statistics is not None and statistics.has_min_max else None
+
+
+def _paths(fragments: Iterable[dict[str, Any]]) -> Iterator[str]:
+    return (str(file["path"]) for fragment in fragments for file in fragment["files"])

@@ -1,6 +1,6 @@
 """The main job: corpus -> changes -> shards on workers -> intent -> epoch; plan and summary."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -14,10 +14,12 @@ from indexer.comparison import SMALL_ROWS, Changes
 from indexer.corpus import Shard
 from indexer.embedding import EmbedPipeline, Target
 from indexer.epochs import Epoch, Intent, Receipt, canonical
+from indexer.errors import RefusedError
 from indexer.job import Job, open_job
 from indexer.model import Model
 from indexer.pipeline import Stopwatch
 from indexer.progress import Progress, say
+from indexer.publish import Gate
 from indexer.settings import Settings
 
 Recipe = Callable[[Target, Model], Callable[[], EmbedPipeline]]
@@ -36,12 +38,14 @@ class MakePipeline:
         return EmbedPipeline(self.target, self.model.engine, lambda: self.model.tokenizer)
 
 
-def run(settings: Settings, recipe: Recipe = MakePipeline) -> dict[str, Any]:
+def run(settings: Settings, recipe: Recipe = MakePipeline, *, rebuild: bool = False) -> dict[str, Any]:
     """Brings the index up to date with the corpus.
 
     Args:
         settings: The settings.
         recipe: How workers build their pipelines; tests put a fake engine here.
+        rebuild: Where the settings make other vectors or tables than the published ones, build a new generation of
+            tables beside these and switch to it.
 
     Returns:
         The summary, JSON-ready.
@@ -49,36 +53,56 @@ def run(settings: Settings, recipe: Recipe = MakePipeline) -> dict[str, Any]:
     Raises:
         SettingsError: The settings contradict the model or the published index.
         CorpusError: The corpus cannot be read as configured.
-        RefusedError: A gate refused; nothing was published.
+        RefusedError: A gate refused, or another run's epoch is in the way; nothing was published.
         IndexerError: Anything else that ends the run.
     """
     watch = Stopwatch()
     with watch("open"):
-        job = open_job(settings)
+        job = open_job(settings, rebuild=rebuild)
         pending = job.store.pending_intent()
     if pending is None and job.published is not None and job.is_published:
         return _unchanged(job.published)
     with ExitStack() as stack:
         with watch("connect"):
             cluster = stack.enter_context(Cluster(settings.cluster, settings.engine.replicas_per_gpu))
-        if pending is not None:
-            say(f"epoch {pending.epoch} was begun by an earlier run: finishing it")
-            with watch("publish"):
-                _finish(job, cluster, pending)
-            job = open_job(settings)
-        with watch("scan"):
-            comparison.scan(job, cluster)
-        with watch("compare"):
-            found = comparison.compare(job, cluster)
-        if not found.differs and job.published is not None:
-            return _unchanged(job.published)
-        publish.check_counts(found.counts, _published_documents(job), settings.gates)
-        staged = _stage(job, cluster, found, recipe, watch)
-        cluster.stop_workers()
+        while (summary := _attempt(job, cluster, recipe, watch)) is None:
+            job = open_job(settings, rebuild=rebuild)
+    return summary
+
+
+def _attempt(job: Job, cluster: Cluster, recipe: Recipe, watch: Stopwatch) -> dict[str, Any] | None:
+    """One epoch; ``None`` where another run's was in the way and is published now."""
+    pending = job.store.pending_intent()
+    if pending is not None:
+        say(f"epoch {pending.epoch} was begun by another run: finishing it")
         with watch("publish"):
-            names = [job.layout.table(width) for width in job.layout.widths]
-            publish.check_vectors(settings.index.uri, job.store, job.epoch, staged.receipts, names, settings.gates)
-            epoch = _finish(job, cluster, job.store.put_intent(_intent(job, found, staged)))
+            _finish(job, cluster, pending)
+        return None
+    with watch("scan"):
+        comparison.scan(job, cluster)
+    with watch("compare"):
+        found = comparison.compare(job, cluster)
+    if not found.differs and job.published is not None:
+        return _unchanged(job.published)
+    published, gates = _published_documents(job), job.settings.gates
+    publish.check_counts(found.counts, published, gates)
+    staged = _stage(job, cluster, found, recipe, watch)
+    cluster.stop_workers()
+    with watch("publish"):
+        quarantined = found.counts["quarantined"] + staged.quarantined + staged.to_retry
+        hold = publish.check_counts(found.counts | {"quarantined": quarantined}, published, gates)
+        names = [job.layout.table(width) for width in job.layout.widths]
+        hold += publish.check_vectors(job.settings.index.uri, job.store, job.epoch, staged.receipts, names, gates)
+        ours = _intent(job, found, staged, hold, watch)
+        counted = job.store.put_intent(ours)
+        epoch = _finish(job, cluster, counted)
+    if counted != ours:
+        say(f"another run published epoch {epoch.number} first: comparing with it")
+        return None
+    if "rollback_of" in epoch.description:
+        raise RefusedError(
+            f"epoch {epoch.number} was given up by a rollback to epoch {epoch.description['rollback_of']}"
+        )
     return _summary(epoch) | _times(watch, epoch)
 
 
@@ -161,8 +185,9 @@ def _embed(job: Job, outcomes: Iterable[Receipt | GivenUp[Shard]], staged: Stage
             progress.add(outcome.documents + outcome.quarantined, outcome.tokens)
 
 
-def _intent(job: Job, found: Changes, staged: Staged) -> Intent:
+def _intent(job: Job, found: Changes, staged: Staged, hold: Sequence[Gate], watch: Stopwatch) -> Intent:
     uri, layout = job.settings.index.uri, job.layout
+    trained = {table.name: table.trained_rows for table in (job.published.tables if job.published else [])}
     bases = tables.ensure(uri, layout.schemas()) | (job.published.versions() if job.published else {})
     quarantine = pa.concat_tables([schema.QUARANTINE_SCHEMA.empty_table(), *staged.quarantine])
     dropped = [ids for ids in found.dropped if len(ids)]
@@ -174,9 +199,10 @@ def _intent(job: Job, found: Changes, staged: Staged) -> Intent:
         widths={layout.table(width): width for width in layout.widths},
         quarantine_table=layout.quarantine,
         vector_index=job.settings.index.vector_index,
+        trained_rows={name: rows for name, rows in trained.items() if rows is not None},
         receipts=staged.receipts,
         quarantine=tables.stage(uri, layout.quarantine, quarantine) if quarantine.num_rows else [],
-        removals=[job.store.put_removals(job.epoch, f"{at:06d}", ids) for at, ids in enumerate(dropped)],
+        removals=[job.store.put_removals(job.epoch, ids) for ids in dropped],
         documents=found.counts["unchanged"] + staged.documents,
         metadata={
             "fingerprint": canonical(job.model.fingerprint),
@@ -192,6 +218,7 @@ def _intent(job: Job, found: Changes, staged: Staged) -> Intent:
             "model": model,
             "to_retry": staged.to_retry,
             "counts": found.counts,
+            "gates": {gate.name: gate.measured for gate in hold},
             "run": {
                 "documents": found.counts["documents"],
                 "indexed": staged.documents,
@@ -201,6 +228,7 @@ def _intent(job: Job, found: Changes, staged: Staged) -> Intent:
                 "tokens": staged.tokens,
                 "resumed_shards": staged.resumed,
                 "resumed_tokens": staged.resumed_tokens,
+                "tokens_per_second": _rate(staged, watch),
             },
         },
     )
@@ -220,16 +248,22 @@ def _summary(epoch: Epoch) -> dict[str, Any]:
         **changed,
         "duplicates": epoch.description["counts"]["duplicates"],
         "gates": epoch.description["gates"],
+        "maintenance": epoch.description["maintenance"],
         "tables": _tables(epoch),
     }
 
 
 def _times(watch: Stopwatch, epoch: Epoch) -> dict[str, Any]:
-    """Seconds of the run in all and by stage, and the rate while the engines were at work."""
+    """Seconds of the run in all and by stage, and its rate."""
     seconds = {stage: round(value, 3) for stage, value in watch.seconds.items()}
-    tokens = epoch.description["run"]["tokens"] - epoch.description["run"]["resumed_tokens"]
-    rate = tokens / watch.seconds["embed"] if "embed" in watch.seconds else 0.0
-    return {"seconds": round(sum(watch.seconds.values()), 3), "stages": seconds, "tokens_per_second": round(rate, 1)}
+    rate = epoch.description["run"]["tokens_per_second"]
+    return {"seconds": round(sum(watch.seconds.values()), 3), "stages": seconds, "tokens_per_second": rate}
+
+
+def _rate(staged: Staged, watch: Stopwatch) -> float:
+    """Tokens per second while the engines were at work; 0 where this run needed none."""
+    seconds = watch.seconds.get("embed", 0.0)
+    return round((staged.tokens - staged.resumed_tokens) / seconds, 1) if seconds else 0.0
 
 
 def _unchanged(epoch: Epoch) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """A run's inputs, opened and checked before any engine starts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from indexer import widths
 from indexer.corpus import Corpus, open_corpus
@@ -8,6 +8,7 @@ from indexer.epochs import ControlStore, Epoch
 from indexer.errors import SettingsError
 from indexer.files import DataFile
 from indexer.model import Model, open_model
+from indexer.progress import say
 from indexer.schema import Layout
 from indexer.settings import Settings
 
@@ -22,7 +23,8 @@ class Job:
         model: The model.
         layout: The tables.
         store: Control files.
-        published: The epoch the run starts from.
+        published: The epoch the run starts from, ``None`` for the first one of a generation.
+        latest: Number of the latest epoch, 0 before the first.
     """
 
     settings: Settings
@@ -31,11 +33,12 @@ class Job:
     layout: Layout
     store: ControlStore
     published: Epoch | None
+    latest: int
 
     @property
     def epoch(self) -> int:
         """Number of the epoch the run builds."""
-        return self.published.number + 1 if self.published else 1
+        return self.latest + 1
 
     @property
     def is_published(self) -> bool:
@@ -49,8 +52,15 @@ class Job:
         return f"{self.corpus.columns_digest}-{file.identity}"
 
 
-def open_job(settings: Settings) -> Job:
+def open_job(settings: Settings, *, rebuild: bool = False) -> Job:
     """Opens and checks everything a run needs, before any engine starts.
+
+    Args:
+        settings: The settings.
+        rebuild: Whether other vectors or tables than the published ones make a new generation instead of an error.
+
+    Returns:
+        The run's inputs.
 
     Raises:
         SettingsError: The model cannot be had, a width is impossible, or the published index was built otherwise.
@@ -62,21 +72,25 @@ def open_job(settings: Settings) -> Job:
     wide = tuple(sorted(index.widths, reverse=True))
     widths.check(wide, model.checkpoint.dimension)
     store = ControlStore(index.uri, index.name)
-    published = store.latest_epoch()
-    generation = published.generation if published else 1
+    latest = published = store.latest_epoch()
+    generation = latest.generation if latest else 1
     layout = Layout(index.name, generation, wide, index.precision, index.metric, corpus.payload)
-    if published is not None:
-        _refuse_mixture(published, model, layout)
-    return Job(settings, corpus, model, layout, store, published)
+    differing = _differing(published, model, layout) if published else []
+    if differing:
+        changed = f"the published index was built with other {', '.join(differing)}"
+        if not rebuild:
+            raise SettingsError(
+                f"{changed}; vectors are never mixed: restore the settings, build everything anew with --rebuild, or "
+                "choose another index.name"
+            )
+        layout = replace(layout, generation=generation + 1)
+        say(f"{changed}: building generation {layout.generation} beside it")
+        published = None
+    return Job(settings, corpus, model, layout, store, published, latest.number if latest else 0)
 
 
-def _refuse_mixture(published: Epoch, model: Model, layout: Layout) -> None:
-    """Vectors of two fingerprints are not comparable, and a table has one schema."""
+def _differing(published: Epoch, model: Model, layout: Layout) -> list[str]:
+    """What makes vectors that are not comparable, or tables of another schema, by name."""
     ours = {**model.fingerprint, **layout.describe()}
     theirs = {**published.description["fingerprint"], **published.description["layout"]}
-    differing = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
-    if differing:
-        raise SettingsError(
-            f"the published index was built with other {', '.join(differing)}; vectors are never mixed: restore the "
-            "settings, or choose another index.name"
-        )
+    return sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))

@@ -92,6 +92,22 @@ class ObjectFolder:
         """A Parquet file of which only what is asked for is read."""
         return pq.ParquetFile(_RandomAccess(obstore.open_reader(self._store, self._path(name))))
 
+    def delete(self, name: str) -> int:
+        """Deletes a file; deleting one that is gone is no error.
+
+        Returns:
+            Bytes it had.
+        """
+        path = self._path(name)
+        try:
+            size = int(obstore.head(self._store, path)["size"])
+            obstore.delete(self._store, path)
+        except FileNotFoundError:
+            return 0
+        except (BaseError, OSError) as error:
+            raise IndexerError(f"cannot delete {name}: {first_line(error)}") from None
+        return size
+
     def names(self, folder: str) -> Iterator[str]:
         """Names of the files below ``folder``, none where it does not exist.
 
@@ -100,7 +116,7 @@ class ObjectFolder:
         """
         try:
             for batch in obstore.list(self._store, self._path(folder)):
-                yield from (entry["path"] for entry in batch)
+                yield from (entry["path"].removeprefix(self._path("")) for entry in batch)
         except FileNotFoundError:
             return
         except (BaseError, OSError) as error:

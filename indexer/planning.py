@@ -16,20 +16,22 @@ SAMPLED_DOCUMENTS = 500
 """Documents tokenised to estimate a plan's tokens."""
 
 
-def plan(settings: Settings) -> dict[str, Any]:
+def plan(settings: Settings, *, rebuild: bool = False) -> dict[str, Any]:
     """Says what :func:`run` would do, and does nothing but record digests of the files.
 
     Args:
         settings: The settings.
+        rebuild: As for :func:`indexer.indexing.run`.
 
     Returns:
-        Files, shards, documents, tokens by a sampled estimate, bytes per table, workers; JSON-ready.
+        Files, shards, documents, tokens by a sampled estimate, seconds at the last run's rate, bytes per table,
+        workers; JSON-ready.
 
     Raises:
         SettingsError: The settings contradict the model or the published index.
         CorpusError: The corpus cannot be read as configured.
     """
-    job = open_job(settings)
+    job = open_job(settings, rebuild=rebuild)
     with Cluster(settings.cluster, settings.engine.replicas_per_gpu) as cluster:
         comparison.scan(job, cluster)
         found = comparison.compare(job, cluster)
@@ -37,6 +39,7 @@ def plan(settings: Settings) -> dict[str, Any]:
     shards = list(comparison.shards(job, found))
     documents = sum(shard.documents for shard in shards)
     tokens, chunks = _estimate(job, shards)
+    rate = _last_rate(job)
     itemsize = np.dtype(widths.STORED[settings.index.precision]).itemsize
     return {
         "epoch": job.epoch,
@@ -46,9 +49,19 @@ def plan(settings: Settings) -> dict[str, Any]:
         "to_embed": documents,
         "estimated_tokens": tokens,
         "estimated_chunks": chunks,
+        "estimated_seconds": round(tokens / rate) if rate else None,
         "vector_bytes": {job.layout.table(width): chunks * width * itemsize for width in job.layout.widths},
         "workers": min(workers, len(shards)),
     }
+
+
+def _last_rate(job: Job) -> float:
+    """Tokens per second of the last run that embedded something, 0 where there was none."""
+    for number in reversed(job.store.epoch_numbers()):
+        rate = float(job.store.epoch(number).description["run"]["tokens_per_second"])
+        if rate:
+            return rate
+    return 0.0
 
 
 def _estimate(job: Job, shards: Sequence[Shard]) -> tuple[int, int]:

@@ -4,8 +4,8 @@ Any process may finish any intent, any number of times.
 """
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexer import schema, tables
-from indexer.epochs import ControlStore, Epoch, Intent, TableState
+from indexer.epochs import ControlStore, Epoch, Intent, TableState, now
 from indexer.errors import RefusedError
 from indexer.settings import GateSettings
-from indexer.tables import Change, Measured, Recall
+from indexer.tables import Change, Maintenance, Measured, Recall
 
 Each = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
 """Runs a function on every tuple of arguments, here or elsewhere, and gives the results in any order."""
@@ -43,7 +43,7 @@ class Gate:
     holds: bool
 
 
-def check_counts(counts: dict[str, int], published: int, gates: GateSettings) -> None:
+def check_counts(counts: Mapping[str, int], published: int, gates: GateSettings) -> list[Gate]:
     """Refuses a run that would remove or quarantine too much, before anything is committed.
 
     Args:
@@ -51,23 +51,26 @@ def check_counts(counts: dict[str, int], published: int, gates: GateSettings) ->
         published: Documents of the published epoch.
         gates: Bounds.
 
+    Returns:
+        The gates, all of which hold.
+
     Raises:
         RefusedError: A share is above its bound.
     """
     removed = counts["deleted"] / max(published, 1)
     quarantined = counts["quarantined"] / max(counts["documents"], 1)
-    _enforce(
-        [
-            Gate("gates.max_removed", removed, gates.max_removed, removed <= gates.max_removed),
-            Gate("gates.max_quarantined", quarantined, gates.max_quarantined, quarantined <= gates.max_quarantined),
-        ]
-    )
+    found = [
+        Gate("gates.max_removed", removed, gates.max_removed, removed <= gates.max_removed),
+        Gate("gates.max_quarantined", quarantined, gates.max_quarantined, quarantined <= gates.max_quarantined),
+    ]
+    _enforce(found)
+    return found
 
 
 def check_vectors(
     uri: str, store: ControlStore, epoch: int, receipts: Sequence[str], names: Sequence[str], gates: GateSettings
-) -> None:
-    """Reads staged vectors back and refuses norms other than 1, before anything is committed.
+) -> list[Gate]:
+    """Refuses staged vectors that are not unit vectors or not the model's, before anything is committed.
 
     Args:
         uri: LanceDB database.
@@ -77,13 +80,23 @@ def check_vectors(
         names: The width tables.
         gates: Bounds.
 
+    Returns:
+        The gates, all of which hold.
+
     Raises:
-        RefusedError: A vector is not finite or its norm is not 1.
+        RefusedError: A vector is not finite, its norm is not 1, or embedding its text again gives another.
     """
+    sampled = [store.receipt(epoch, shard_id).sampled_cosine for shard_id in receipts]
+    least = min((cosine for cosine in sampled if cosine is not None), default=1.0)
     drawn = random.Random(epoch).sample(receipts, min(len(receipts), SHARDS_READ_BACK))  # noqa: S311  # a sample
     fragments = [store.receipt(epoch, shard_id).fragments for shard_id in drawn]
     worst = max((_norm_error(uri, name, part.get(name, [])) for part in fragments for name in names), default=0.0)
-    _enforce([Gate("gates.norm_tolerance", worst, gates.norm_tolerance, worst <= gates.norm_tolerance)])
+    found = [
+        Gate("gates.norm_tolerance", worst, gates.norm_tolerance, worst <= gates.norm_tolerance),
+        Gate("gates.sampled_cosine", least, gates.sampled_cosine, least >= gates.sampled_cosine),
+    ]
+    _enforce(found)
+    return found
 
 
 def finish(uri: str, store: ControlStore, intent: Intent, gates: GateSettings, each: Each) -> Epoch:
@@ -125,17 +138,18 @@ class _Tended:
     measured: Measured
     identity: "_Identity"
     recall: Recall | None
+    maintenance: Maintenance
 
 
 def _tend(uri: str, name: str, width: int, intent: Intent, gates: GateSettings) -> _Tended:
     metric = intent.metadata["metric"]
     kind = tables.vector_index(intent.vector_index, tables.measure(uri, name).rows, width)
-    tables.maintain(uri, name, kind, metric)
+    maintenance = tables.maintain(uri, name, kind, metric, intent.trained_rows.get(name))
     measured = tables.measure(uri, name)
     recall = None
     if measured.index != tables.NO_INDEX:
         recall = tables.recall(uri, name, measured.version, metric, gates.recall_queries, gates.recall)
-    return _Tended(name, measured, _identity(uri, name, measured.version), recall)
+    return _Tended(name, measured, _identity(uri, name, measured.version), recall, maintenance)
 
 
 def _epoch(uri: str, intent: Intent, tended: Sequence[_Tended], found: Sequence[Gate]) -> Epoch:
@@ -148,15 +162,21 @@ def _epoch(uri: str, intent: Intent, tended: Sequence[_Tended], found: Sequence[
             bytes=table.measured.bytes,
             index=table.measured.index,
             probes=table.recall.probes if table.recall else None,
+            trained_rows=table.maintenance.trained_rows,
         )
         for table in sorted(tended, key=lambda table: -intent.widths[table.name])
     ]
     return Epoch(
         number=intent.epoch,
         generation=intent.generation,
+        published=now(),
         tables=states,
         quarantine=(intent.quarantine_table, tables.measure(uri, intent.quarantine_table).version),
-        description=intent.description | {"gates": {gate.name: gate.measured for gate in found}},
+        description={
+            **intent.description,
+            "gates": intent.description["gates"] | {gate.name: gate.measured for gate in found},
+            "maintenance": {table.name: asdict(table.maintenance) for table in tended},
+        },
     )
 
 

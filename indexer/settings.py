@@ -148,6 +148,9 @@ class GateSettings(Section):
     max_removed: float = Field(0.2, ge=0, le=1, description="largest share of published documents one run may remove")
     max_quarantined: float = Field(0.2, ge=0, le=1, description="largest share of the corpus that may be quarantined")
     norm_tolerance: float = Field(1e-3, gt=0, description="largest deviation of a vector's norm from 1")
+    sampled_cosine: float = Field(
+        0.999, ge=-1, le=1, description="least cosine of a stored vector, one per shard, to the one embedded again"
+    )
     recall: float = Field(0.95, ge=0, le=1, description="least recall at 10 of a vector index against exact search")
     recall_queries: int = Field(100, ge=1, description="stored vectors used as queries to measure recall")
 

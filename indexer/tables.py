@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from lancedb import index
 
 from indexer import schema
 from indexer.errors import IndexerError, RefusedError, first_line
+from indexer.objects import ObjectFolder
 
 os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")  # of index statistics, which would take memory
 
@@ -35,6 +36,10 @@ INDEX_CONFIGS = {
 }
 EPOCH_KEY = b"indexer.epoch"
 METADATA_PREFIX = "indexer."
+
+TRIES = 20
+RETRYABLE = "Retryable commit conflict"
+"""What Lance says when another process committed first; a new look at the table shows what is left to do."""
 
 ROWS_PER_FRAGMENT = 1 << 20
 """Rows to which maintenance compacts fragments."""
@@ -153,7 +158,22 @@ def commit(uri: str, name: str, change: Change) -> int:
         return int(written.version)
 
 
-def maintain(uri: str, name: str, kind: str, metric: str) -> None:
+@dataclass(frozen=True)
+class Maintenance:
+    """What maintenance did to a table.
+
+    Attributes:
+        compacted: Fragments that were replaced by larger ones.
+        vector_index: ``none``, ``extended`` by the new rows, or ``trained`` anew.
+        trained_rows: Rows the vector index was last trained on, ``None`` without one.
+    """
+
+    compacted: int
+    vector_index: Literal["none", "extended", "trained"]
+    trained_rows: int | None
+
+
+def maintain(uri: str, name: str, kind: str, metric: str, trained_rows: int | None = None) -> Maintenance:
     """Compacts fragments, builds the indices that are missing and folds new rows into the others.
 
     Args:
@@ -161,16 +181,41 @@ def maintain(uri: str, name: str, kind: str, metric: str) -> None:
         name: A width table.
         kind: Type of the vector index, or ``none``.
         metric: Distance of the vector index.
+        trained_rows: Rows the vector index was last trained on: a table of twice as many gets a new one.
+
+    Returns:
+        What was done.
+
+    Raises:
+        IndexerError: Other processes maintain the table at the same time, again and again.
     """
+    for _ in range(TRIES):
+        try:
+            return _maintain(uri, name, kind, metric, trained_rows)
+        except OSError as error:
+            if RETRYABLE not in str(error):
+                raise IndexerError(f"cannot maintain table {name}: {first_line(error)}") from None
+    raise IndexerError(f"table {name} is maintained by other processes all the time; run again")
+
+
+def _maintain(uri: str, name: str, kind: str, metric: str, trained_rows: int | None) -> Maintenance:
     dataset = lance.dataset(_path(uri, name))
-    dataset.optimize.compact_files(target_rows_per_fragment=ROWS_PER_FRAGMENT)
+    compaction = dataset.optimize.compact_files(target_rows_per_fragment=ROWS_PER_FRAGMENT)
     built = {found.field_names[0] for found in dataset.describe_indices()}
-    if schema.ID not in built and dataset.count_rows():
+    rows = dataset.count_rows()
+    if schema.ID not in built and rows:
         dataset.create_scalar_index(schema.ID, "BTREE")
-    if kind != NO_INDEX and schema.VECTOR not in built:
+    outgrown = trained_rows is not None and rows >= 2 * trained_rows
+    train = kind != NO_INDEX and (schema.VECTOR not in built or outgrown)
+    if train:
         table = lancedb.connect(uri).open_table(name)
-        table.create_index(schema.VECTOR, config=INDEX_CONFIGS[kind](distance_type=metric))
+        table.create_index(schema.VECTOR, config=INDEX_CONFIGS[kind](distance_type=metric), replace=True)
     lance.dataset(_path(uri, name)).optimize.optimize_indices()
+    if not train and schema.VECTOR not in built:
+        return Maintenance(compaction.fragments_removed, "none", None)
+    return Maintenance(
+        compaction.fragments_removed, "trained" if train else "extended", rows if train else trained_rows
+    )
 
 
 def vector_index(setting: str, rows: int, width: int) -> str:
@@ -303,6 +348,57 @@ def _partitions(dataset: lance.LanceDataset) -> int:
     return max((int(segment.get("num_partitions", 1)) for segment in segments), default=1)
 
 
+@dataclass(frozen=True)
+class Freed:
+    """What pruning a table took away."""
+
+    versions: int
+    orphans: int
+    bytes: int
+
+
+def prune(uri: str, name: str, needed: Set[int], staged: Iterable[str]) -> Freed:
+    """Deletes versions that nobody needs and staged files that no version holds.
+
+    Versions after the last needed one belong to a commit under way and stay.
+
+    Args:
+        uri: LanceDB database.
+        name: Table name.
+        needed: Versions to keep.
+        staged: Data files staged for epochs that are published or given up.
+
+    Returns:
+        What was deleted.
+    """
+    dataset = lance.dataset(_path(uri, name))
+    known = {int(version["version"]) for version in dataset.versions()}
+    old = sorted(version for version in known - needed if version < max(needed))
+    stats = dataset.cleanup_old_versions(versions=old) if old else None
+    held = {
+        file.path
+        for version in known - set(old)
+        for fragment in lance.dataset(_path(uri, name), version=version).get_fragments()
+        for file in fragment.metadata.files
+    }
+    folder = ObjectFolder(uri, f"{name}.lance/data", "index.uri")
+    sizes = [folder.delete(path) for path in set(staged) - held]
+    gone = [size for size in sizes if size]
+    return Freed(len(old), len(gone), sum(gone) + (stats.bytes_removed if stats else 0))
+
+
+def drop(uri: str, name: str) -> int:
+    """Deletes a table of an old generation.
+
+    Returns:
+        Bytes of its files.
+    """
+    folder = ObjectFolder(uri, f"{name}.lance", "index.uri")
+    # The manifests last: until they are gone a second call finds what the first one left.
+    files = sorted(folder.names(""), key=lambda file: file.startswith("_versions/"))
+    return sum(folder.delete(file) for file in files)
+
+
 def metadata(uri: str, name: str, version: int) -> dict[str, str]:
     """What the indexer recorded in a table's schema, by key without the ``indexer.`` prefix."""
     entries = {key.decode(): value.decode() for key, value in (_open(uri, name, version).schema.metadata or {}).items()}
@@ -339,6 +435,24 @@ def read_staged(
     for file in (file for fragment in fragments for file in fragment["files"]):
         path = f"{_path(uri, name)}/data/{file['path']}"
         yield from LanceFileReader(path, columns=list(columns)).read_all().to_batches()
+
+
+def read_staged_vector(uri: str, name: str, fragments: Iterable[dict[str, Any]], row: int) -> np.ndarray:
+    """One vector of staged fragments, float32, shape (width,).
+
+    Args:
+        uri: LanceDB database.
+        name: Table name.
+        fragments: As :func:`stage` gave them.
+        row: Number of the row among those staged.
+    """
+    for fragment in fragments:
+        if row < fragment["physical_rows"]:
+            (file,) = fragment["files"]
+            reader = LanceFileReader(f"{_path(uri, name)}/data/{file['path']}", columns=[schema.VECTOR])
+            return matrix(reader.take_rows([row]).to_table()[schema.VECTOR])[0]
+        row -= fragment["physical_rows"]
+    raise IndexError(row)
 
 
 def search_table(uri: str, name: str, version: int) -> lancedb.table.Table:
@@ -419,9 +533,11 @@ def _merge(dataset: lance.LanceDataset, change: Change) -> lance.LanceDataset:
     added = [_fragment(described) for described in change.added]
     for fragment_id, fragment in enumerate(added, _free_id(dataset)):
         fragment.id = fragment_id
-    surplus = len(dataset.get_fragments()) - len(kept) - len(added)
-    if surplus > 0:
-        dataset = _drop_emptied(dataset, {part.id for part in kept}, surplus)
+    emptied = {part.fragment_id for part in dataset.get_fragments()} - {part.id for part in kept}
+    if emptied:
+        # In a commit of their own: Lance refuses a Merge without one of the fragments there are.
+        delete = LanceOperation.Delete([], sorted(emptied), "true")
+        dataset = lance.LanceDataset.commit(dataset, delete, dataset.version, max_retries=0)
     target = dataset.schema.with_metadata(_metadata(change))
     merge = LanceOperation.Merge([*kept, *added], LanceSchema.from_pyarrow(target), preserves_nullability=False)
     return lance.LanceDataset.commit(dataset, merge, dataset.version)
@@ -439,13 +555,6 @@ def _offsets(fragment: lance.LanceFragment, ids: pa.ChunkedArray) -> list[int]:
     rows = fragment.scanner(columns=[schema.ID], with_row_address=True).to_table()
     found = rows.filter(pc.is_in(rows[schema.ID], value_set=ids))["_rowaddr"].to_numpy()
     return [int(address) for address in found & np.uint64((1 << ADDRESS_BITS) - 1)]
-
-
-def _drop_emptied(dataset: lance.LanceDataset, kept: set[int], surplus: int) -> lance.LanceDataset:
-    """Takes emptied fragments out in a commit of their own: Lance refuses a Merge that shortens the list."""
-    emptied = [part.fragment_id for part in dataset.get_fragments() if part.fragment_id not in kept]
-    delete = LanceOperation.Delete([], emptied[:surplus], "true")
-    return lance.LanceDataset.commit(dataset, delete, dataset.version, max_retries=0)
 
 
 def _free_id(dataset: lance.LanceDataset) -> int:

@@ -15,8 +15,12 @@ def main() -> None:
     """Indexes, or with ``--plan`` says what would be done."""
     command = command_line(__doc__ or "")
     command.add_argument("--plan", action="store_true", help="print what would be done and do nothing")
+    command.add_argument("--rebuild", action="store_true", help="where settings differ from the index's, build it anew")
     settings, arguments = load(Settings, command)
-    result = planning.plan(settings) if arguments.plan else indexing.run(settings)
+    if arguments.plan:
+        result = planning.plan(settings, rebuild=arguments.rebuild)
+    else:
+        result = indexing.run(settings, rebuild=arguments.rebuild)
     print(json.dumps(result))
 
 

@@ -19,6 +19,7 @@ def receipt(shard: str, documents: int) -> Receipt:
         quarantined=0,
         truncated=0,
         tokens=1,
+        sampled_cosine=None,
         seconds={"engine": 0.5},
     )
 
@@ -31,6 +32,7 @@ def intent(epoch: int) -> Intent:
         widths={},
         quarantine_table="q",
         vector_index="none",
+        trained_rows={},
         receipts=[],
         quarantine=[],
         removals=[],
@@ -41,7 +43,9 @@ def intent(epoch: int) -> Intent:
 
 
 def epoch(number: int) -> Epoch:
-    return Epoch(number=number, generation=1, tables=[], quarantine=("q", 1), description={"from": number})
+    return Epoch(
+        number=number, generation=1, published="", tables=[], quarantine=("q", 1), description={"from": number}
+    )
 
 
 def test_of_many_receipts_at_once_one_counts(tmp_path: Path) -> None:

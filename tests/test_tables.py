@@ -110,6 +110,9 @@ def test_whole_fragments_can_go(uri: str) -> None:
     assert ids(uri, version) == []
     version = tables.commit(uri, NAME, change(4, version, tables.stage(uri, NAME, rows(7, 9))))
     assert ids(uri, version) == named((7, 9))
+    added = tables.stage(uri, NAME, rows(20, 22))
+    version = tables.commit(uri, NAME, change(5, version, added, dropping(7, 9)))
+    assert ids(uri, version) == named((20, 22))
 
 
 def test_an_epoch_starts_from_its_base_whatever_was_written_since(uri: str) -> None:

@@ -1,0 +1,135 @@
+"""Epochs after the fact, and generations, on real Ray and real tables with the fake engine."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from indexer import indexing, planning, publish, retention, retrieval
+from indexer.epochs import ControlStore
+from indexer.errors import IndexerError, RefusedError, SettingsError
+from indexer.settings import Settings
+from indexer.testing import FakeRecipe
+from tests.fakes import WIDTHS, published_rows, run, settings, words, write
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def store(given: Settings) -> ControlStore:
+    return ControlStore(given.index.uri, given.index.name)
+
+
+def night(given: Settings, root: Path, rows: list[tuple[str, str]]) -> dict[str, Any]:
+    write(root / "corpus" / "a.parquet", rows)
+    return run(given)
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Settings:
+    """An index of two nights: 60 documents, then 10 of them changed."""
+    given = settings(tmp_path)
+    night(given, tmp_path, words(60))
+    night(given, tmp_path, [*words(10, seed=1), *words(60)[10:]])
+    return given
+
+
+def ids(given: Settings, epoch: int) -> list[str]:
+    table = retrieval.open_published(given.index.uri, "docs", epoch=epoch).read(96, ["id"])
+    return sorted(table["id"].to_pylist())
+
+
+def test_a_rollback_is_a_new_epoch_with_the_old_tables(given: Settings, tmp_path: Path) -> None:
+    first = store(given).epoch(1)
+    published = retention.rollback(given.index.uri, store(given), 1)
+    assert (published.number, published.versions()) == (3, first.versions())
+    again = night(given, tmp_path, [*words(10, seed=1), *words(60)[10:]])
+    assert (again["epoch"], again["changed"], again["indexed"]) == (4, 10, 10)
+    listed = retention.epochs(store(given))
+    assert [entry["epoch"] for entry in listed] == [1, 2, 3, 4]
+    assert [entry["rollback_of"] for entry in listed] == [None, None, 1, None]
+    with pytest.raises(SettingsError, match="there is no epoch 9; there are 1, 2, 3, 4"):
+        retention.rollback(given.index.uri, store(given), 9)
+
+
+def test_a_rollback_gives_up_an_unfinished_epoch(
+    given: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RefusedError("refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publish, "_enforce", lambda gates: refuse() if gates[0].name == "documents_missing" else None)
+        with pytest.raises(RefusedError):
+            night(given, tmp_path, words(30))
+    assert store(given).pending_intent() is not None
+    retention.rollback(given.index.uri, store(given), 2)
+    assert store(given).pending_intent() is None
+    assert night(given, tmp_path, [*words(10, seed=1), *words(60)[10:], ("new", "one")])["indexed"] == 1
+    assert len(ids(given, 4)) == 61
+
+
+def test_pruning_frees_what_only_old_epochs_need(given: Settings, tmp_path: Path) -> None:
+    for seed in (2, 3):
+        night(given, tmp_path, words(60, seed=seed))
+    kept = {epoch: ids(given, epoch) for epoch in (3, 4)}
+    staged = next((Path(given.index.uri) / "docs_d96.lance" / "data").glob("*.lance"))
+    unreceipted = staged.with_name("0" * 40 + ".lance")
+    unreceipted.write_bytes(staged.read_bytes())
+    size = _size(given)
+    pruned = retention.prune(given.index.uri, store(given), keep=2)
+    assert pruned.epochs == [1, 2]
+    assert pruned.versions > 0
+    assert size - _size(given) >= pruned.bytes > 0
+    assert unreceipted.exists(), "a worker may be writing it"
+    assert {epoch: ids(given, epoch) for epoch in (3, 4)} == kept
+    with pytest.raises(IndexerError):
+        ids(given, 1)
+    with pytest.raises(SettingsError):
+        retention.rollback(given.index.uri, store(given), 1)
+    assert run(given)["indexed"] == 0
+    assert night(given, tmp_path, words(61, seed=3))["indexed"] == 1
+    again = retention.prune(given.index.uri, store(given), keep=5)
+    assert (again.epochs, again.tables) == ([], 0)
+
+
+def test_staged_orphans_of_closed_epochs_are_pruned(
+    given: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that staged and never published; the corpus then went back to what it was."""
+    with monkeypatch.context() as patch:
+        patch.setattr(ControlStore, "put_intent", lambda *_: pytest.fail("killed here"))
+        with pytest.raises(pytest.fail.Exception):
+            night(given, tmp_path, words(60, seed=7))
+    night(given, tmp_path, words(60))
+    pruned = retention.prune(given.index.uri, store(given), keep=2)
+    assert pruned.orphans >= 2
+    assert len(ids(given, 3)) == 60
+
+
+def test_a_changed_fingerprint_builds_a_new_generation_beside_the_old(given: Settings, tmp_path: Path) -> None:
+    changed = settings(tmp_path, model={"max_tokens": 64}, index={"widths": [384, 64]})
+    with pytest.raises(SettingsError, match=r"other max_tokens, tokenizer, widths; .* --rebuild"):
+        run(changed)
+    plan = planning.plan(changed, rebuild=True)
+    assert (plan["to_embed"], plan["epoch"]) == (60, 3)
+    summary = indexing.run(changed, FakeRecipe(WIDTHS[0]), rebuild=True)
+    assert (summary["epoch"], summary["indexed"], summary["deleted"]) == (3, 60, 0)
+    assert [table["name"] for table in summary["tables"]] == ["docs_g2_d384", "docs_g2_d64"]
+    assert len(ids(given, 2)) == 60
+    assert len(published_rows(changed, 64)) == 60
+    assert indexing.run(changed, FakeRecipe(WIDTHS[0]), rebuild=True)["indexed"] == 0
+    pruned = retention.prune(given.index.uri, store(given), keep=1)
+    assert pruned.tables == 3
+    assert not list(Path(given.index.uri).glob("docs_d*.lance/data/*"))
+    assert len(published_rows(changed, 64)) == 60
+
+
+def test_a_plan_estimates_the_night(given: Settings, tmp_path: Path) -> None:
+    write(tmp_path / "corpus" / "a.parquet", [*words(20, seed=5), *words(60)[25:], ("new", "a document")])
+    plan = planning.plan(given)
+    assert [plan[name] for name in ("new", "changed", "deleted", "unchanged")] == [1, 20, 5, 35]
+    assert plan["estimated_seconds"] is not None
+
+
+def _size(given: Settings) -> int:
+    return sum(file.stat().st_size for file in Path(given.index.uri).rglob("*") if file.is_file())
