@@ -32,6 +32,8 @@ class Difference:
         dropped: Published ids whose rows go, because the document is gone, changed or no longer usable.
         quarantine: Columns id, file (place in the list), row, reason, content_hash, payload_hash.
         quarantine_changed: Whether the quarantine differs from the published one.
+        arrivals: Columns content_hash, file, row of the new documents; empty where nothing is published.
+        departures: Columns content_hash, id of the documents that are gone.
         counts: documents, new, changed, unchanged, deleted, duplicates, quarantined, text_bytes (to embed).
     """
 
@@ -39,11 +41,19 @@ class Difference:
     dropped: pa.Array
     quarantine: pa.Table
     quarantine_changed: bool
+    arrivals: pa.Table
+    departures: pa.Table
     counts: dict[str, int]
 
 
 def compare(
-    digests: Sequence[pa.Table], published: pa.Table, quarantined: pa.Table, low: str | None, high: str | None
+    digests: Sequence[pa.Table],
+    published: pa.Table,
+    quarantined: pa.Table,
+    low: str | None,
+    high: str | None,
+    *,
+    is_update: bool = True,
 ) -> Difference:
     """Compares a range of ids.
 
@@ -53,6 +63,7 @@ def compare(
         quarantined: Columns ``id``, ``reason``, ``content_hash`` of the published quarantine.
         low: Least id of the range; with ``None`` it also holds the null ids.
         high: Id above the last one of the range, or ``None``.
+        is_update: Whether anything is published: only then can a new document be one that moved.
 
     Returns:
         The difference.
@@ -84,6 +95,8 @@ def compare(
         dropped=pl.concat([deleted[ID], changed[ID]]).to_arrow().cast(pa.string()),
         quarantine=quarantine.to_arrow(),
         quarantine_changed=not _same_rows(quarantine, refused_before),
+        arrivals=new.select(CONTENT_HASH, "file", "row").head(new.height if is_update else 0).to_arrow(),
+        departures=deleted.select(CONTENT_HASH, ID).to_arrow(),
         counts={
             "documents": corpus.height,
             "new": new.height,
@@ -95,6 +108,21 @@ def compare(
             "text_bytes": int(embed["text_bytes"].sum()),
         },
     )
+
+
+def moves(arrivals: pa.Table, departures: pa.Table) -> pa.Table:
+    """New documents whose content is that of one that is gone: their vectors are there already.
+
+    Args:
+        arrivals: Of all ranges, as in :class:`Difference`.
+        departures: Likewise.
+
+    Returns:
+        Columns file, row, id (the old one), sorted by file and row.
+    """
+    gone = pl.DataFrame(pl.from_arrow(departures)).sort(ID).unique(CONTENT_HASH, keep="first")
+    found = pl.DataFrame(pl.from_arrow(arrivals)).join(gone, on=CONTENT_HASH)
+    return found.select("file", "row", ID).sort("file", "row").to_arrow()
 
 
 def _in_range(frame: pl.DataFrame, low: str | None, high: str | None) -> pl.DataFrame:

@@ -38,6 +38,7 @@ class Changes:
         masks: For every file, by its place, packed bits of the rows to embed from each range of ids.
         dropped: Published ids whose rows go, one array per range of ids.
         quarantine: Quarantined rows found without the model.
+        moved: Rows whose content a document that is gone had; columns file (place), row, id (the old one).
         differs: Whether there is anything to publish.
         counts: Sums of the ranges' counts.
     """
@@ -45,6 +46,7 @@ class Changes:
     masks: dict[int, list[bytes]]
     dropped: list[pa.Array]
     quarantine: list[pa.Table]
+    moved: pa.Table
     differs: bool
     counts: dict[str, int]
 
@@ -71,9 +73,14 @@ def compare(job: Job, cluster: Cluster) -> Changes:
     groups = [group for name in names for group in job.store.digest_groups(name)]
     arguments = ((job.settings, names, job.published, low, high) for low, high in pairwise(_bounds(groups)))
     small = sum(rows for _, rows in groups) < SMALL_ROWS
-    return reduce(
-        _merged, cluster.map(_compare_range, arguments, here=small), Changes({}, [], [], differs=False, counts={})
-    )
+    found = list(cluster.map(_compare_range, arguments, here=small))
+    merged = reduce(_merged, found, Changes({}, [], [], _NOT_MOVED, differs=False, counts={}))
+    return _with_moves(merged, found)
+
+
+_NOT_MOVED = pa.table(
+    {"file": pa.array([], pa.int32()), "row": pa.array([], pa.int64()), "id": pa.array([], pa.string())}
+)
 
 
 def _merged(so_far: Changes, found: Difference) -> Changes:
@@ -85,6 +92,19 @@ def _merged(so_far: Changes, found: Difference) -> Changes:
         so_far.counts[name] = so_far.counts.get(name, 0) + count
     differs = bool(found.masks) or len(found.dropped) > 0 or found.quarantine_changed
     return replace(so_far, differs=so_far.differs or differs)
+
+
+def _with_moves(merged: Changes, found: Sequence[Difference]) -> Changes:
+    """A document that moved is neither new nor deleted."""
+    arrivals = [difference.arrivals for difference in found if difference.arrivals.num_rows]
+    departures = [difference.departures for difference in found if difference.departures.num_rows]
+    moved = _NOT_MOVED
+    if arrivals and departures:
+        moved = changes.moves(pa.concat_tables(arrivals), pa.concat_tables(departures))
+    merged.counts["moved"] = moved.num_rows
+    merged.counts["new"] -= moved.num_rows
+    merged.counts["deleted"] -= len(pc.unique(moved["id"]))
+    return replace(merged, moved=moved)
 
 
 def _bounds(groups: Sequence[tuple[str | None, int]]) -> list[str | None]:
@@ -112,6 +132,7 @@ def _compare_range(
         _published_quarantine(settings.index.uri, published),
         low,
         high,
+        is_update=published is not None,
     )
 
 
@@ -152,8 +173,16 @@ def shards(job: Job, found: Changes) -> Iterator[Shard]:
     Yields:
         Shards, named after all that makes their result.
     """
-    salt = canonical([job.model.fingerprint, job.layout.describe(), job.layout.generation, job.epoch])
-    return cut_shards(_chosen(job, found), _shard_bytes(job, found), salt)
+    return cut_shards(_chosen(job, found, moved=False), _shard_bytes(job, found), _salt(job, "embed"))
+
+
+def moved_shards(job: Job, found: Changes) -> Iterator[Shard]:
+    """Likewise what has moved, whose vectors are there already."""
+    return cut_shards(_chosen(job, found, moved=True), _shard_bytes(job, found), _salt(job, "move"))
+
+
+def _salt(job: Job, work: str) -> str:
+    return canonical([job.model.fingerprint, job.layout.describe(), job.layout.generation, job.epoch, work])
 
 
 def _shard_bytes(job: Job, found: Changes) -> int:
@@ -165,12 +194,15 @@ def _shard_bytes(job: Job, found: Changes) -> int:
     return min(int(job.settings.run.shard_mb * MIB), max(share, SMALLEST_SHARD))
 
 
-def _chosen(job: Job, found: Changes) -> Iterator[tuple[DataFile, np.ndarray, np.ndarray]]:
-    """Rows to embed of every file with the size of their texts."""
+def _chosen(job: Job, found: Changes, *, moved: bool) -> Iterator[tuple[DataFile, np.ndarray, np.ndarray]]:
+    """Rows of every file to embed, or those that have moved, with the size of their texts."""
     for at in sorted(found.masks):
         file = job.corpus.files[at]
         rows = changes.merge_masks(found.masks[at])
-        digest = job.store.digest(job.digest_name(file), ["row", "text_bytes"])
-        sizes = np.empty(digest.num_rows, np.int64)
-        sizes[digest["row"].to_numpy()] = digest["text_bytes"].to_numpy()
-        yield file, rows, sizes[rows]
+        there = found.moved.filter(pc.field("file") == at)["row"].to_numpy()
+        rows = there if moved else np.setdiff1d(rows, there, assume_unique=True)
+        if rows.size:
+            digest = job.store.digest(job.digest_name(file), ["row", "text_bytes"])
+            sizes = np.empty(digest.num_rows, np.int64)
+            sizes[digest["row"].to_numpy()] = digest["text_bytes"].to_numpy()
+            yield file, rows, sizes[rows]

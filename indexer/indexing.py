@@ -1,14 +1,15 @@
 """The main job: corpus -> changes -> shards on workers -> intent -> epoch; plan and summary."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from indexer import comparison, publish, quarantine, schema, tables
+from indexer import comparison, moving, publish, quarantine, schema, tables
 from indexer.cluster import Cluster, GivenUp
 from indexer.comparison import SMALL_ROWS, Changes
 from indexer.corpus import Shard
@@ -151,6 +152,9 @@ def _stage(job: Job, cluster: Cluster, found: Changes, recipe: Recipe, watch: St
     tables.ensure(job.settings.index.uri, job.layout.schemas())
     receipts = job.store.receipt_ids(job.epoch)
     staged = Staged([], [quarantine.located(table, job.corpus) for table in found.quarantine])
+    target = Target(job.corpus, job.layout, job.settings.index.uri, job.epoch)
+    with watch("move"):
+        _move(job, cluster, found, target, staged)
     shards = documents = 0
     for shard in comparison.shards(job, found):
         if shard.shard_id in receipts:
@@ -164,13 +168,32 @@ def _stage(job: Job, cluster: Cluster, found: Changes, recipe: Recipe, watch: St
         say(f"resuming epoch {job.epoch}: {staged.resumed} shards ({staged.documents:,} documents) are staged already")
     if shards:
         say(f"starting {min(cluster.workers, shards)} workers for {documents:,} documents in {shards} shards")
-        target = Target(job.corpus, job.layout, job.settings.index.uri, job.epoch)
         with watch("start"):
             workers = cluster.start_workers(recipe(target, job.model), shards)
         with watch("embed"), Progress(documents, workers, job.settings.run.progress) as progress:
             rest = (shard for shard in comparison.shards(job, found) if shard.shard_id not in receipts)
             _embed(job, cluster.run(rest, job.settings.run.retries), staged, progress)
     return staged
+
+
+def _move(job: Job, cluster: Cluster, found: Changes, target: Target, staged: Staged) -> None:
+    """Stages what moved; the receipts of an earlier run that did so are found when the shards put theirs."""
+    if job.published is None or not found.moved.num_rows:
+        return
+    say(f"{found.moved.num_rows:,} documents moved: their vectors are taken over")
+    paths = [file.path for file in job.corpus.files]
+    rows = zip(*(found.moved[name].to_pylist() for name in ("file", "row", "id")), strict=True)
+    old_ids = {(paths[file], row): name for file, row, name in rows}
+    versions = job.published.versions()
+    items = ((target, shard, _of(shard, old_ids), versions) for shard in comparison.moved_shards(job, found))
+    for receipt in cluster.map(moving.move, items, here=found.moved.num_rows < SMALL_ROWS):
+        staged.add(receipt)
+
+
+def _of(shard: Shard, old_ids: Mapping[tuple[str, int], str]) -> dict[tuple[str, int], str]:
+    """The part of the mapping that a shard needs."""
+    keys = ((part.file.path, part.start + int(at)) for part in shard.parts for at in np.flatnonzero(part.chosen))
+    return {key: old_ids[key] for key in keys}
 
 
 def _embed(job: Job, outcomes: Iterable[Receipt | GivenUp[Shard]], staged: Staged, progress: Progress) -> None:
@@ -221,7 +244,7 @@ def _intent(job: Job, found: Changes, staged: Staged, hold: Sequence[Gate], watc
             "gates": {gate.name: gate.measured for gate in hold},
             "run": {
                 "documents": found.counts["documents"],
-                "indexed": staged.documents,
+                "indexed": staged.documents - found.counts["moved"],
                 "quarantined": quarantine.num_rows + staged.quarantined,
                 "truncated": staged.truncated,
                 "chunks": staged.chunks,
@@ -237,11 +260,12 @@ def _intent(job: Job, found: Changes, staged: Staged, hold: Sequence[Gate], watc
 def _published_documents(job: Job) -> int:
     if job.published is None:
         return 0
-    return int(job.published.description["counts"]["unchanged"]) + int(job.published.description["run"]["indexed"])
+    counts, run = job.published.description["counts"], job.published.description["run"]
+    return int(counts["unchanged"] + counts["moved"] + run["indexed"])
 
 
 def _summary(epoch: Epoch) -> dict[str, Any]:
-    changed = {name: epoch.description["counts"][name] for name in ("new", "changed", "unchanged", "deleted")}
+    changed = {name: epoch.description["counts"][name] for name in ("new", "changed", "unchanged", "deleted", "moved")}
     return {
         "epoch": epoch.number,
         **epoch.description["run"],

@@ -44,7 +44,10 @@ def plan(settings: Settings, *, rebuild: bool = False) -> dict[str, Any]:
     return {
         "epoch": job.epoch,
         "files": len(job.corpus.files),
-        **{name: found.counts[name] for name in ("documents", "new", "changed", "unchanged", "deleted", "quarantined")},
+        **{
+            name: found.counts[name]
+            for name in ("documents", "new", "changed", "unchanged", "deleted", "moved", "quarantined")
+        },
         "shards": len(shards),
         "to_embed": documents,
         "estimated_tokens": tokens,

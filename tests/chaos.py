@@ -109,6 +109,9 @@ class World:
         changed = len(self.texts) if self.random.random() < 0.1 else 3
         for name in self.random.sample(sorted(self.texts), min(changed, len(self.texts))):
             self.texts[name] = f"changed in night {self.night}: {name} {self.random.random()}"
+        if self.texts:
+            moved = self.random.choice(sorted(self.texts))
+            self.texts[f"moved-{self.night:04d}"] = self.texts.pop(moved)
         for number in range(4 if self.night > 1 else 40):
             self.texts[f"n{self.night:04d}-{number}"] = f"new in night {self.night}: {self.random.random()}"
         rows = [*self.texts.items(), (f"empty-{self.night}", " ")]

@@ -94,6 +94,22 @@ def test_renamed_and_repartitioned_files_embed_nothing(tmp_path: Path) -> None:
     assert (summary["epoch"], summary["indexed"]) == (1, 0)
 
 
+def test_moved_documents_take_their_vectors_along(tmp_path: Path) -> None:
+    documents = words(80)
+    write(tmp_path / "corpus" / "a.parquet", documents)
+    given = settings(tmp_path, gates={"max_removed": 0.0})
+    run(given)
+    old = published_vectors(given, 96)
+    write(tmp_path / "corpus" / "a.parquet", [(f"moved-{name}", text) for name, text in documents])
+    summary = run(given, exits_on=101)
+    assert [summary[key] for key in ("epoch", "indexed", "moved", "new", "deleted")] == [2, 0, 80, 0, 0]
+    new = published_vectors(given, 96)
+    assert new.keys() == {f"moved-{name}" for name in old}
+    assert all(np.array_equal(old[name], new[f"moved-{name}"]) for name in old)
+    write(tmp_path / "corpus" / "b.parquet", [("one more", "text")])
+    assert run(given)["unchanged"] == 80
+
+
 def test_duplicates(tmp_path: Path) -> None:
     write(tmp_path / "corpus" / "a.parquet", [("same", "one text"), ("differs", "first"), ("other", "x")])
     write(tmp_path / "corpus" / "b.parquet", [("same", "one text"), ("differs", "second")])
