@@ -24,6 +24,12 @@ from indexer.errors import CorpusError, IndexerError, first_line
 from indexer.pipeline import PIECES_INSIDE, Piece, Pipeline
 from indexer.settings import ClusterSettings
 
+SMALL_BYTES = 8 << 20
+"""Files of which less is to be read are read in the driver: a process to do it elsewhere takes longer to start."""
+
+SMALL_ROWS = 20_000
+"""Likewise rows to compare or to tend."""
+
 OBJECT_STORE_BYTES = 256 << 20
 """Shared memory of a Ray we start: only descriptions of work and receipts travel, never documents or vectors."""
 

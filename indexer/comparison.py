@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from indexer import changes, schema, tables
 from indexer.changes import Difference
-from indexer.cluster import Cluster
+from indexer.cluster import SMALL_BYTES, SMALL_ROWS, Cluster
 from indexer.corpus import Corpus, Shard, cut_shards, scan_file
 from indexer.epochs import ControlStore, Epoch, canonical
 from indexer.files import DataFile
@@ -22,12 +22,6 @@ from indexer.settings import Settings
 MIB = 1 << 20
 SHARDS_WANTED = 64
 SMALLEST_SHARD = MIB // 16
-
-SMALL_BYTES = 8 * MIB
-"""Files of which less is to be read are read here: a process to do it elsewhere takes longer to start."""
-
-SMALL_ROWS = 20_000
-"""Likewise documents to compare."""
 
 
 @dataclass(frozen=True)

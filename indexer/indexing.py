@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from indexer import comparison, moving, publish, quarantine, schema, tables
-from indexer.cluster import Cluster, GivenUp
-from indexer.comparison import SMALL_ROWS, Changes
+from indexer.cluster import SMALL_ROWS, Cluster, GivenUp
+from indexer.comparison import Changes
 from indexer.corpus import Shard
 from indexer.embedding import EmbedPipeline, Target
 from indexer.epochs import Epoch, Intent, Receipt, canonical

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from indexer import pairs, tables
-from indexer.cluster import Cluster, GivenUp
+from indexer.cluster import SMALL_BYTES, Cluster, GivenUp
 from indexer.epochs import canonical
 from indexer.errors import CorpusError, IndexerError
 from indexer.files import DataFile, list_files, opened
@@ -190,10 +190,6 @@ def _pair_pieces(job: Run, cluster: Cluster) -> tuple[PairsSettings, list[RowRan
     files = list_files(columns.uri, "output.uri")
     rows = ((file, _rows(columns.uri, file)) for file in files)
     return columns, [RowRange(columns.uri, file, at, 0, count) for at, (file, count) in enumerate(rows)]
-
-
-SMALL_BYTES = 8 << 20
-"""Files of which less is to be read are read here: a process to do it elsewhere takes longer to start."""
 
 
 def _rows(uri: str, file: DataFile) -> int:

@@ -46,19 +46,24 @@ class CorpusSettings(Section):
         return self
 
 
-class ModelSettings(Section):
-    """The embedding model; a change of any of these changes the vectors and so the fingerprint."""
+class CheckpointSettings(Section):
+    """A model's files and how they are computed with."""
 
     name: str = Field(description="hub id or local directory")
     revision: str | None = Field(None, description="hub commit, branch or tag; pin a commit")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto", description="dtype of the computation; auto: the checkpoint's own"
+    )
+
+
+class ModelSettings(CheckpointSettings):
+    """The embedding model; a change of any of these changes the vectors and so the fingerprint."""
+
     max_tokens: int = Field(8192, ge=8, description="most tokens of one chunk, end token included")
     overflow: Literal["truncate", "chunk", "quarantine"] = Field(
         "truncate", description="what becomes of a document longer than max_tokens"
     )
     chunk_overlap: int = Field(64, ge=0, description="tokens neighbouring chunks share; read with overflow = chunk")
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        "auto", description="dtype of the computation; auto: the checkpoint's own"
-    )
     query_instruction: str = Field(
         "Given a web search query, retrieve relevant passages that answer the query",
         description="task put before queries by models that follow instructions; documents get none",
@@ -105,8 +110,8 @@ class IndexSettings(Section):
     widths: list[int] = Field([256], min_length=1, description="Matryoshka widths, 32 up to the model's dimension")
     precision: Literal["float32", "float16"] = Field("float32", description="how vector components are stored")
     metric: Literal["cosine", "dot", "l2"] = Field("cosine", description="distance of the vector index")
-    vector_index: Literal["auto", "none", "IVF_FLAT", "IVF_PQ", "IVF_SQ", "IVF_RQ", "IVF_HNSW_SQ", "IVF_HNSW_PQ"] = (
-        Field("auto", description="LanceDB index type; auto: by rows and width, none for small tables")
+    vector_index: VectorIndex = Field(
+        "auto", description="LanceDB index type; auto: by rows and width, none for small tables"
     )
 
     @model_validator(mode="after")
@@ -130,15 +135,20 @@ class ClusterSettings(Section):
     cpus_per_worker: int = Field(1, ge=1, description="CPU cores reserved for, and on CPU machines pinned to, a worker")
 
 
-class RunSettings(Section):
+class WorkSettings(Section):
+    """How work is retried and shown."""
+
+    retries: int = Field(2, ge=0, description="further workers a failed shard is given to before it is given up")
+    progress: Literal["auto", "bar", "lines", "none"] = Field(
+        "auto", description="auto: a bar on a terminal, else lines"
+    )
+
+
+class RunSettings(WorkSettings):
     """How the work is cut and retried."""
 
     shard_mb: float = Field(
         8.0, gt=0, description="most text of one shard in MiB: the unit of work, retry and resume; small jobs get less"
-    )
-    retries: int = Field(2, ge=0, description="further workers a failed shard is given to before it is quarantined")
-    progress: Literal["auto", "bar", "lines", "none"] = Field(
-        "auto", description="auto: a bar on a terminal, else lines"
     )
 
 
@@ -155,15 +165,10 @@ class GateSettings(Section):
     recall_queries: int = Field(100, ge=1, description="stored vectors used as queries to measure recall")
 
 
-class RerankerSettings(Section):
+class RerankerSettings(CheckpointSettings):
     """The reranker: Qwen3-Reranker, a conversion of it, or another cross-encoder that vLLM serves."""
 
-    name: str = Field(description="hub id or local directory")
-    revision: str | None = Field(None, description="hub commit, branch or tag; pin a commit")
     max_tokens: int = Field(8192, ge=8, description="most tokens of one prompt; of longer ones the document is cut")
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        "auto", description="dtype of the computation; auto: the checkpoint's own"
-    )
     instruction: str = Field(
         "Given a web search query, retrieve relevant passages that answer the query",
         description="task put before the query by models that follow instructions",
@@ -213,14 +218,10 @@ class OutputSettings(Section):
     uri: str = Field(description="directory or object-store URI of one run's results")
 
 
-class ScoreRunSettings(Section):
+class ScoreRunSettings(WorkSettings):
     """How the work is cut and retried."""
 
     shard_pairs: int = Field(2048, ge=1, description="pairs of one shard: the unit of work, retry and resume")
-    retries: int = Field(2, ge=0, description="further workers a failed shard is given to")
-    progress: Literal["auto", "bar", "lines", "none"] = Field(
-        "auto", description="auto: a bar on a terminal, else lines"
-    )
 
 
 class JobSettings(BaseSettings):
