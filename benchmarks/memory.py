@@ -36,15 +36,15 @@ def peak_mib(process: str) -> float:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
 
 
-def worker_peaks() -> dict[str, float]:
-    """Peak of every worker actor of this machine by process id; nothing else may use Ray meanwhile."""
+def ray_peaks() -> dict[str, float]:
+    """Peak of every worker and task process of this machine by process id; nothing else may use Ray meanwhile."""
     found = {}
     for entry in Path("/proc").iterdir():
         try:
             command = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
         except OSError:
             continue
-        if command.startswith(b"ray::Worker"):
+        if command.startswith(b"ray::"):
             found[entry.name] = peak_mib(entry.name)
     return found
 
@@ -70,7 +70,7 @@ def measure(root: str) -> dict[str, Any]:
 
     def look() -> None:
         while not done.wait(SECONDS_BETWEEN_LOOKS):
-            peaks.update(worker_peaks())
+            peaks.update(ray_peaks())
 
     watcher = threading.Thread(target=look)
     watcher.start()

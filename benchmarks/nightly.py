@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from indexer import indexing, planning
-from indexer.settings import Settings
+from indexer.settings import IndexSettings, Settings
 from indexer.testing import FakeRecipe, minilm_path, tiny_corpus
 
 DIMENSION = 384
@@ -58,7 +58,9 @@ def main() -> None:
             cluster={"address": "local", "workers": 2},
             run={"progress": "none"},
         )
-        tokens = planning.plan(settings)["estimated_tokens"] / arguments.documents
+        # Of another index: a plan records digests, and the first night would find its files read already.
+        aside = settings.model_copy(update={"index": IndexSettings(uri=f"{root}/aside", widths=[96])})
+        tokens = planning.plan(aside)["estimated_tokens"] / arguments.documents
         pace = 2 / (arguments.rate * tokens)
         first = night(settings, pace)
         changed = change(Path(root) / "corpus", arguments.documents)
