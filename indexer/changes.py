@@ -10,7 +10,7 @@ import pyarrow as pa
 from indexer.fates import Fate
 from indexer.schema import CONTENT_HASH, ID, PAYLOAD_HASH
 
-RANGE_ROWS = 2_000_000
+RANGE_ROWS = 1_000_000
 """Corpus rows compared at once: bounds the memory of a comparison whatever the corpus has."""
 
 RETRIED = frozenset({Fate.SHARD_FAILED})

@@ -135,8 +135,8 @@ def _published_keys(uri: str, published: Epoch | None, low: str | None, high: st
     if published is None:
         return pa.schema([*schema.KEY_FIELDS, *schema.HASH_FIELDS]).empty_table().select(columns)
     narrow = published.tables[-1]
-    batches = tables.read(uri, narrow.name, narrow.version, columns)
-    kept = [_cut(pa.Table.from_batches([b]).filter(pc.field(schema.CHUNK) == 0), low, high) for b in batches]
+    batches = tables.read(uri, narrow.name, narrow.version, columns, low, high)
+    kept = [pa.Table.from_batches([batch]).filter(pc.field(schema.CHUNK) == 0) for batch in batches]
     return pa.concat_tables(kept) if kept else _published_keys(uri, None, low, high)
 
 

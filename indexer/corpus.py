@@ -16,6 +16,10 @@ from indexer.schema import CONTENT_HASH_TYPE, DIGEST_SCHEMA, PAYLOAD_HASH_TYPE
 from indexer.settings import CorpusSettings
 
 TEXT_SEPARATOR = "\n"
+
+LEAST_BYTES = 256
+"""What a document counts for in a shard however short its text is: a worker holds its id, hashes and tokens too."""
+
 STRING = pa.string()
 
 
@@ -169,20 +173,21 @@ def cut_shards(
         Shards, as the files are pulled.
     """
     parts: list[Part] = []
-    documents = text_bytes = 0
+    documents = text_bytes = filled = 0
     for file, rows, sizes in chosen:
-        ends = np.cumsum(sizes)
+        ends = np.cumsum(np.maximum(sizes, LEAST_BYTES))
         start = before = 0
         while start < len(rows):
-            full = int(np.searchsorted(ends, before + shard_bytes - text_bytes))
+            full = int(np.searchsorted(ends, before + shard_bytes - filled))
             stop = min(len(rows), full + 1)
             parts.append(_part(file, rows[start:stop]))
             documents += stop - start
-            text_bytes += int(ends[stop - 1]) - before
+            text_bytes += int(sizes[start:stop].sum())
+            filled += int(ends[stop - 1]) - before
             start, before = stop, int(ends[stop - 1])
-            if text_bytes >= shard_bytes:
+            if filled >= shard_bytes:
                 yield _shard(parts, documents, text_bytes, salt)
-                parts, documents, text_bytes = [], 0, 0
+                parts, documents, text_bytes, filled = [], 0, 0, 0
     if parts:
         yield _shard(parts, documents, text_bytes, salt)
 

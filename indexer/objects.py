@@ -25,7 +25,7 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-GROUP_ROWS = 65_536
+GROUP_ROWS = 1 << 14
 """Rows per row group of a table: a range of a sorted one touches few of them."""
 
 

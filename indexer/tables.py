@@ -428,9 +428,26 @@ def table_schema(uri: str, name: str, version: int) -> pa.Schema:
     return _open(uri, name, version).schema
 
 
-def read(uri: str, name: str, version: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Streams columns of a published table."""
-    yield from _open(uri, name, version).scanner(columns=list(columns)).to_batches()
+def read(
+    uri: str, name: str, version: int, columns: Sequence[str], low: str | None = None, high: str | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Streams columns of a published table.
+
+    Args:
+        uri: LanceDB database.
+        name: Table name.
+        version: Its version.
+        columns: Columns to read.
+        low: Least id wanted, ``None`` for no bound.
+        high: Id above the last one wanted, ``None`` for no bound.
+
+    Yields:
+        Batches, in no particular order.
+    """
+    bounds = [] if low is None else [f"{schema.ID} >= {quote(low)}"]
+    bounds += [] if high is None else [f"{schema.ID} < {quote(high)}"]
+    scanner = _open(uri, name, version).scanner(columns=list(columns), filter=" AND ".join(bounds) or None)
+    yield from scanner.to_batches()
 
 
 def lookup(uri: str, name: str, version: int, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
