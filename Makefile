@@ -6,12 +6,12 @@ BIN := .venv/bin
 # uv reads its own index settings (UV_DEFAULT_INDEX), not pip's. One lock file holds for all supported versions of Python:
 # what is pinned for the oldest has wheels for the others.
 COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --no-annotate --no-header --python-version 3.11 \
-	--python-platform x86_64-manylinux_2_34 --extra quickstart --extra dev
+	--python-platform x86_64-manylinux_2_34 --extra quickstart --extra bench --extra dev
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart nightly-demo chaos test test-slow test-gpu lint format types imports lock clean
+.PHONY: help install quickstart nightly-demo chaos bench test test-slow test-gpu lint format types imports lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ nightly-demo: $(INSTALLED) ## Play some nights: change, kill, resume, roll back
 
 chaos: $(INSTALLED) ## Kill drivers 2,000 times on real tables and check what is left; KILLS=... for another number
 	$(BIN)/python -m tests.chaos --kills $(or $(KILLS),2000)
+
+bench: $(INSTALLED) ## Compare with other ways to the same vectors and scores, about 15 minutes
+	$(BIN)/python -m benchmarks.throughput --documents 4000 --rounds 2
+	$(BIN)/python -m benchmarks.throughput --mode score --rounds 2
 
 test: $(INSTALLED) ## Run the tests, without those marked slow or gpu
 	$(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.memory import SECONDS_BETWEEN_LOOKS, peak_mib, ray_peaks
-from benchmarks.weightless import recipe
+from benchmarks.weightless import Weightless
 from indexer import indexing
 from indexer.settings import Settings
 from indexer.testing import minilm_path
@@ -27,6 +27,7 @@ CHANGED = 100
 """One document of so many is changed, in one file of :data:`FILES`."""
 
 WIDTH = 32
+MINILM_WIDTH = 384
 BILLION = 1_000_000_000
 
 
@@ -69,7 +70,7 @@ def night(root: Path) -> dict[str, Any]:
     watcher = threading.Thread(target=look)
     watcher.start()
     try:
-        summary = indexing.run(settings, recipe)
+        summary = indexing.run(settings, Weightless(MINILM_WIDTH, tokenise=False))
     finally:
         done.set()
         watcher.join()

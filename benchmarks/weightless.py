@@ -1,6 +1,8 @@
-"""A model that costs nothing, so that only the work around it is left: one token per document, one vector for all."""
+"""A model that costs nothing, or only sleeps, so that the work around it is left."""
 
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -8,8 +10,6 @@ import numpy as np
 from indexer.embedding import EmbedPipeline, Target
 from indexer.model import Model
 from indexer.tokens import TokenBatch
-
-DIMENSION = 384
 
 
 class OneToken:
@@ -24,20 +24,43 @@ class OneToken:
 
 
 class Dice:
-    """Engine that takes no time: one and the same unit vector, so that a second look finds it again."""
+    """Engine that gives one and the same unit vector, so that a second look finds it again."""
 
-    dimension = DIMENSION
-
-    def __init__(self) -> None:
+    def __init__(self, dimension: int, seconds_per_document: float) -> None:
         """Draws the vector."""
-        drawn = np.random.default_rng(0).standard_normal(DIMENSION).astype(np.float32)
+        drawn = np.random.default_rng(0).standard_normal(dimension).astype(np.float32)
+        self.dimension = dimension
         self._vector = drawn / np.linalg.norm(drawn)
+        self._seconds = seconds_per_document
 
     def embed(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
-        """Unit vectors, float32, shape (len(token_ids), DIMENSION)."""
+        """Unit vectors, float32, shape (len(token_ids), dimension)."""
+        time.sleep(self._seconds * len(token_ids))
         return np.tile(self._vector, (len(token_ids), 1))
 
 
-def recipe(target: Target, _: Model) -> Callable[[], EmbedPipeline]:
-    """How a worker builds its pipeline."""
-    return partial(EmbedPipeline, target, Dice, OneToken)
+@dataclass(frozen=True)
+class Weightless:
+    """How workers build their pipelines.
+
+    Attributes:
+        dimension: Width of the vectors.
+        seconds_per_document: Time the engine sleeps.
+        tokenise: Whether the model's own tokenizer runs.
+    """
+
+    dimension: int
+    seconds_per_document: float = 0.0
+    tokenise: bool = True
+
+    def __call__(self, target: Target, model: Model) -> Callable[[], EmbedPipeline]:
+        """As :data:`indexer.indexing.Recipe`."""
+        return partial(_pipeline, target, model, self)
+
+
+def _pipeline(target: Target, model: Model, made: Weightless) -> EmbedPipeline:
+    return EmbedPipeline(
+        target,
+        lambda: Dice(made.dimension, made.seconds_per_document),
+        lambda: model.tokenizer if made.tokenise else OneToken(),
+    )

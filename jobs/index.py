@@ -6,18 +6,23 @@ The last line on standard output is one JSON object. Exit status: 0 done, 1 fail
 
 import json
 
-from indexer import indexing, planning
+from indexer import indexing, planning, tuning
 from indexer.settings import Settings, command_line, load
 from jobs.command import execute
 
 
 def main() -> None:
-    """Indexes, or with ``--plan`` says what would be done."""
+    """Indexes, or with ``--plan`` says what would be done, or with ``--tune`` looks for the fastest engine settings."""
     command = command_line(__doc__ or "")
     command.add_argument("--plan", action="store_true", help="print what would be done and do nothing")
     command.add_argument("--rebuild", action="store_true", help="where settings differ from the index's, build it anew")
+    command.add_argument(
+        "--tune", action="store_true", help="time engine settings on a sample of the corpus, write the best beside FILE"
+    )
     settings, arguments = load(Settings, command)
-    if arguments.plan:
+    if arguments.tune:
+        result = tuning.tune(settings, arguments.config.with_suffix(".engine.toml"))
+    elif arguments.plan:
         result = planning.plan(settings, rebuild=arguments.rebuild)
     else:
         result = indexing.run(settings, rebuild=arguments.rebuild)

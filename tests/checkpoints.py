@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from indexer import testing
+from indexer import random_qwen3
 from indexer.testing import minilm_path, qwen3_checkpoint
 
 YES, NO = 9693, 2152
@@ -48,7 +48,7 @@ def marked_reranker(path: Path, marker: int) -> str:
     embeddings[marker, 0] = 8.0
     embeddings[YES, 1] = 1.0
     layer = "model.layers.0.self_attn."
-    size = testing.SMALL.head_dim
+    size = random_qwen3.SMALL.head_dim
     weights[layer + "q_proj.weight"][:size] = 0
     weights[layer + "v_proj.weight"][0] = 0
     weights[layer + "v_proj.weight"][0, 0] = 1.0

@@ -18,7 +18,7 @@ from tests.fakes import end_ray
 
 ROOT = Path(__file__).parents[1]
 KILLS = 10
-DOCUMENTS = 600
+DOCUMENTS = 5000
 CONFIG = """
 [corpus]
 uri = "{root}/corpus"
@@ -57,15 +57,17 @@ def test_ten_kills_change_nothing(tmp_path: Path) -> None:
     qwen3_checkpoint(tmp_path / "model")
     folder = tempfile.mkdtemp(prefix="ray-")
     environment = os.environ | {"RAY_TMPDIR": folder}
-    started = time.monotonic()
     subprocess.run(command(tmp_path, "whole"), cwd=ROOT, env=environment, check=True, timeout=600)
-    seconds = time.monotonic() - started
+    receipts = tmp_path / "killed" / "_docs" / "receipts" / f"{1:012d}"
     for _ in range(KILLS):
         with subprocess.Popen(
             command(tmp_path, "killed"), cwd=ROOT, env=environment, start_new_session=True
         ) as running:
-            time.sleep(drawn.uniform(0.3, 0.9) * seconds)
-            assert running.poll() is None or (tmp_path / "killed" / "_docs" / "epochs").exists()
+            wanted = len(list(receipts.glob("*"))) + drawn.randint(0, 2)
+            while running.poll() is None and len(list(receipts.glob("*"))) < wanted:
+                time.sleep(0.01)
+            time.sleep(drawn.uniform(0, 3))
+            assert running.poll() is None, "the run ended before it could be killed"
             os.killpg(running.pid, signal.SIGKILL)
         end_ray(folder)
         Path(folder).mkdir(exist_ok=True)

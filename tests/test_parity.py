@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer import testing, widths
+from indexer import random_qwen3, testing, widths
 from indexer.engine import Engine
 from indexer.tokens import EmbedTokenizer, PairTokenizer
 from tests.checkpoints import NO, YES, converted_reranker, cross_encoder
@@ -135,11 +135,11 @@ def sentence_vectors(path: str, texts: list[str], max_tokens: int) -> np.ndarray
     return np.asarray(model.encode(texts, normalize_embeddings=True), np.float32)
 
 
-@pytest.fixture(scope="module", params=testing.TRUE_SHAPES)
+@pytest.fixture(scope="module", params=random_qwen3.TRUE_SHAPES)
 def true_shape_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A 2-layer checkpoint with the dimensions of one of the hub's models; 0.4 to 2 GB while it is read."""
     path = tmp_path_factory.mktemp("shape")
-    yield testing.qwen3_checkpoint(path, testing.TRUE_SHAPES[request.param])
+    yield testing.qwen3_checkpoint(path, random_qwen3.TRUE_SHAPES[request.param])
     shutil.rmtree(path)
 
 

@@ -1,0 +1,117 @@
+"""What the host can feed: work around the engine per document, and a control plane of 64 workers on one machine.
+
+The engine is one that costs nothing, or that sleeps; everything else is real. The stages of a worker overlap with its
+engine, so a document may take as long on the host as on the engine before the engine waits.
+"""
+
+import argparse
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ray.cluster_utils import Cluster as Machines
+
+from benchmarks.apart import apart
+from benchmarks.flops import model_flops
+from benchmarks.weightless import Weightless
+from benchmarks.work import TOKENS_PER_WORD
+from indexer import indexing
+from indexer.random_qwen3 import TRUE_LAYERS, TRUE_SHAPES, write_config
+from indexer.settings import Settings
+from indexer.testing import qwen3_checkpoint, tiny_corpus
+
+WORKERS = 64
+RATE = 2000.0
+"""Documents per second of all 64 workers together."""
+
+H200_BF16 = 989e12
+"""Dense bfloat16 FLOP/s of NVIDIA's data sheet."""
+
+GPU_SHARE = 0.5
+"""Share of them that a well-fed engine reaches, for the arithmetic of what a GPU needs."""
+
+
+def worker_costs(root: Path, tokens: int, documents: int) -> dict[str, Any]:
+    """Microseconds per document and stage of one worker process, and of the driver."""
+    corpus = _corpus(root / f"corpus-{tokens}", tokens, documents)
+    settings = _settings(root, corpus, f"index-{tokens}", cluster={"address": "local", "workers": 1})
+    summary = indexing.run(settings, Weightless(256))
+    stages = {name: seconds / documents * 1e6 for name, seconds in summary["worker_stages"].items()}
+    driver = {
+        name: summary["stages"][name] / documents * 1e6 for name in ("scan", "compare", "check", "commit", "index")
+    }
+    return {
+        "tokens": summary["tokens"] / documents,
+        "documents_per_second": round(documents / summary["stages"]["embed"]),
+        "worker_us": {name: round(value, 1) for name, value in stages.items()},
+        "driver_us": {name: round(value, 1) for name, value in driver.items()},
+    }
+
+
+def many_workers(root: Path, documents: int) -> dict[str, Any]:
+    """Efficiency of 64 workers, each at 1/64 of the rate, against the time their engines alone would take."""
+    corpus = _corpus(root / "corpus-many", 128, documents)
+    machines = Machines(initialize_head=True, head_node_args={"num_cpus": WORKERS, "include_dashboard": False})
+    try:
+        settings = _settings(root, corpus, "index-many", cluster={"address": machines.address}, shard_mb=1 / 64)
+        summary = indexing.run(settings, Weightless(256, WORKERS / RATE))
+    finally:
+        machines.shutdown()
+    ideal = documents / RATE
+    return {
+        "workers": WORKERS,
+        "documents": documents,
+        "ideal_seconds": ideal,
+        "seconds": summary["stages"]["embed"],
+        "efficiency": round(ideal / summary["stages"]["embed"], 3),
+    }
+
+
+def _corpus(root: Path, tokens: int, documents: int) -> str:
+    words = round(tokens / TOKENS_PER_WORD)
+    return tiny_corpus(root, documents, files=8, rows_per_group=2000, words=(words, words))
+
+
+def _settings(root: Path, corpus: str, index: str, *, cluster: dict[str, Any], shard_mb: float = 8.0) -> Settings:
+    return Settings(
+        corpus={"uri": corpus},
+        model={"name": str(root / "model"), "max_tokens": 1024},
+        index={"uri": str(root / index), "widths": [256, 128, 64, 32]},
+        cluster=cluster,
+        run={"progress": "none", "shard_mb": shard_mb},
+    )
+
+
+def gpu_microseconds(root: Path, tokens: int) -> float:
+    """What a document of a 0.6B model takes on a GPU, by arithmetic."""
+    config = write_config(root / "0.6B", replace(TRUE_SHAPES["0.6B"], layers=TRUE_LAYERS["0.6B"]))
+    return model_flops(config, [tokens]) / (GPU_SHARE * H200_BF16) * 1e6
+
+
+def main() -> None:
+    """Measures and prints."""
+    command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    command.add_argument("--documents", type=int, default=40_000, help="documents of each length, for the costs")
+    command.add_argument("--many", type=int, default=96_000, help="documents for the 64 workers")
+    command.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the results")
+    arguments = command.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        qwen3_checkpoint(root / "model")
+        costs = []
+        for tokens in (128, 512):
+            cost = apart(worker_costs, root, tokens, arguments.documents)
+            cost["gpu_us_by_arithmetic"] = round(gpu_microseconds(root, tokens))
+            costs.append(cost)
+            print(json.dumps(cost), flush=True)
+        many = apart(many_workers, root, arguments.many)
+    result = {"costs": costs, "control_plane": many}
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "host.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

