@@ -173,6 +173,7 @@ def _ray_data(work: Work, *, lance: bool) -> float:
         concurrency=1,
         batch_size=128,
         accelerator_type=None,
+        log_engine_metrics=False,  # they go through Ray Serve, which would be one more package
         placement_group_config={"bundles": [_bundle()]},
         chat_template_stage=False,
         detokenize_stage=False,
