@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,6 +10,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 PATIENCE_SECONDS = 3600.0
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_CAUSE = re.compile(r"\w*(Error|Exception): \S")
 
 
 def apart(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -48,9 +51,15 @@ def _call(sender: Connection, function: Callable[..., Any], arguments: tuple[Any
     try:
         answer = (True, function(*arguments))
     except Exception as error:  # noqa: BLE001  # sent to where it can be handled
-        lines = str(error).strip().splitlines()
-        answer = (False, f"{type(error).__name__}: {lines[0] if lines else ''}")
+        answer = (False, _cause(error))
     sender.send(answer)
+
+
+def _cause(error: Exception) -> str:
+    """One line. Ray puts the traceback of a task into the message, with its cause at the end."""
+    lines = _COLOUR.sub("", str(error)).strip().splitlines() or [""]
+    causes = [line.strip() for line in lines if _CAUSE.match(line.strip())]
+    return causes[-1] if causes else f"{type(error).__name__}: {lines[0]}"
 
 
 def _end_group(pid: int | None) -> None:

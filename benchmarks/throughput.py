@@ -55,7 +55,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         limit = {dtype: apart(flops.matrix_rate, dtype) for dtype in ("bfloat16", "float32")}
         kind: Any = "embedding" if arguments.mode == "embed" else "reranker"
-        checkpoint = work.checkpoint_of(arguments.model, Path(folder), kind)
+        checkpoint = work.checkpoint_of(arguments.model, kind)
         for lengths in arguments.lengths:
             prepared = _prepare(arguments, Path(folder) / lengths, checkpoint, lengths)
             found = _rounds(prepared, contenders, arguments.rounds)

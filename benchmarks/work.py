@@ -21,6 +21,9 @@ FILES = 6
 TOKENS_PER_WORD = 2.4
 """Of :func:`indexer.testing.random_texts` under Qwen3's tokenizer, about."""
 
+CHECKPOINTS = Path("data/checkpoints")
+"""Where random weights are written: always in the same place, by which vLLM finds what it compiled for them before."""
+
 SMALL_MODEL = "small"
 WORDS = (10, 120)
 
@@ -102,12 +105,12 @@ class Work:
         return write(replace(self, root=root, documents=documents), self.texts[:documents])
 
 
-def checkpoint_of(model: str, root: Path, kind: Kind = "embedding") -> str:
+def checkpoint_of(model: str, kind: Kind = "embedding") -> str:
     """Directory of a model: random weights for ``small``, ``0.6B``, ``4B`` and ``8B``, else the directory named."""
     if model != SMALL_MODEL and model not in TRUE_SHAPES:
         return model
     shape = SMALL if model == SMALL_MODEL else replace(TRUE_SHAPES[model], layers=TRUE_LAYERS[model])
-    return qwen3_checkpoint(root / f"{kind}-{model}", shape, kind=kind)
+    return qwen3_checkpoint(CHECKPOINTS.absolute() / f"{kind}-{model}", shape, kind=kind)
 
 
 def prepare(root: Path, checkpoint: str, lengths: str, documents: int) -> Work:

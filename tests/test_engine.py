@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from indexer import testing
+from indexer import random_qwen3, testing
 from indexer.engine import Engine, EngineDead, EngineError, argument_names, check_arguments, check_scores, check_vectors
 from indexer.errors import SettingsError
 from indexer.tokens import EmbedTokenizer, PairTokenizer
@@ -37,7 +37,7 @@ def embed_cases(path: str) -> dict[str, Any]:
         "after refusals": engine.embed(ids[:1]),
     }
     # No such row in the embedding table: vLLM itself fails.
-    found["dead"] = [_refusal(engine, row) for row in ([testing.QWEN_VOCABULARY + 10**6], ids[0])]
+    found["dead"] = [_refusal(engine, row) for row in ([random_qwen3.QWEN_VOCABULARY + 10**6], ids[0])]
     return found
 
 
