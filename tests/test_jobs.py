@@ -37,6 +37,8 @@ enforce_eager = true  # compiling takes longer than these documents
 [index]
 uri = "{root}/index"
 widths = [384, 64]
+[cluster]
+workers = 1  # every command starts its engines anew, and the other tests share the cores
 [run]
 shard_mb = 0.02
 """
@@ -56,6 +58,8 @@ max_tokens = 512
 enforce_eager = true
 [output]
 uri = "{output}/out"
+[cluster]
+workers = 1
 [run]
 shard_pairs = {candidates}
 """
