@@ -6,6 +6,7 @@ engine, so a document may take as long on the host as on the engine before the e
 
 import argparse
 import json
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from ray.cluster_utils import Cluster as Machines
 
+from benchmarks import results
 from benchmarks.apart import apart
 from benchmarks.flops import model_flops
 from benchmarks.weightless import Weightless
@@ -107,10 +109,12 @@ def main() -> None:
             costs.append(cost)
             print(json.dumps(cost), flush=True)
         many = apart(many_workers, root, arguments.many)
-    result = {"costs": costs, "control_plane": many}
+    result = {"machine": results.machine(), "costs": costs, "control_plane": many}
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "host.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(result))
+    print(json.dumps(many))
+    if below := results.below_floors("host", "control_plane", many):
+        sys.exit("; ".join(below))
 
 
 if __name__ == "__main__":

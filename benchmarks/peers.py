@@ -7,25 +7,39 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow.parquet as pq
+from lance import dataset
+
 from benchmarks.work import MAX_TOKENS, Outcome, Work
 
 ATTENTIONS = ("sdpa", "eager")
 BATCHES = (8, 16, 32, 64, 128)
 SAMPLE = 512
-"""Documents on which the best batch of Transformers is looked for."""
+SAMPLE_SECONDS = 8.0
+"""The best batch of Transformers is looked for on so many documents, or on as many as take so long."""
 
 BATCH_OF_RECORD = 32
-SMALL_RUN = 64
-"""Documents of the run that is subtracted where start-up cannot be told from work."""
+ADDED_AT_ONCE = 512
+WARM = 64
+"""Documents embedded before the clock starts."""
+
+SAME_BATCH_SECONDS = 0.2
+"""Documents that leave Ray Data's engine so shortly after the first ones were embedded with these."""
 
 
 def find_transformers(work: Work) -> tuple[str, int]:
     """The attention implementation and, sorted by length, the batch that are fastest on this machine."""
-    texts = work.texts[:SAMPLE]
+    texts = work.texts[: _sample(work)]
     attention = max(ATTENTIONS, key=lambda name: _rate(_Transformers(work, name), texts, BATCH_OF_RECORD))
     model = _Transformers(work, attention)
     by_length = sorted(texts, key=len)
     return attention, max(BATCHES, key=lambda batch: _rate(model, by_length, batch))
+
+
+def _sample(work: Work) -> int:
+    model = _Transformers(work, work.attention)
+    rate = _rate(model, work.texts[:BATCH_OF_RECORD], BATCH_OF_RECORD)
+    return min(SAMPLE, max(BATCH_OF_RECORD, int(rate * SAMPLE_SECONDS / sum(work.lengths) * work.documents)))
 
 
 def transformers_arrival(work: Work, number: int) -> Outcome:  # noqa: ARG001  # every contender is told its round
@@ -89,7 +103,7 @@ def sentence_transformers(work: Work, number: int) -> Outcome:  # noqa: ARG001
     """sentence-transformers, ``encode`` in one process."""
     begun = time.perf_counter()
     model = _sentence_transformer(work)
-    model.encode(work.texts[:SMALL_RUN], batch_size=work.batch)
+    model.encode(work.texts[:WARM], batch_size=work.batch)
     start = time.perf_counter()
     model.encode(work.texts, batch_size=work.batch, normalize_embeddings=True)
     return Outcome(sum(work.lengths), time.perf_counter() - start, start - begun, {})
@@ -104,7 +118,7 @@ def sentence_transformers_pool(work: Work, number: int) -> Outcome:  # noqa: ARG
     devices = [f"cuda:{at}" for at in range(gpus)] or ["cpu"] * len(os.sched_getaffinity(0))
     model = _sentence_transformer(work)
     pool = model.start_multi_process_pool(devices)
-    model.encode(work.texts[: SMALL_RUN * len(devices)], pool=pool, batch_size=work.batch)
+    model.encode(work.texts[: WARM * len(devices)], pool=pool, batch_size=work.batch)
     start = time.perf_counter()
     model.encode(work.texts, pool=pool, batch_size=work.batch, normalize_embeddings=True)
     seconds = time.perf_counter() - start
@@ -130,39 +144,29 @@ def stock_vllm(work: Work, number: int) -> Outcome:  # noqa: ARG001
     from vllm import LLM
 
     model = LLM(work.checkpoint, runner="pooling", dtype="bfloat16", max_model_len=MAX_TOKENS)
-    model.embed(work.texts[:SMALL_RUN], use_tqdm=False)
+    model.embed(work.texts[:WARM], use_tqdm=False)
     start = time.perf_counter()
     model.embed(work.texts, use_tqdm=False)
     return Outcome(sum(work.lengths), time.perf_counter() - start, start - begun, {})
 
 
-def ray_data(work: Work, number: int) -> Outcome:
+def ray_data(work: Work, number: int) -> Outcome:  # noqa: ARG001
     """Ray Data LLM, task embed, from Parquet to Parquet."""
-    return _less_start(work, number, lance=False)
+    return _ray_data(work, lance=False)
 
 
-def ray_data_lance(work: Work, number: int) -> Outcome:
+def ray_data_lance(work: Work, number: int) -> Outcome:  # noqa: ARG001
     """The same into a Lance table through Ray's own writer."""
-    return _less_start(work, number, lance=True)
+    return _ray_data(work, lance=True)
 
 
-def _less_start(work: Work, number: int, *, lance: bool) -> Outcome:
-    """Ray Data starts its engines within the first execution: a small one is subtracted."""
-    small = work.first(SMALL_RUN, work.root / f"small-{number}-{lance}")
-    quiet_vllm()
-    if number == 0:
-        _ray_data(small, lance=lance)  # compiles what later starts find compiled
-    short = _ray_data(small, lance=lance)
-    long = _ray_data(work, lance=lance)
-    tokens = sum(work.lengths) - sum(small.lengths)
-    return Outcome(tokens, long - short, short, {})
-
-
-def _ray_data(work: Work, *, lance: bool) -> float:
+def _ray_data(work: Work, *, lance: bool) -> Outcome:
+    """Ray Data starts its engine within the execution: the clock starts when the first documents leave it."""
     import ray
     import ray.data
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
+    quiet_vllm()
     target = str(work.root / "ray-data")
     shutil.rmtree(target, ignore_errors=True)
     # More cores than there are: its engine, readers and writers would wait for each other otherwise.
@@ -183,17 +187,24 @@ def _ray_data(work: Work, *, lance: bool) -> float:
     process = build_processor(
         config,
         preprocess=lambda row: {"id": row["id"], "prompt": row["text"]},
-        postprocess=lambda row: {"id": row["id"], "vector": row["embeddings"]},
+        postprocess=lambda row: {"id": row["id"], "vector": row["embeddings"], "embedded": time.time()},
     )
-    start = time.perf_counter()
+    begun = time.time()
     data = process(ray.data.read_parquet(work.corpus))
     if lance:
         data.write_lance(target)
     else:
         data.write_parquet(target)
-    seconds = time.perf_counter() - start
+    end = time.time()
     ray.shutdown()
-    return seconds
+    columns = ["id", "embedded"]
+    found = dataset(target).to_table(columns=columns) if lance else pq.read_table(target, columns=columns)
+    written = found.to_pydict()
+    first = min(written["embedded"]) + SAME_BATCH_SECONDS
+    tokens = sum(
+        work.lengths[int(name)] for name, at in zip(written["id"], written["embedded"], strict=True) if at > first
+    )
+    return Outcome(tokens, end - first, first - begun, {})
 
 
 def _bundle() -> dict[str, float]:
@@ -219,11 +230,11 @@ def lancedb_registry(work: Work, number: int) -> Outcome:
         {"__annotations__": fields, "text": model.SourceField(), "vector": model.VectorField()},
     )
     table = lancedb.connect(str(work.root / f"registry-{number}")).create_table("docs", schema=document)
-    table.add([{"id": "warm", "text": text} for text in work.texts[:SMALL_RUN]])
+    table.add([{"id": "warm", "text": text} for text in work.texts[:WARM]])
     start = time.perf_counter()
     rows = [{"id": str(at), "text": text} for at, text in enumerate(work.texts)]
-    for at in range(0, len(rows), SAMPLE):
-        table.add(rows[at : at + SAMPLE])
+    for at in range(0, len(rows), ADDED_AT_ONCE):
+        table.add(rows[at : at + ADDED_AT_ONCE])
     return Outcome(sum(work.lengths), time.perf_counter() - start, start - begun, {})
 
 

@@ -52,11 +52,11 @@ class Contender:
         """Median of the rates."""
         return statistics.median(self.rates)
 
-    def describe(self, documents: int, flops_per_token: float, limit: float) -> dict[str, Any]:
+    def describe(self, items_per_token: float, flops_per_token: float, limit: float) -> dict[str, Any]:
         """JSON-ready figures.
 
         Args:
-            documents: Documents, or pairs, of each round.
+            items_per_token: Documents, or pairs, by their tokens.
             flops_per_token: Of the model, on these lengths.
             limit: FLOPs per second of the machine.
         """
@@ -68,7 +68,7 @@ class Contender:
             "tokens_per_second": round(rate),
             "rounds": [round(rate) for rate in self.rates],
             "spread": round((max(self.rates) - min(self.rates)) / rate, 3),
-            "items_per_second": round(rate * documents / last.tokens, 1),
+            "items_per_second": round(rate * items_per_token, 1),
             "mfu": round(rate * flops_per_token / limit, 4),
             "start_seconds": round(statistics.median(outcome.start_seconds for outcome in self.outcomes), 1),
             "stages": {name: round(seconds, 3) for name, seconds in last.stages.items()},

@@ -146,11 +146,12 @@ def _with(so_far: Contender, run: Run, prepared: Work | PairWork, number: int) -
 def _describe(prepared: Work | PairWork, found: Mapping[str, Contender], limit: float) -> dict[str, Any]:
     lengths: Sequence[int] = prepared.lengths
     per_token = flops.model_flops(prepared.checkpoint, lengths) / sum(lengths)
+    items = prepared.documents / sum(lengths)
     transformers = {"attention": prepared.attention, "batch": prepared.batch} if isinstance(prepared, Work) else {}
     pairs = [("job", name) for name in found if name != "job"]
     pairs += [("one_worker", "engine")] if "engine" in found else []
     measured = results.ratios(found, pairs)
-    job = found["job"].describe(prepared.documents, per_token, limit)
+    job = found["job"].describe(items, per_token, limit)
     measured["job mfu"] = job["mfu"]
     if "reused_tokens" in job:
         measured["job reused"] = job["reused_tokens"]
@@ -160,7 +161,7 @@ def _describe(prepared: Work | PairWork, found: Mapping[str, Contender], limit: 
         "mean_tokens": round(sum(lengths) / len(lengths), 1),
         "flops_per_token": per_token,
         "transformers": transformers,
-        "contenders": {name: row.describe(prepared.documents, per_token, limit) for name, row in found.items()},
+        "contenders": {name: row.describe(items, per_token, limit) for name, row in found.items()},
         "ratios": measured,
     }
 

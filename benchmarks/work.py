@@ -100,10 +100,6 @@ class Work:
         """The model as the job runs it."""
         return open_model(ModelSettings(name=self.checkpoint, max_tokens=MAX_TOKENS), EngineSettings())
 
-    def first(self, documents: int, root: Path) -> "Work":
-        """The same with fewer documents, in a folder of its own."""
-        return write(replace(self, root=root, documents=documents), self.texts[:documents])
-
 
 def checkpoint_of(model: str, kind: Kind = "embedding") -> str:
     """Directory of a model: random weights for ``small``, ``0.6B``, ``4B`` and ``8B``, else the directory named."""

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from indexer import schema, tables, widths
-from indexer.epochs import ControlStore, Epoch
+from indexer.epochs import ControlStore, Epoch, TableState
 from indexer.errors import SettingsError, first_line
 from indexer.model import Model, Reranker, open_model, open_reranker
 from indexer.settings import EngineSettings, ModelSettings, RerankerSettings
@@ -205,7 +205,7 @@ class Published:
         state = self._state(width)
         table = self.table(width)
         narrow = widths.cut(vectors, state.width)
-        found = [self._nearest(table.search(vector), state.probes, k * oversample, where) for vector in narrow]
+        found = [self._nearest(table.search(vector), state, k * oversample, where) for vector in narrow]
         if oversample == 1:
             return found
         full = widths.cut(vectors, self._state(None).width)
@@ -246,10 +246,10 @@ class Published:
         rescored = (replace(hit, score=score, vector_score=score) for hit, score in zip(hits, scores, strict=True))
         return sorted(rescored, key=lambda hit: -hit.score)
 
-    def _nearest(self, query: Any, probes: int | None, k: int, where: str | None) -> list[Hit]:
+    def _nearest(self, query: Any, state: TableState, k: int, where: str | None) -> list[Hit]:
         query = query.distance_type(self._metric).limit(k)
-        if probes is not None:
-            query = query.nprobes(probes)
+        if state.probes is not None:
+            query = tables.approximate(query, state.index, state.probes)
         try:
             rows = (query.where(where) if where else query).to_list()
         except (ValueError, RuntimeError) as error:

@@ -54,6 +54,8 @@ IDS_AT_ONCE = 500
 
 NEAREST = 10
 DEFAULT_PROBES = 20
+COARSE = ("PQ", "RQ")
+REFINED = 20
 """What LanceDB looks into unless told otherwise."""
 
 EXACT_COMPONENTS = 1 << 26
@@ -281,9 +283,15 @@ def measure(uri: str, name: str) -> Measured:
         version=int(dataset.version),
         rows=int(dataset.count_rows()),
         bytes=sum(file.file_size_bytes or 0 for file in files),
-        index=next((found.index_type for found in indices if found.field_names == [schema.VECTOR]), NO_INDEX),
+        index=_index_type(dataset),
         unindexed=max(unindexed, default=0),
     )
+
+
+def _index_type(dataset: lance.LanceDataset) -> str:
+    """Type of the vector index."""
+    kinds = (found.index_type for found in dataset.describe_indices() if found.field_names == [schema.VECTOR])
+    return next(kinds, NO_INDEX)
 
 
 @dataclass(frozen=True)
@@ -317,16 +325,14 @@ def recall(uri: str, name: str, version: int, metric: str, queries: int, wanted:
     drawn = matrix(dataset.sample(min(queries, dataset.count_rows()), columns=[schema.VECTOR])[schema.VECTOR])
     exact = _nearest_rows(dataset, drawn)
     table: Any = search_table(uri, name, version)  # typed as of before its checkout
-    partitions = _partitions(dataset)
+    partitions, kind = _partitions(dataset), _index_type(dataset)
     probes = min(DEFAULT_PROBES, partitions)
     while True:
         found = [
-            table.search(query)
-            .distance_type(metric)
-            .nprobes(probes)
+            approximate(table.search(query).distance_type(metric), kind, probes)
             .limit(NEAREST)
             .with_row_id(with_row_id=True)
-            .select([schema.ID])
+            .select([schema.ID, "_distance"])
             for query in drawn
         ]
         hits = [
@@ -336,6 +342,22 @@ def recall(uri: str, name: str, version: int, metric: str, queries: int, wanted:
         if share >= wanted or probes >= partitions:
             return Recall(share, probes)
         probes = min(2 * probes, partitions)
+
+
+def approximate(query: Any, index: str, probes: int) -> Any:
+    """How an index is searched, whenever its recall is measured and whenever it is used.
+
+    Args:
+        query: LanceDB vector query.
+        index: Type of the vector index.
+        probes: Partitions to look into.
+
+    Returns:
+        The query. Product-quantised vectors are too coarse to rank by: several times as many as wanted are found by
+        them and ranked by the vectors themselves (measured on 100,000 vectors of 256 dimensions: recall 0.37 without).
+    """
+    query = query.nprobes(probes)
+    return query.refine_factor(REFINED) if index.endswith(COARSE) else query
 
 
 def _nearest_rows(dataset: lance.LanceDataset, queries: np.ndarray) -> list[set[int]]:

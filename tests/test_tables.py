@@ -101,6 +101,18 @@ def test_recall_is_measured_and_partitions_are_added_until_it_is_enough(
     assert default.probes < enough.probes
 
 
+def test_product_quantised_vectors_are_ranked_by_the_vectors_themselves(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, rows(0, 5000))))
+    tables.maintain(uri, NAME, "IVF_PQ", "cosine")
+    version = tables.measure(uri, NAME).version
+    ranked = tables.recall(uri, NAME, version, "cosine", 50, 1.0).share
+    monkeypatch.setattr(tables, "REFINED", 1)
+    by_codes = tables.recall(uri, NAME, version, "cosine", 50, 1.0).share
+    assert by_codes + 0.1 < ranked
+
+
 def test_whole_fragments_can_go(uri: str) -> None:
     staged = [part for start in range(0, 300, 100) for part in tables.stage(uri, NAME, rows(start, start + 100))]
     base = tables.commit(uri, NAME, change(1, 1, staged))
