@@ -32,7 +32,7 @@ chaos: $(INSTALLED) ## Kill drivers 2,000 times on real tables and check what is
 
 bench: $(INSTALLED) ## Compare with other ways to the same vectors and scores, about 15 minutes
 	$(BIN)/python -m benchmarks.throughput --documents 4000 --rounds 2
-	$(BIN)/python -m benchmarks.throughput --mode score --rounds 2
+	$(BIN)/python -m benchmarks.throughput --mode score --rounds 1
 
 test: $(INSTALLED) ## Run the tests, without those marked slow or gpu
 	$(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile
