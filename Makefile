@@ -6,12 +6,12 @@ BIN := .venv/bin
 # uv reads its own index settings (UV_DEFAULT_INDEX), not pip's. One lock file holds for all supported versions of Python:
 # what is pinned for the oldest has wheels for the others.
 COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --no-annotate --no-header --python-version 3.11 \
-	--python-platform x86_64-manylinux_2_34 --extra quickstart --extra bench --extra dev
+	--python-platform x86_64-manylinux_2_34 --extra quickstart --extra evaluate --extra mteb --extra bench --extra dev
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart nightly-demo chaos bench test test-slow test-gpu lint format types imports lock clean
+.PHONY: help install quickstart nightly-demo chaos fuzz audit bench test test-slow test-gpu lint format types imports lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,14 @@ nightly-demo: $(INSTALLED) ## Play some nights: change, kill, resume, roll back
 
 chaos: $(INSTALLED) ## Kill drivers 2,000 times on real tables and check what is left; KILLS=... for another number
 	$(BIN)/python -m tests.chaos --kills $(or $(KILLS),2000)
+
+fuzz: $(INSTALLED) ## Push 200,000 generated rows and 5,000 mutated files through; N=... for another number of rows
+	$(BIN)/python -m tests.fuzz --rows $(or $(N),200000) --files $(or $(FILES),5000)
+
+# Versions with the suffix of a local build are not known to any database.
+audit: $(INSTALLED) ## Compare both lock files with the known vulnerabilities; needs PyPI itself
+	for lock in cpu cuda; do sed "s/+cpu$$//" requirements-$$lock.lock > .venv/audited; \
+		$(BIN)/uv tool run pip-audit -r .venv/audited --no-deps --disable-pip --strict; done
 
 bench: $(INSTALLED) ## Compare with other ways to the same vectors and scores, about 15 minutes
 	$(BIN)/python -m benchmarks.throughput --documents 4000 --rounds 2

@@ -40,6 +40,7 @@ class FloorPipeline:
             documents=shard.documents,
             chunks=shard.documents,
             quarantined=0,
+            unread=0,
             truncated=0,
             tokens=tokens,
             sampled_cosine=None,
@@ -109,10 +110,12 @@ def _on_workers(work: Work, settings: ClusterSettings) -> Outcome:
     begun = time.perf_counter()
     with Cluster(settings) as cluster:
         cluster.start_workers(MakeFloor(work), SHARDS)  # type: ignore[arg-type]
-        for _ in cluster.run([Shard("0", (), WARM, 0)] * cluster.workers, retries=0):
+        for _ in cluster.run([Shard("0", (), WARM, 0)] * cluster.workers, retries=0, most_restarts=0):
             pass
         start = time.perf_counter()
-        tokens = sum(done.tokens for done in cluster.run(_shards(work), retries=0) if isinstance(done, Receipt))
+        tokens = sum(
+            done.tokens for done in cluster.run(_shards(work), retries=0, most_restarts=0) if isinstance(done, Receipt)
+        )
         return Outcome(tokens, time.perf_counter() - start, start - begun, {})
 
 

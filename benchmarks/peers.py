@@ -23,6 +23,9 @@ ADDED_AT_ONCE = 512
 WARM = 64
 """Documents embedded before the clock starts."""
 
+PORTION_BYTES = 1 << 20
+"""Ray Data's blocks: with its own 128 MiB all documents would leave the engine at the same moment."""
+
 SAME_BATCH_SECONDS = 0.2
 """Documents that leave Ray Data's engine so shortly after the first ones were embedded with these."""
 
@@ -171,7 +174,9 @@ def _ray_data(work: Work, *, lance: bool) -> Outcome:
     shutil.rmtree(target, ignore_errors=True)
     # More cores than there are: its engine, readers and writers would wait for each other otherwise.
     ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.target_max_block_size = PORTION_BYTES
     config = vLLMEngineProcessorConfig(
         model_source=work.checkpoint,
         task_type="embed",

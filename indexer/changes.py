@@ -13,10 +13,7 @@ from indexer.schema import CONTENT_HASH, ID, PAYLOAD_HASH
 RANGE_ROWS = 1_000_000
 """Corpus rows compared at once: bounds the memory of a comparison whatever the corpus has."""
 
-RETRIED = frozenset({Fate.SHARD_FAILED})
-"""Fates that say nothing about the document itself: the next run tries again."""
-
-FOUND_BY_WORKERS = frozenset({Fate.NO_TOKENS, Fate.TOO_LONG, Fate.BAD_VECTOR})
+FOUND_BY_WORKERS = frozenset({Fate.NO_TOKENS, Fate.TOO_LONG, Fate.BAD_VECTOR, Fate.POISON})
 """Fates that only the model's side can tell, and that stay while the text stays."""
 
 PUBLISHED_COLUMNS = (ID, CONTENT_HASH, PAYLOAD_HASH)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -72,6 +73,25 @@ def resolve(name: str, revision: str | None) -> Checkpoint:
             raise SettingsError("model.revision is for hub models; model.name is a directory")
         return _checked(Checkpoint(name, None, str(directory.resolve())))
     return _checked(_fetch(name, revision))
+
+
+def check_files(checkpoint: Checkpoint, sha256: Mapping[str, str]) -> None:
+    """Compares files with their recorded digests.
+
+    Args:
+        checkpoint: The model.
+        sha256: Hexadecimal SHA-256 by the file's name in the checkpoint.
+
+    Raises:
+        SettingsError: A file is missing or another one.
+    """
+    for name, recorded in sha256.items():
+        file = Path(checkpoint.path) / name
+        if not file.is_file():
+            raise SettingsError(f"model.sha256: {checkpoint.name!r} has no file {name}")
+        found = _file_digest(file)
+        if found != recorded.lower():
+            raise SettingsError(f"model.sha256: {name} of {checkpoint.name!r} is {found}, not {recorded}")
 
 
 def _fetch(name: str, revision: str | None) -> Checkpoint:

@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import IO, Any, Generic, Self, TypeVar
 
 import ray
+from ray._private import ray_constants
 from ray.exceptions import RayError, RayTaskError
 
 from indexer.engine import EngineDead
 from indexer.errors import CorpusError, IndexerError, first_line
 from indexer.pipeline import PIECES_INSIDE, Piece, Pipeline
+from indexer.progress import say
 from indexer.settings import ClusterSettings
 
 SMALL_BYTES = 8 << 20
@@ -35,6 +37,9 @@ OBJECT_STORE_BYTES = 256 << 20
 
 LOCAL = "local"
 """Address that always starts a Ray of our own."""
+
+STOP_SECONDS = 1.0
+"""How soon a signal to stop is seen while workers work."""
 
 PROCESS_ENDED = 70
 """Exit status of a worker process whose engine died (``EX_SOFTWARE`` of sysexits.h)."""
@@ -59,7 +64,7 @@ class Lease:
     Attributes:
         piece: The work.
         failures: Workers that died or failed with this piece alone.
-        suspect: It was with a worker that died; it runs alone from now on, so that blame falls on the right piece.
+        suspect: A worker died with it, or with what it is a half of; it runs alone, so that the right one is blamed.
     """
 
     piece: Piece
@@ -126,6 +131,7 @@ class Cluster:
         self._settings = settings
         self._replicas = replicas_per_gpu
         self._members: list[Member] = []
+        self.restarts = 0
 
     def __enter__(self) -> Self:
         """Connects, or starts a local Ray on loopback."""
@@ -146,18 +152,24 @@ class Cluster:
         try:
             if given != LOCAL:
                 ray.init(address=given, **quiet)
+                _warn_of_open_cluster()
                 return
         except (ConnectionError, RuntimeError) as error:
             if given != "auto":
                 raise IndexerError(f"no Ray cluster can be joined at {given}: {first_line(error)}") from None
-        ray.init(
-            address=LOCAL,
-            num_cpus=len(os.sched_getaffinity(0)),
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            _node_ip_address="127.0.0.1",
-            **quiet,
-        )
+        with _on_loopback():
+            ray.init(
+                address=LOCAL,
+                num_cpus=len(os.sched_getaffinity(0)),
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                **quiet,
+            )
+
+    @property
+    def cores(self) -> int:
+        """Cores of the cluster."""
+        return int(ray.cluster_resources()["CPU"])
 
     @property
     def gpus(self) -> int:
@@ -171,7 +183,7 @@ class Cluster:
             return int(self._settings.workers)
         if self.gpus:
             return self.gpus * self._replicas
-        return max(1, int(ray.cluster_resources()["CPU"]) // self._settings.cpus_per_worker)
+        return max(1, self.cores // self._settings.cpus_per_worker)
 
     def map(
         self, function: Callable[..., Any], items: Iterable[tuple[Any, ...]], *, here: bool = False
@@ -194,7 +206,7 @@ class Cluster:
             return
         remote = ray.remote(num_cpus=1)(function)
         waiting: set[Any] = set()
-        room = 2 * int(ray.cluster_resources()["CPU"])
+        room = 2 * self.cores
         for arguments in items:
             waiting.add(remote.remote(*arguments))
             if len(waiting) >= room:
@@ -232,30 +244,42 @@ class Cluster:
             ray.kill(member.actor)
         self._members = []
 
-    def run(self, pieces: Iterable[PieceT], retries: int) -> Iterator[Any | GivenUp[PieceT]]:
+    def run(self, pieces: Iterable[PieceT], retries: int, most_restarts: int) -> Iterator[Any | GivenUp[PieceT]]:
         """Takes pieces of work to receipts on the started workers.
 
-        A piece whose worker dies is given to another one, alone; after ``retries`` more deaths it is given up.
+        What a worker held when it died is halved, each half runs alone, and so on: of n documents, one that kills is
+        found with 1 + log2(n) deaths. What cannot be halved is given up after ``retries`` more. On SIGTERM or Ctrl-C
+        the pieces in hand are finished and nothing else is begun; a second signal ends at once.
 
         Args:
             pieces: Work, pulled as workers have room.
             retries: Further tries of a piece that failed.
+            most_restarts: Workers that may die.
 
         Yields:
             What the pipeline returned, and given-up pieces, in the order in which they end.
 
         Raises:
-            IndexerError: No worker is left, or a piece failed for a reason that is not its own.
+            IndexerError: Too many workers died, or a piece failed for a reason that is not its own.
+            KeyboardInterrupt: A signal asked to stop.
         """
         fresh: Iterator[Piece] = iter(pieces)
         queue: deque[Lease] = deque()
-        while True:
-            self._lease(queue, fresh)
-            references = {reference: member for member in self._members for reference in member.leases}
-            if not references:
-                return
-            ended, _ = ray.wait(list(references), num_returns=1)
-            yield from self._settle(references[ended[0]], ended[0], queue, retries)
+        self.restarts = 0
+        with _asked_to_stop() as asked:
+            while True:
+                if not asked.is_set():
+                    self._lease(queue, fresh)
+                references = {reference: member for member in self._members for reference in member.leases}
+                if not references:
+                    break
+                ended, _ = ray.wait(list(references), num_returns=1, timeout=STOP_SECONDS)
+                for reference in ended:
+                    yield from self._settle(references[reference], reference, queue, retries)
+                if self.restarts > most_restarts:
+                    raise IndexerError(f"{self.restarts} workers died, run.max_restarts allows {most_restarts}")
+        if asked.is_set():
+            raise KeyboardInterrupt
 
     def _lease(self, queue: deque[Lease], fresh: Iterator[Piece]) -> None:
         """Gives each worker in turn one more piece until none has room or nothing is left."""
@@ -286,14 +310,18 @@ class Cluster:
             yield receipt
 
     def _bury(self, member: Member, queue: deque[Lease], retries: int, reason: str) -> Iterator[GivenUp[Any]]:
-        """Replaces a dead worker; its only piece is to blame, of several each becomes a suspect."""
+        """Replaces a dead worker; what it held is halved, and its only piece, where it has no halves, is to blame."""
         alone = len(member.leases) == 1
         for lease in member.leases.values():
             lease.suspect = True
-            if alone:
+            halves = lease.piece.halves()
+            if halves:
+                queue.extend(Lease(half, suspect=True) for half in halves)
+            elif alone:
                 yield from _fail(lease, queue, retries, reason)
             else:
                 queue.append(lease)
+        self.restarts += 1
         self._members.remove(member)
         self._members.append(self._hire())
 
@@ -338,6 +366,51 @@ def _our_sigterm() -> Iterator[None]:
     yield
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, ours)
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """A Ray started in this block listens on loopback only.
+
+    Ray takes the machine's own address whatever ``ray.init`` is told (2.60 replaces 127.0.0.1 by it), except where this
+    constant says that the machine is no part of a cluster, as on desktops; processes it starts read the variable.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
+
+
+def _warn_of_open_cluster() -> None:
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+        say("warning: this Ray cluster is joined without RAY_AUTH_MODE=token: who reaches its ports can run code on it")
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[threading.Event]:
+    """An event that the first SIGTERM or SIGINT sets; the second one interrupts."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def ask(*_: object) -> None:
+        asked.set()
+        say("stopping: shards in hand are finished first; once more to stop at once")
+        for number in numbers:
+            signal.signal(number, signal.default_int_handler)
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, ask) for number in numbers]
+    try:
+        yield asked
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _pin(count: int) -> list[IO[str]]:

@@ -1,6 +1,7 @@
 """The corpus against the published epoch: digests of new files, then the difference, a range of ids at a time."""
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import pairwise
@@ -12,16 +13,44 @@ import pyarrow.compute as pc
 from indexer import changes, schema, tables
 from indexer.changes import Difference
 from indexer.cluster import SMALL_BYTES, SMALL_ROWS, Cluster
-from indexer.corpus import Corpus, Shard, cut_shards, scan_file
+from indexer.corpus import Shard, cut_shards
 from indexer.epochs import ControlStore, Epoch, canonical
+from indexer.errors import BadFile, CorpusError, WrongColumns
+from indexer.fates import Fate
 from indexer.files import DataFile
 from indexer.job import Job
 from indexer.progress import say
+from indexer.reader import Reader, ReaderProcess
 from indexer.settings import Settings
 
 MIB = 1 << 20
 SHARDS_WANTED = 64
 SMALLEST_SHARD = MIB // 16
+
+FILES_AT_ONCE = 64
+"""Most files one task reads: each starts a process for reading, which takes half a second."""
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A file that is left out.
+
+    Attributes:
+        path: The file.
+        fate: Why.
+        detail: Likewise, in a sentence.
+    """
+
+    path: str
+    fate: Fate
+    detail: str
+
+    @property
+    def digest(self) -> pa.Table:
+        """The file's digest: one row that cannot be indexed, told from other files' by its hash."""
+        name = hashlib.blake2b(self.path.encode(), digest_size=16).digest()
+        row = {schema.CONTENT_HASH: name, schema.PAYLOAD_HASH: name[:8], "row": 0, "text_bytes": 0}
+        return pa.Table.from_pylist([row | {"reason": self.fate.value}], schema.DIGEST_SCHEMA)
 
 
 @dataclass(frozen=True)
@@ -45,27 +74,56 @@ class Changes:
     counts: dict[str, int]
 
 
-def scan(job: Job, cluster: Cluster) -> None:
-    """Records the digest of every file that has none yet."""
+def scan(job: Job, cluster: Cluster) -> dict[str, Unread]:
+    """Records the digest of every file that has none yet.
+
+    Returns:
+        Files that cannot be read, by the name of their digest; the next run tries them again.
+
+    Raises:
+        CorpusError: A file has other columns and ``corpus.strict`` is set.
+    """
     known = job.store.digest_names()
-    fresh = [file for file in job.corpus.files if job.digest_name(file) not in known]
+    fresh = [file for file in job.corpus.files if job.corpus.digest_name(file) not in known]
     if len(fresh) > 1:
         say(f"reading {len(fresh)} new or changed files of {len(job.corpus.files)}")
-    arguments = ((job.settings, job.corpus, file, job.digest_name(file)) for file in fresh)
     small = sum(file.size for file in fresh) < SMALL_BYTES
-    for _ in cluster.map(_scan_one, arguments, here=small):
-        pass
+    reader = Reader(replace(job.corpus, files=()), job.settings.index.uri, job.settings.index.name)
+    together = len(fresh) if small else min(FILES_AT_ONCE, -(-len(fresh) // (4 * cluster.cores)))
+    arguments = ((reader, fresh[at : at + together]) for at in range(0, len(fresh), max(1, together)))
+    unread = [left for found in cluster.map(_scan_some, arguments, here=small) for left in found]
+    for file, left in unread:
+        if left.fate is Fate.WRONG_COLUMNS and job.settings.corpus.strict:
+            raise CorpusError(f"{left.detail}; corpus.strict = false leaves such files out")
+        say(f"{file.path} is left out: {left.detail}")
+    return {job.corpus.digest_name(file): left for file, left in unread}
 
 
-def _scan_one(settings: Settings, corpus: Corpus, file: DataFile, name: str) -> None:
-    ControlStore(settings.index.uri, settings.index.name).put_digest(name, scan_file(corpus, file))
+def _scan_some(reader: Reader, files: Sequence[DataFile]) -> list[tuple[DataFile, Unread]]:
+    unread = []
+    with ReaderProcess(reader) as process:
+        for file in files:
+            try:
+                process.digest(file)
+            except BadFile as error:
+                unread.append((file, Unread(file.path, Fate.BAD_FILE, str(error))))
+            except WrongColumns as error:
+                unread.append((file, Unread(file.path, Fate.WRONG_COLUMNS, str(error))))
+    return unread
 
 
-def compare(job: Job, cluster: Cluster) -> Changes:
-    """Compares the corpus with the published epoch, a range of ids per task."""
-    names = [job.digest_name(file) for file in job.corpus.files]
-    groups = [group for name in names for group in job.store.digest_groups(name)]
-    arguments = ((job.settings, names, job.published, low, high) for low, high in pairwise(_bounds(groups)))
+def compare(job: Job, cluster: Cluster, unread: Mapping[str, Unread]) -> Changes:
+    """Compares the corpus with the published epoch, a range of ids per task.
+
+    Args:
+        job: The run's inputs.
+        cluster: Where tasks run.
+        unread: What :func:`scan` gave.
+    """
+    names = [job.corpus.digest_name(file) for file in job.corpus.files]
+    left = {name: file.digest for name, file in unread.items()}
+    groups = [group for name in names if name not in left for group in job.store.digest_groups(name)]
+    arguments = ((job.settings, names, left, job.published, low, high) for low, high in pairwise(_bounds(groups)))
     small = sum(rows for _, rows in groups) < SMALL_ROWS
     found = list(cluster.map(_compare_range, arguments, here=small))
     merged = reduce(_merged, found, Changes({}, [], [], _NOT_MOVED, differs=False, counts={}))
@@ -115,11 +173,17 @@ def _bounds(groups: Sequence[tuple[str | None, int]]) -> list[str | None]:
 
 
 def _compare_range(
-    settings: Settings, names: Sequence[str], published: Epoch | None, low: str | None, high: str | None
+    settings: Settings,
+    names: Sequence[str],
+    left: Mapping[str, pa.Table],
+    published: Epoch | None,
+    low: str | None,
+    high: str | None,
 ) -> Difference:
     store = ControlStore(settings.index.uri, settings.index.name)
     columns = schema.DIGEST_SCHEMA.names
-    digests = [_cut(store.digest(name, columns, low, high), low, high) for name in names]
+    found = (left[name] if name in left else store.digest(name, columns, low, high) for name in names)
+    digests = [_cut(table, low, high) for table in found]
     return changes.compare(
         digests,
         _published_keys(settings.index.uri, published, low, high),
@@ -196,7 +260,7 @@ def _chosen(job: Job, found: Changes, *, moved: bool) -> Iterator[tuple[DataFile
         there = found.moved.filter(pc.field("file") == at)["row"].to_numpy()
         rows = there if moved else np.setdiff1d(rows, there, assume_unique=True)
         if rows.size:
-            digest = job.store.digest(job.digest_name(file), ["row", "text_bytes"])
+            digest = job.store.digest(job.corpus.digest_name(file), ["row", "text_bytes"])
             sizes = np.empty(digest.num_rows, np.int64)
             sizes[digest["row"].to_numpy()] = digest["text_bytes"].to_numpy()
             yield file, rows, sizes[rows]

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from indexer.errors import CorpusError
+from indexer.errors import BadFile, CorpusError, WrongColumns
 from indexer.fates import Fate
 from indexer.files import DataFile, batches, list_files, opened
 from indexer.schema import CONTENT_HASH_TYPE, DIGEST_SCHEMA, PAYLOAD_HASH_TYPE
@@ -40,14 +40,16 @@ class Corpus:
     @property
     def digest(self) -> str:
         """Digest of the files' identities and of the columns used: equal digests have equal documents."""
-        parts = [self.settings.model_dump_json(exclude={"uri"}), *(file.identity for file in self.files)]
+        parts = [self._columns_used, *(file.identity for file in self.files)]
         return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
 
+    def digest_name(self, file: DataFile) -> str:
+        """Name of a file's digest, which holds for the columns used only."""
+        return f"{hashlib.blake2b(self._columns_used.encode(), digest_size=8).hexdigest()}-{file.identity}"
+
     @property
-    def columns_digest(self) -> str:
-        """Digest of the columns used: a file's digest holds for these columns only."""
-        chosen = self.settings.model_dump_json(exclude={"uri"})
-        return hashlib.blake2b(chosen.encode(), digest_size=8).hexdigest()
+    def _columns_used(self) -> str:
+        return self.settings.model_dump_json(include={"id_column", "text_columns", "payload"})
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,24 @@ class Shard:
     documents: int
     text_bytes: int
 
+    def halves(self) -> tuple["Shard", ...]:
+        """Two shards with half of the documents each; none of a single document. Their text size is a guess."""
+        if self.documents < 2:  # noqa: PLR2004
+            return ()
+        rows = [(part.file, part.start + np.flatnonzero(part.chosen)) for part in self.parts]
+        first: list[Part] = []
+        second: list[Part] = []
+        room = self.documents // 2
+        for file, numbers in rows:
+            first += [_part(file, numbers[:room])] if room else []
+            second += [_part(file, numbers[room:])] if len(numbers) > room else []
+            room = max(0, room - len(numbers))
+        left = self.documents // 2
+        return (
+            _shard(first, left, self.text_bytes // 2, self.shard_id),
+            _shard(second, self.documents - left, self.text_bytes // 2, self.shard_id),
+        )
+
 
 @dataclass(frozen=True)
 class Documents:
@@ -113,7 +133,7 @@ class Documents:
 
 
 def open_corpus(settings: CorpusSettings) -> Corpus:
-    """Lists the corpus and reads the payload's types from its first file.
+    """Lists the corpus and reads the payload's types from its first file that can be read.
 
     Args:
         settings: Location and columns.
@@ -122,22 +142,21 @@ def open_corpus(settings: CorpusSettings) -> Corpus:
         The corpus, files in the order of their paths.
 
     Raises:
-        CorpusError: Nothing there, no Parquet file, or the first file cannot be used.
+        CorpusError: Nothing there, no file that can be read, or the first one that can lacks a column.
     """
     files = list_files(settings.uri, "corpus.uri")
-    with opened(settings.uri, files[0]) as parquet:
-        columns = _columns(parquet.schema_arrow, settings, files[0].path)
-    return Corpus(settings, files, columns)
-
-
-def row_count(corpus: Corpus, file: DataFile) -> int:
-    """Rows of a file, from its footer.
-
-    Raises:
-        CorpusError: The file cannot be read.
-    """
-    with opened(corpus.settings.uri, file) as parquet:
-        return int(parquet.metadata.num_rows)
+    refused: CorpusError | None = None
+    for file in files:
+        try:
+            with opened(settings.uri, file) as parquet:
+                return Corpus(settings, files, _columns(parquet.schema_arrow, settings, file.path))
+        except BadFile as error:
+            refused = refused or error
+        except WrongColumns as error:
+            if settings.strict:
+                raise
+            refused = error
+    raise CorpusError(f"corpus.uri: none of {len(files)} files can be used; {refused}")
 
 
 def first_texts(corpus: Corpus, file: DataFile, most: int) -> list[str]:
@@ -174,7 +193,8 @@ def scan_file(corpus: Corpus, file: DataFile) -> pa.Table:
         Table of :data:`indexer.schema.DIGEST_SCHEMA`, a row per row of the file, sorted by id.
 
     Raises:
-        CorpusError: The file is not Parquet, is damaged, has changed or lacks a column.
+        BadFile: The file is not Parquet, is damaged or has changed.
+        WrongColumns: It lacks a column or has one with another type.
     """
     with opened(corpus.settings.uri, file) as parquet:
         _check_columns(parquet, corpus, file)
@@ -216,30 +236,31 @@ def cut_shards(
 
 
 def read_shard(corpus: Corpus, shard: Shard) -> Iterator[Documents]:
-    """Reads the documents of a shard.
+    """Reads the documents of a shard, as :func:`read_part` does those of its parts."""
+    for part in shard.parts:
+        yield from read_part(corpus, part)
+
+
+def read_part(corpus: Corpus, part: Part) -> Iterator[Documents]:
+    """Reads the documents of one file's part of a shard.
 
     Args:
         corpus: The corpus.
-        shard: Rows to read; they have passed :func:`scan_file`, so that every id and text is usable.
+        part: Rows to read; they have passed :func:`scan_file`, so that every id and text is usable.
 
     Yields:
         Documents in file order, at most 1,024 at a time.
 
     Raises:
-        CorpusError: A file changed since it was listed, or cannot be read.
+        BadFile: The file changed since it was listed, or cannot be read.
     """
-    for part in shard.parts:
-        with opened(corpus.settings.uri, part.file) as parquet:
-            yield from _read_part(parquet, corpus, part)
-
-
-def _read_part(parquet: pq.ParquetFile, corpus: Corpus, part: Part) -> Iterator[Documents]:
     chosen = part.chosen
-    for row, batch in _read(parquet, corpus, part.file, part.start, part.stop):
-        rows = np.arange(max(row, part.start), min(row + batch.num_rows, part.stop))
-        rows = rows[chosen[rows - part.start]]
-        if rows.size:
-            yield _documents(batch.take(pa.array(rows - row)), corpus, part.file, rows)
+    with opened(corpus.settings.uri, part.file) as parquet:
+        for row, batch in _read(parquet, corpus, part.file, part.start, part.stop):
+            rows = np.arange(max(row, part.start), min(row + batch.num_rows, part.stop))
+            rows = rows[chosen[rows - part.start]]
+            if rows.size:
+                yield _documents(batch.take(pa.array(rows - row)), corpus, part.file, rows)
 
 
 def _documents(batch: pa.RecordBatch, corpus: Corpus, file: DataFile, rows: np.ndarray) -> Documents:
@@ -395,19 +416,19 @@ def _columns(schema: pa.Schema, settings: CorpusSettings, path: str) -> pa.Schem
     """Payload columns of a file with their stored types, its other columns checked.
 
     Raises:
-        CorpusError: A column is missing or has a type that cannot be used.
+        WrongColumns: A column is missing or has a type that cannot be used.
     """
     for name in (settings.id_column, *settings.text_columns, *settings.payload):
         if schema.get_field_index(name) < 0:
             known = ", ".join(schema.names)
-            raise CorpusError(f"{path}: column {name!r} is missing (or occurs twice); the file has: {known}")
+            raise WrongColumns(f"{path}: column {name!r} is missing (or occurs twice); the file has: {known}")
     id_type = _plain_type(schema.field(settings.id_column).type)
     if not (pa.types.is_string(id_type) or pa.types.is_integer(id_type)):
-        raise CorpusError(f"{path}: id column {settings.id_column!r} is {id_type}; ids are strings or integers")
+        raise WrongColumns(f"{path}: id column {settings.id_column!r} is {id_type}; ids are strings or integers")
     for name in settings.text_columns:
         text_type = _plain_type(schema.field(name).type)
         if not pa.types.is_string(text_type):
-            raise CorpusError(f"{path}: text column {name!r} is {text_type}, not a string")
+            raise WrongColumns(f"{path}: text column {name!r} is {text_type}, not a string")
     return pa.schema([pa.field(name, _plain_type(schema.field(name).type)) for name in settings.payload])
 
 
@@ -415,5 +436,4 @@ def _check_columns(parquet: pq.ParquetFile, corpus: Corpus, file: DataFile) -> N
     payload = _columns(parquet.schema_arrow, corpus.settings, file.path)
     for ours, theirs in zip(corpus.payload, payload, strict=True):
         if ours.type != theirs.type:
-            first = corpus.files[0].path
-            raise CorpusError(f"{file.path}: payload column {ours.name!r} is {theirs.type}, but {ours.type} in {first}")
+            raise WrongColumns(f"{file.path}: payload column {ours.name!r} is {theirs.type}, elsewhere {ours.type}")

@@ -7,10 +7,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from indexer import schema, tables, widths
-from indexer.corpus import Corpus, Documents, Shard, read_shard
+from indexer.corpus import Corpus, Documents, Part, Shard, read_part
 from indexer.epochs import ControlStore, Receipt
+from indexer.errors import BadFile
 from indexer.fates import Fate
 from indexer.pipeline import Pipeline, Stopwatch
 from indexer.schema import Layout
@@ -78,11 +80,13 @@ class Held:
 
     Attributes:
         batches: Its documents.
+        unread: Quarantine rows of files that changed or went away since they were compared.
         sampled: Number of a row among those that are kept.
         again: That row's vector, computed once more alone; float32, shape (1, dimension). Without rows none.
     """
 
     batches: list[Batch]
+    unread: pa.Table
     sampled: int = 0
     again: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
@@ -110,12 +114,18 @@ class EmbedPipeline(Pipeline[Shard, Embedder, Held, Receipt]):
         widths.check(target.layout.widths, self._engine.dimension)
 
     def _read(self, piece: Shard, watch: Stopwatch) -> Held:
-        held = Held(list(self._batches(piece, watch)))
+        held = Held([], schema.QUARANTINE_SCHEMA.empty_table())
+        for part in piece.parts:
+            try:
+                held.batches += list(self._batches(part, watch))
+            except BadFile as error:
+                rows = left_out(self._control, self._target.corpus, part, piece.shard_id, Fate.BAD_FILE, str(error))
+                held.unread = pa.concat_tables([held.unread, rows])
         held.sampled = int(piece.shard_id, 16)
         return held
 
-    def _batches(self, shard: Shard, watch: Stopwatch) -> Iterator[Batch]:
-        documents = read_shard(self._target.corpus, shard)
+    def _batches(self, part: Part, watch: Stopwatch) -> Iterator[Batch]:
+        documents = read_part(self._target.corpus, part)
         while True:
             with watch("read"):
                 batch = next(documents, None)
@@ -149,7 +159,8 @@ class EmbedPipeline(Pipeline[Shard, Embedder, Held, Receipt]):
         layout = self._target.layout
         with watch("widths"):
             staged = {name: table for name, table in _tables(batches, layout).items() if table.num_rows}
-            quarantine = _quarantine(batches, piece.shard_id)
+            refused = [_quarantined(batch, piece.shard_id) for batch in batches]
+            quarantine = pa.concat_tables([held.unread, *refused])
         with watch("stage"):
             if quarantine.num_rows:
                 staged[layout.quarantine] = quarantine
@@ -161,6 +172,7 @@ class EmbedPipeline(Pipeline[Shard, Embedder, Held, Receipt]):
             documents=piece.documents - quarantine.num_rows,
             chunks=chunks,
             quarantined=quarantine.num_rows,
+            unread=held.unread.num_rows,
             truncated=sum(int((batch.tokens.truncated & batch.kept).sum()) for batch in batches),
             tokens=sum(map(len, (ids for batch in batches for ids in batch.tokens.ids))),
             sampled_cosine=self._sampled_cosine(held, fragments),
@@ -217,8 +229,30 @@ def _columns(batch: Batch, kept: np.ndarray) -> dict[str, pa.Array | pa.ChunkedA
     }
 
 
-def _quarantine(batches: Sequence[Batch], shard_id: str) -> pa.Table:
-    return pa.concat_tables([_quarantined(batch, shard_id) for batch in batches])
+def left_out(
+    control: ControlStore, corpus: Corpus, part: Part, shard_id: str, fate: Fate, detail: str | None = None
+) -> pa.Table:
+    """Quarantine rows of all documents of a part, which are known by the file's digest.
+
+    Args:
+        control: Control files of the index.
+        corpus: The corpus.
+        part: The rows.
+        shard_id: Their shard.
+        fate: The reason.
+        detail: A sentence without text of the documents; the fate's own where none is given.
+
+    Returns:
+        Rows of :data:`indexer.schema.QUARANTINE_SCHEMA`.
+    """
+    columns = [schema.ID, "row", schema.CONTENT_HASH, schema.PAYLOAD_HASH]
+    digest = control.digest(corpus.digest_name(part.file), columns)
+    rows = digest.filter(pc.is_in(digest["row"], value_set=pa.array(np.flatnonzero(part.chosen) + part.start)))
+    given = {"shard": shard_id, "file": part.file.path, "reason": fate.value, "detail": detail or fate.description}
+    known = {name: rows[name] for name in columns}
+    known |= {name: pa.array([value] * rows.num_rows, pa.string()) for name, value in given.items()}
+    target = schema.QUARANTINE_SCHEMA
+    return pa.table([known[field.name].cast(field.type) for field in target], schema=target)
 
 
 def _quarantined(batch: Batch, shard_id: str) -> pa.Table:

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import ValidationError
 
+from indexer.deadline import deadline
 from indexer.errors import IndexerError, SettingsError
 
 if TYPE_CHECKING:
-    from vllm import EngineArgs, PoolingParams
+    from vllm import EngineArgs, LLMEngine, PoolingParams
 
 Mode = Literal["embed", "score"]
 
@@ -47,6 +48,7 @@ OWNED = {
     "skip_tokenizer_init": None,
     "enable_chunked_prefill": None,
     "disable_log_stats": None,
+    "hf_token": "HF_TOKEN in the environment",
 }
 """vLLM arguments that are ours, with the setting that stands for them where there is one."""
 
@@ -64,6 +66,15 @@ largest Qwen3-Embedding needs as much."""
 
 CPU_CACHE_BLOCK = 32
 """vLLM's block of 128 tokens hides most shared prefixes of pairs: measured 0 % of tokens reused, 40 % with 32."""
+
+SLOWEST = 10.0
+"""Tokens per second below which an engine hangs: the largest Qwen3-Embedding reaches more on two cores."""
+
+GRACE_SECONDS = 60.0
+"""What a step may take besides, e.g. to compile."""
+
+TEMPERATURE = 0.7
+"""Of what a generator writes: with 0 small models write the same question for many texts."""
 
 NORM_TOLERANCE = 1e-3
 SAME_COSINE = 1 - 1e-6
@@ -97,6 +108,7 @@ class Engine:
         canary: Sequence[Sequence[int]],
         canary_second: Sequence[int] | None = None,
         arguments: Mapping[str, Any] | None = None,
+        slowest: float = SLOWEST,
     ) -> None:
         """Loads the model and tries it on a few sequences.
 
@@ -108,43 +120,29 @@ class Engine:
             canary: Token ids of at least two texts (or pairs) whose vectors (scores) must differ.
             canary_second: As in :meth:`score`.
             arguments: vLLM engine arguments by their own names; they go before our defaults.
+            slowest: Tokens per second. A step of the engine that takes :data:`GRACE_SECONDS` more than its tokens at
+                this rate ends the process.
 
         Raises:
             SettingsError: An argument is not vLLM's, or ours to set.
             EngineError: vLLM refuses the settings or the model, or the canary's result is unusable.
         """
-        check_arguments(arguments or {})
-        _prepare_process()
-        from vllm import LLMEngine, PoolingParams
+        self._engine = _started(path, mode, dtype, max_tokens, arguments or {})
+        from vllm import PoolingParams
         from vllm.inputs.engine import tokens_input
-        from vllm.platforms import current_platform
-        from vllm.usage.usage_lib import UsageContext
 
-        logging.getLogger("torch").setLevel(logging.ERROR)
         self.max_tokens = max_tokens
         self.cached_tokens = 0
         self._prompt = tokens_input
         self._params = PoolingParams(task=TASKS[mode])
         self._sequences = 0
         self._broken = False
-        given = {
-            **_defaults(path, mode, on_cpu=current_platform.is_cpu()),
-            **(arguments or {}),
-            "model": path,
-            "dtype": dtype,
-            "max_model_len": max_tokens,
-        }
-        try:
-            # Not vllm.LLM: its encode() makes a future and two copies per sequence, and it cannot do without vLLM's own
-            # tokenizer. LLM_CLASS gives its batch sizes, those for throughput.
-            self._engine = LLMEngine.from_engine_args(_engine_args(given), usage_context=UsageContext.LLM_CLASS)
-        except IndexerError:
-            raise
-        except Exception as error:
-            raise EngineError(f"vLLM does not start: {_reason(error)}") from error
+        self._slowest = slowest
         self.dimension = int(self._engine.model_config.embedding_size)
         # Twice as many as one step takes are always waiting; more would only fill memory.
-        self._ahead = 2 * self._engine.vllm_config.scheduler_config.max_num_seqs
+        scheduler = self._engine.vllm_config.scheduler_config
+        self._ahead = 2 * scheduler.max_num_seqs
+        self._step_tokens = scheduler.max_num_batched_tokens
         if mode == "embed":
             check_vectors(self.embed(canary), self.dimension)
         else:
@@ -206,18 +204,93 @@ class Engine:
         """Puts the result of each sequence into its row, in whatever order they come."""
         first = self._sequences
         self._sequences += len(token_ids)
-        added = done = 0
+        added = done = inside = 0
         while done < len(token_ids):
             while added < len(token_ids) and added - done < self._ahead:
                 prompt = self._prompt(list(token_ids[added]))
                 self._engine.add_request(str(first + added), prompt, params[added])
+                inside += len(token_ids[added])
                 added += 1
-            for output in self._engine.step():
+            with deadline(GRACE_SECONDS + min(inside, self._step_tokens) / self._slowest):
+                outputs = self._engine.step()
+            for output in outputs:
                 row = int(output.request_id) - first
+                inside -= len(token_ids[row])
                 self.cached_tokens += output.num_cached_tokens or 0
                 # bfloat16 has no NumPy type; with vLLM's float32 heads this is no copy.
                 results[row] = output.outputs.data.float().numpy().reshape(-1)
                 done += 1
+
+
+class Generator:
+    """A language model in vLLM that goes on writing after prompts."""
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        dtype: str,
+        max_tokens: int,
+        written: int,
+        ends: Sequence[int],
+        arguments: Mapping[str, Any] | None = None,
+        slowest: float = SLOWEST,
+    ) -> None:
+        """Loads the model.
+
+        Args:
+            path: Local directory of the checkpoint.
+            dtype: dtype of the computation as vLLM names it.
+            max_tokens: Most ids of a prompt with what is written.
+            written: Most ids written after a prompt.
+            ends: Ids after which nothing more is written.
+            arguments: As for :class:`Engine`.
+            slowest: Likewise.
+
+        Raises:
+            SettingsError: An argument is not vLLM's, or ours to set.
+            EngineError: vLLM refuses the settings or the model.
+        """
+        self._engine = _started(path, "write", dtype, max_tokens, arguments or {})
+        from vllm import SamplingParams
+        from vllm.inputs.engine import tokens_input
+
+        self._prompt = tokens_input
+        self._params = SamplingParams(
+            temperature=TEMPERATURE, seed=0, max_tokens=written, stop_token_ids=list(ends), detokenize=False
+        )
+        self._sequences = 0
+        self._slowest = slowest
+
+    def write(self, token_ids: Sequence[Sequence[int]]) -> list[list[int]]:
+        """What the model writes after each prompt, the same whenever it is asked.
+
+        Args:
+            token_ids: Ids of each prompt.
+
+        Returns:
+            Ids written, in input order.
+
+        Raises:
+            EngineDead: vLLM failed.
+        """
+        first = self._sequences
+        self._sequences += len(token_ids)
+        found: dict[int, list[int]] = {}
+        try:
+            for at, ids in enumerate(token_ids):
+                self._engine.add_request(str(first + at), self._prompt(list(ids)), self._params)
+            while len(found) < len(token_ids):
+                with deadline(GRACE_SECONDS + sum(map(len, token_ids)) / self._slowest):
+                    outputs = self._engine.step()
+                found |= {
+                    int(output.request_id) - first: list(output.outputs[0].token_ids)
+                    for output in outputs
+                    if output.finished
+                }
+        except Exception as error:
+            raise EngineDead(f"vLLM failed: {_reason(error)}") from error
+        return [found[at] for at in range(len(token_ids))]
 
 
 def check_vectors(vectors: np.ndarray, dimension: int) -> None:
@@ -308,21 +381,45 @@ def _prepare_process() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
 
 
-def _defaults(path: str, mode: Mode, *, on_cpu: bool) -> dict[str, Any]:
+def _started(
+    path: str, mode: Literal[Mode, "write"], dtype: str, max_tokens: int, arguments: Mapping[str, Any]
+) -> "LLMEngine":
+    """vLLM with a model, in this process."""
+    check_arguments(arguments)
+    _prepare_process()
+    from vllm import LLMEngine
+    from vllm.platforms import current_platform
+    from vllm.usage.usage_lib import UsageContext
+
+    logging.getLogger("torch").setLevel(logging.ERROR)
+    defaults = _defaults(path, mode, on_cpu=current_platform.is_cpu())
+    given = {**defaults, **arguments, "model": path, "dtype": dtype, "max_model_len": max_tokens}
+    try:
+        # Not vllm.LLM: its encode() makes a future and two copies per sequence, and it cannot do without vLLM's own
+        # tokenizer. LLM_CLASS gives its batch sizes, those for throughput.
+        return LLMEngine.from_engine_args(_engine_args(given), usage_context=UsageContext.LLM_CLASS)
+    except IndexerError:
+        raise
+    except Exception as error:
+        raise EngineError(f"vLLM does not start: {_reason(error)}") from error
+
+
+def _defaults(path: str, mode: Literal[Mode, "write"], *, on_cpu: bool) -> dict[str, Any]:
     """What vLLM is given unless the settings say otherwise.
 
     Its batch sizes stay: measured on one core with a 4-layer, 256-wide Qwen3, ``max_num_batched_tokens`` of 1,024 to
     8,192 give the same rate, 16,384 some 10 % less, and sorting by length nothing.
     """
     defaults: dict[str, Any] = {
-        "runner": "pooling",
+        "runner": "generate" if mode == "write" else "pooling",
         "trust_remote_code": False,
         "load_format": "safetensors",
         "skip_tokenizer_init": True,
-        "enable_chunked_prefill": False,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
+    if mode != "write":
+        defaults["enable_chunked_prefill"] = False
     if mode == "embed":
         defaults["enable_prefix_caching"] = False  # for pairs vLLM itself knows which models can
     if mode == "score" and _is_causal(path):

@@ -25,6 +25,7 @@ class Receipt(Record):
         documents: Documents indexed.
         chunks: Rows per width table.
         quarantined: Documents refused.
+        unread: Of these, documents of files that changed or went away before they were read.
         truncated: Documents cut at the token limit.
         tokens: Tokens the engine read.
         sampled_cosine: Cosine of one stored vector, read back, to the one its tokens give when embedded again alone;
@@ -37,6 +38,7 @@ class Receipt(Record):
     documents: int
     chunks: int
     quarantined: int
+    unread: int
     truncated: int
     tokens: int
     sampled_cosine: float | None
@@ -216,12 +218,29 @@ class ControlStore:
         """
         for epoch in old:
             self._files.delete(f"epochs/{epoch:012d}.json")
+        for name in list(self._files.names("quarantine")):
+            if int(name.split("/")[-1].split("-")[0]) in old:
+                self._files.delete(name)
         for folder in ("removals", "receipts"):
             for epoch in self._folders(folder, closed):
                 for name in list(self._files.names(f"{folder}/{epoch:012d}")):
                     self._files.delete(name)
         for epoch in (number for number in self._numbers("intents") if number <= closed):
             self._files.delete(f"intents/{epoch:012d}.json")
+
+    def put_quarantine(self, epoch: int, version: int, rows: pa.Table) -> None:
+        """Records an epoch's quarantine as Parquet, for those who do not read Lance.
+
+        Args:
+            epoch: The epoch.
+            version: Version of its quarantine table: a run that was given up may have left another file.
+            rows: :data:`indexer.schema.QUARANTINE_SCHEMA`.
+        """
+        self._files.put_table(f"quarantine/{epoch:012d}-{version}.parquet", rows)
+
+    def quarantine(self, epoch: Epoch) -> pa.Table:
+        """The file of :meth:`put_quarantine` for an epoch."""
+        return self._files.get_table(f"quarantine/{epoch.number:012d}-{epoch.quarantine[1]}.parquet")
 
     def digest_names(self) -> set[str]:
         """Names of the file digests."""

@@ -19,6 +19,14 @@ class CorpusError(IndexerError):
     exit_code = 2
 
 
+class BadFile(CorpusError):
+    """A file cannot be read: damaged, not Parquet, changed while it was read, or gone."""
+
+
+class WrongColumns(CorpusError):
+    """A file lacks a column, or has it with another type than the first file."""
+
+
 class RefusedError(IndexerError):
     """The result was not published: a gate refused it or another run took its epoch."""
 

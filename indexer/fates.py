@@ -14,7 +14,9 @@ class Fate(StrEnum):
     NO_TOKENS = "no_tokens"
     TOO_LONG = "too_long"
     BAD_VECTOR = "bad_vector"
-    SHARD_FAILED = "shard_failed"
+    POISON = "poison"
+    BAD_FILE = "bad_file"
+    WRONG_COLUMNS = "wrong_columns"
 
     @property
     def description(self) -> str:
@@ -31,5 +33,7 @@ DESCRIPTIONS = {
     Fate.NO_TOKENS: "the tokenizer gives no token for the text",
     Fate.TOO_LONG: "the text has more than model.max_tokens tokens and model.overflow is quarantine",
     Fate.BAD_VECTOR: "the model gives a vector that is not finite or has no norm, twice",
-    Fate.SHARD_FAILED: "no worker could finish the shard within run.retries",
+    Fate.POISON: "the engine dies or hangs on this document alone",
+    Fate.BAD_FILE: "the file is damaged, is not Parquet, changed while it was read, or is gone",
+    Fate.WRONG_COLUMNS: "the file lacks a column, or has it with another type than the first file",
 }

@@ -13,10 +13,13 @@ import pyarrow.parquet as pq
 from fsspec.utils import glob_translate
 from pyarrow import fs
 
-from indexer.errors import CorpusError, first_line
+from indexer.errors import BadFile, CorpusError, first_line
 
 BATCH_ROWS = 1024
-"""Rows decoded at once, so that memory follows the batch and not the row group."""
+"""Most rows decoded at once, so that memory follows the batch and not the row group."""
+
+BATCH_BYTES = 64 << 20
+"""About as many bytes are decoded at once: fewer rows where the file says that they are large."""
 
 GLOB = frozenset("*?[")
 
@@ -64,6 +67,28 @@ def list_files(uri: str, setting: str) -> tuple[DataFile, ...]:
     return tuple(files)
 
 
+def content(uri: str, setting: str, file: DataFile | None = None) -> bytes:
+    """The bytes of a small file.
+
+    Args:
+        uri: Where it is, or where it was listed.
+        setting: Name of the setting that gave it, for errors.
+        file: One of the files listed there; by default the URI is the file's own.
+
+    Returns:
+        Its content.
+
+    Raises:
+        CorpusError: It cannot be read.
+    """
+    filesystem, path = _filesystem(uri, setting)
+    try:
+        with filesystem.open_input_file(file.path if file else path) as opened_file:
+            return bytes(opened_file.read())
+    except OSError as error:
+        raise CorpusError(f"{setting}: {uri} cannot be read: {first_line(error)}") from None
+
+
 @contextmanager
 def opened(uri: str, file: DataFile) -> Iterator[pq.ParquetFile]:
     """Opens a file that is still as it was listed.
@@ -76,17 +101,26 @@ def opened(uri: str, file: DataFile) -> Iterator[pq.ParquetFile]:
         The open file.
 
     Raises:
-        CorpusError: It has changed or is not Parquet.
+        BadFile: It has changed since, changes while it is open, or is not Parquet.
     """
     filesystem, _ = _filesystem(uri, file.path)
-    if _described(filesystem.get_file_info(file.path)) != file:
-        raise CorpusError(f"{file.path}: changed since it was listed; run again")
+    _check_same(filesystem, file)
     try:
         parquet = pq.ParquetFile(filesystem.open_input_file(file.path), arrow_extensions_enabled=False)
     except (OSError, pa.ArrowException) as error:
-        raise CorpusError(f"{file.path}: not a Parquet file that can be read: {first_line(error)}") from None
+        raise BadFile(f"{file.path}: not a Parquet file that can be read: {first_line(error)}") from None
     with parquet:
         yield parquet
+    _check_same(filesystem, file)
+
+
+def _check_same(filesystem: fs.FileSystem, file: DataFile) -> None:
+    try:
+        now = _described(filesystem.get_file_info(file.path))
+    except OSError as error:
+        raise BadFile(f"{file.path}: cannot be looked at: {first_line(error)}") from None
+    if now != file:
+        raise BadFile(f"{file.path}: changed since it was listed; run again")
 
 
 def batches(
@@ -109,13 +143,13 @@ def batches(
         Number of the first row and rows, at most 1,024; the first and last batches may reach over the range.
 
     Raises:
-        CorpusError: The file is damaged.
+        BadFile: The file is damaged.
     """
     last = parquet.metadata.num_rows if stop is None else stop
     groups, row = _groups(parquet, start, last)
     try:
         for batch in parquet.iter_batches(
-            BATCH_ROWS, row_groups=groups, columns=None if columns is None else [*columns]
+            _batch_rows(parquet, groups), row_groups=groups, columns=None if columns is None else [*columns]
         ):
             if row >= last:
                 return
@@ -123,7 +157,13 @@ def batches(
                 yield row, batch
             row += batch.num_rows
     except (OSError, pa.ArrowException) as error:
-        raise CorpusError(f"{file.path}: damaged near row {row}: {first_line(error)}") from None
+        raise BadFile(f"{file.path}: damaged near row {row}: {first_line(error)}") from None
+
+
+def _batch_rows(parquet: pq.ParquetFile, groups: Sequence[int]) -> int:
+    described = (parquet.metadata.row_group(group) for group in groups)
+    largest = max((group.total_byte_size // max(group.num_rows, 1) for group in described), default=0)
+    return max(1, min(BATCH_ROWS, BATCH_BYTES // max(largest, 1)))
 
 
 def _groups(parquet: pq.ParquetFile, start: int, stop: int) -> tuple[list[int], int]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ import pyarrow as pa
 
 from indexer import comparison, moving, publish, quarantine, schema, tables
 from indexer.cluster import SMALL_ROWS, Cluster, GivenUp
-from indexer.comparison import Changes
-from indexer.corpus import Shard
+from indexer.comparison import Changes, Unread
+from indexer.corpus import Shard, open_corpus
 from indexer.embedding import EmbedPipeline, Target
 from indexer.epochs import Epoch, Intent, Receipt, canonical
 from indexer.errors import RefusedError
@@ -22,6 +23,9 @@ from indexer.pipeline import Stopwatch
 from indexer.progress import Progress, say
 from indexer.publish import Gate
 from indexer.settings import Settings
+
+LISTINGS = 3
+"""How often a corpus that changes while it is read is listed before files are left out."""
 
 Recipe = Callable[[Target, Model], Callable[[], EmbedPipeline]]
 """How workers build their pipelines."""
@@ -66,31 +70,36 @@ def run(settings: Settings, recipe: Recipe = MakePipeline, *, rebuild: bool = Fa
     with ExitStack() as stack:
         with watch("connect"):
             cluster = stack.enter_context(Cluster(settings.cluster, settings.engine.replicas_per_gpu))
-        while (summary := _attempt(job, cluster, recipe, watch)) is None:
+        tries = count(1)
+        while (summary := _attempt(job, cluster, recipe, watch, next(tries))) is None:
             job = open_job(settings, rebuild=rebuild)
     return summary
 
 
-def _attempt(job: Job, cluster: Cluster, recipe: Recipe, watch: Stopwatch) -> dict[str, Any] | None:
-    """One epoch; ``None`` where another run's was in the way and is published now."""
+def _attempt(job: Job, cluster: Cluster, recipe: Recipe, watch: Stopwatch, number: int) -> dict[str, Any] | None:
+    """One epoch; ``None`` where another run's was in the way and is published now, or the corpus is another one."""
     pending = job.store.pending_intent()
     if pending is not None:
         say(f"epoch {pending.epoch} was begun by another run: finishing it")
         _finish(job, cluster, pending, watch)
         return None
     with watch("scan"):
-        comparison.scan(job, cluster)
+        unread = comparison.scan(job, cluster)
+        if unread and number < LISTINGS and open_corpus(job.settings.corpus).files != job.corpus.files:
+            say("the corpus changed while it was read: listing it again")
+            return None
     with watch("compare"):
-        found = comparison.compare(job, cluster)
+        found = comparison.compare(job, cluster, unread)
     if not found.differs and job.published is not None:
         return _unchanged(job.published)
-    published, gates = _published_documents(job), job.settings.gates
-    publish.check_counts(found.counts, published, gates)
-    staged = _stage(job, cluster, found, recipe, watch)
+    gates = job.settings.gates
+    publish.check_files(len(unread), len(job.corpus.files), gates)
+    _check_counts(job, found.counts)
+    staged = _stage(job, cluster, found, unread, recipe, watch)
     cluster.stop_workers()
     with watch("check"):
-        quarantined = found.counts["quarantined"] + staged.quarantined + staged.to_retry
-        hold = publish.check_counts(found.counts | {"quarantined": quarantined}, published, gates)
+        quarantined = found.counts["quarantined"] + staged.quarantined
+        hold = _check_counts(job, found.counts | {"quarantined": quarantined})
         names = [job.layout.table(width) for width in job.layout.widths]
         hold += publish.check_vectors(job.settings.index.uri, job.store, job.epoch, staged.receipts, names, gates)
         ours = _intent(job, found, staged, hold, watch)
@@ -119,10 +128,12 @@ class Staged:
     Attributes:
         receipts: Shards staged.
         quarantine: Quarantined rows that no receipt has.
-        documents: Documents staged; likewise chunks, quarantined, truncated and tokens of the receipts.
+        documents: Documents staged; likewise chunks, truncated and tokens of the receipts.
+        quarantined: Documents that workers refused or died of.
         resumed: Shards an earlier run had staged.
         resumed_tokens: Tokens of those.
-        to_retry: Documents quarantined for reasons that may pass.
+        to_retry: Files and documents quarantined for reasons that may pass.
+        restarts: Workers that died and were replaced.
         seconds: Seconds of this run's workers by stage, all workers together.
     """
 
@@ -136,6 +147,7 @@ class Staged:
     resumed: int = 0
     resumed_tokens: int = 0
     to_retry: int = 0
+    restarts: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
     def add(self, receipt: Receipt) -> None:
@@ -144,15 +156,23 @@ class Staged:
         self.documents += receipt.documents
         self.chunks += receipt.chunks
         self.quarantined += receipt.quarantined
+        self.to_retry += receipt.unread
         self.truncated += receipt.truncated
         self.tokens += receipt.tokens
 
 
-def _stage(job: Job, cluster: Cluster, found: Changes, recipe: Recipe, watch: Stopwatch) -> Staged:
+def _check_counts(job: Job, counts: Mapping[str, int]) -> list[Gate]:
+    return publish.check_counts(counts, _published_documents(job), job.settings.gates, job.settings.run.max_quarantine)
+
+
+def _stage(
+    job: Job, cluster: Cluster, found: Changes, unread: Mapping[str, Unread], recipe: Recipe, watch: Stopwatch
+) -> Staged:
     """Takes every shard to a receipt, those of an earlier run as they are."""
     tables.ensure(job.settings.index.uri, job.layout.schemas())
     receipts = job.store.receipt_ids(job.epoch)
-    staged = Staged([], [quarantine.located(table, job.corpus) for table in found.quarantine])
+    left = [quarantine.located(table, job.corpus, unread) for table in found.quarantine]
+    staged = Staged([], left, to_retry=len(unread))
     target = Target(job.corpus, job.layout, job.settings.index.uri, job.epoch)
     with watch("move"):
         _move(job, cluster, found, target, staged)
@@ -173,7 +193,9 @@ def _stage(job: Job, cluster: Cluster, found: Changes, recipe: Recipe, watch: St
             workers = cluster.start_workers(recipe(target, job.model), shards)
         with watch("embed"), Progress(documents, workers, job.settings.run.progress) as progress:
             rest = (shard for shard in comparison.shards(job, found) if shard.shard_id not in receipts)
-            _embed(job, cluster.run(rest, job.settings.run.retries), staged, progress)
+            given = job.settings.run
+            _embed(job, cluster.run(rest, given.retries, given.max_restarts), staged, progress)
+            staged.restarts = cluster.restarts
     return staged
 
 
@@ -200,9 +222,9 @@ def _of(shard: Shard, old_ids: Mapping[tuple[str, int], str]) -> dict[tuple[str,
 def _embed(job: Job, outcomes: Iterable[Receipt | GivenUp[Shard]], staged: Staged, progress: Progress) -> None:
     for outcome in outcomes:
         if isinstance(outcome, GivenUp):
-            rows = quarantine.given_up(job, outcome)
+            rows = quarantine.poison(job, outcome.piece)
             staged.quarantine.append(rows)
-            staged.to_retry += rows.num_rows
+            staged.quarantined += rows.num_rows
             progress.add(rows.num_rows, 0)
         else:
             staged.add(outcome)
@@ -248,12 +270,13 @@ def _intent(job: Job, found: Changes, staged: Staged, hold: Sequence[Gate], watc
             "run": {
                 "documents": found.counts["documents"],
                 "indexed": staged.documents - found.counts["moved"],
-                "quarantined": quarantine.num_rows + staged.quarantined,
+                "quarantined": found.counts["quarantined"] + staged.quarantined,
                 "truncated": staged.truncated,
                 "chunks": staged.chunks,
                 "tokens": staged.tokens,
                 "resumed_shards": staged.resumed,
                 "resumed_tokens": staged.resumed_tokens,
+                "restarts": staged.restarts,
                 "tokens_per_second": _rate(staged, watch),
             },
         },

@@ -6,7 +6,6 @@ from indexer import widths
 from indexer.corpus import Corpus, open_corpus
 from indexer.epochs import ControlStore, Epoch
 from indexer.errors import SettingsError
-from indexer.files import DataFile
 from indexer.model import Model, open_model
 from indexer.progress import say
 from indexer.schema import Layout
@@ -46,10 +45,6 @@ class Job:
         if self.published is None or self.published.description["corpus"] != self.corpus.digest:
             return False
         return not self.published.description["to_retry"]
-
-    def digest_name(self, file: DataFile) -> str:
-        """Name of a file's digest."""
-        return f"{self.corpus.columns_digest}-{file.identity}"
 
 
 def open_job(settings: Settings, *, rebuild: bool = False) -> Job:

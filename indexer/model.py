@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 from indexer import checkpoint
 from indexer.checkpoint import Checkpoint
 from indexer.engine import Engine, check_arguments
-from indexer.settings import EngineSettings, ModelSettings, RerankerSettings
+from indexer.settings import CheckpointSettings, EngineSettings, ModelSettings, RerankerSettings
 from indexer.tokens import EmbedTokenizer, PairTokenizer
 
 CANARY_TEXTS = ("The capital of China is Beijing.", "Gravity pulls bodies towards each other.", "def add(a, b): ...")
@@ -21,11 +21,11 @@ CANARY_PAIRS = (
 )
 """Likewise pairs for rerankers."""
 
-SettingsT = TypeVar("SettingsT", ModelSettings, RerankerSettings)
+SettingsT = TypeVar("SettingsT", bound=CheckpointSettings)
 
 
 @dataclass(frozen=True)
-class _Configured(Generic[SettingsT]):
+class Configured(Generic[SettingsT]):
     """A model and how it is run; small enough to travel to workers.
 
     Attributes:
@@ -55,7 +55,7 @@ class _Configured(Generic[SettingsT]):
 
 
 @dataclass(frozen=True)
-class Model(_Configured[ModelSettings]):
+class Model(Configured[ModelSettings]):
     """An embedding model."""
 
     @cached_property
@@ -81,6 +81,7 @@ class Model(_Configured[ModelSettings]):
             dtype=self.dtype,
             max_tokens=self.settings.max_tokens,
             arguments=self.engine_settings.arguments,
+            slowest=self.engine_settings.slowest,
             canary=self.tokenizer.documents(CANARY_TEXTS).ids,
         )
 
@@ -105,7 +106,7 @@ class Model(_Configured[ModelSettings]):
 
 
 @dataclass(frozen=True)
-class Reranker(_Configured[RerankerSettings]):
+class Reranker(Configured[RerankerSettings]):
     """A reranker."""
 
     @cached_property
@@ -126,6 +127,7 @@ class Reranker(_Configured[RerankerSettings]):
             dtype=self.dtype,
             max_tokens=self.settings.max_tokens,
             arguments=self.engine_settings.arguments,
+            slowest=self.engine_settings.slowest,
             canary=canary.ids,
             canary_second=canary.second,
         )
@@ -147,13 +149,21 @@ def open_model(settings: ModelSettings, engine: EngineSettings) -> Model:
         The model, its revision resolved to a commit.
 
     Raises:
-        SettingsError: There is no such model, its files cannot be used, or an engine argument is not vLLM's.
+        SettingsError: There is no such model, its files cannot be used or are not those of ``model.sha256``, or an
+            engine argument is not vLLM's.
     """
     check_arguments(engine.arguments)
-    return Model(settings, engine, checkpoint.resolve(settings.name, settings.revision).revision)
+    return Model(settings, engine, resolved(settings).revision)
 
 
 def open_reranker(settings: RerankerSettings, engine: EngineSettings) -> Reranker:
     """Finds the reranker's files; as :func:`open_model`."""
     check_arguments(engine.arguments)
-    return Reranker(settings, engine, checkpoint.resolve(settings.name, settings.revision).revision)
+    return Reranker(settings, engine, resolved(settings).revision)
+
+
+def resolved(settings: CheckpointSettings) -> Checkpoint:
+    """A model's files, compared with the digests that are recorded."""
+    found = checkpoint.resolve(settings.name, settings.revision)
+    checkpoint.check_files(found, settings.sha256)
+    return found

@@ -47,6 +47,7 @@ def move(target: Target, shard: Shard, old_ids: Mapping[tuple[str, int], str], v
         documents=shard.documents,
         chunks=chunks,
         quarantined=0,
+        unread=0,
         truncated=0,
         tokens=0,
         sampled_cosine=None,

@@ -36,6 +36,10 @@ class RowRange:
         """Name that sorts like the rows."""
         return f"{self.at:05d}-{self.start:012d}"
 
+    def halves(self) -> tuple["RowRange", ...]:
+        """None: its results are one file, in the order of the rows."""
+        return ()
+
 
 def require(uri: str, file: DataFile, columns: Sequence[str], added: Sequence[str] = ()) -> None:
     """Refuses a file that lacks a column, or has one that the results add.

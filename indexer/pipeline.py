@@ -7,7 +7,7 @@ one is stored while the engine works.
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +23,10 @@ class Piece(Protocol):
     @property
     def shard_id(self) -> str:
         """Its name, the same whenever the same job is run again."""
+        ...
+
+    def halves(self) -> Sequence["Piece"]:
+        """Two pieces with half of the work each; none where it cannot be divided."""
         ...
 
 

@@ -33,8 +33,7 @@ def plan(settings: Settings, *, rebuild: bool = False) -> dict[str, Any]:
     """
     job = open_job(settings, rebuild=rebuild)
     with Cluster(settings.cluster, settings.engine.replicas_per_gpu) as cluster:
-        comparison.scan(job, cluster)
-        found = comparison.compare(job, cluster)
+        found = comparison.compare(job, cluster, comparison.scan(job, cluster))
         workers = cluster.workers
     shards = list(comparison.shards(job, found))
     documents = sum(shard.documents for shard in shards)

@@ -44,19 +44,30 @@ class Gate:
     holds: bool
 
 
-def check_counts(counts: Mapping[str, int], published: int, gates: GateSettings) -> list[Gate]:
+def check_files(unread: int, files: int, gates: GateSettings) -> None:
+    """Refuses a run that would leave out too many files: each is one row of the quarantine, whatever it holds.
+
+    Raises:
+        RefusedError: The share is above the bound of quarantined documents.
+    """
+    share = unread / files
+    _enforce([Gate("gates.max_quarantined (files)", share, gates.max_quarantined, share <= gates.max_quarantined)])
+
+
+def check_counts(counts: Mapping[str, int], published: int, gates: GateSettings, most: int | None = None) -> list[Gate]:
     """Refuses a run that would remove or quarantine too much, before anything is committed.
 
     Args:
         counts: Counts of the comparison: ``documents``, ``deleted``, ``quarantined``.
         published: Documents of the published epoch.
         gates: Bounds.
+        most: Likewise of quarantined rows, ``run.max_quarantine``.
 
     Returns:
         The gates, all of which hold.
 
     Raises:
-        RefusedError: A share is above its bound.
+        RefusedError: A number is above its bound.
     """
     removed = counts["deleted"] / max(published, 1)
     quarantined = counts["quarantined"] / max(counts["documents"], 1)
@@ -64,6 +75,8 @@ def check_counts(counts: Mapping[str, int], published: int, gates: GateSettings)
         Gate("gates.max_removed", removed, gates.max_removed, removed <= gates.max_removed),
         Gate("gates.max_quarantined", quarantined, gates.max_quarantined, quarantined <= gates.max_quarantined),
     ]
+    if most is not None:
+        found.append(Gate("run.max_quarantine", counts["quarantined"], most, counts["quarantined"] <= most))
     _enforce(found)
     return found
 
@@ -124,7 +137,11 @@ def finish(uri: str, store: ControlStore, intent: Intent, gates: GateSettings, e
         tended = list(each(_tend, ((uri, name, width, intent, gates) for name, width in intent.widths.items())))
     found = _gates(intent, tended, gates)
     _enforce(found)
-    return store.put_epoch(_epoch(uri, intent, tended, found))
+    epoch = _epoch(uri, intent, tended, found)
+    name, version = epoch.quarantine
+    batches = tables.read(uri, name, version, schema.QUARANTINE_SCHEMA.names)
+    store.put_quarantine(epoch.number, version, pa.Table.from_batches(batches, schema.QUARANTINE_SCHEMA))
+    return store.put_epoch(epoch)
 
 
 def _commit(uri: str, store: ControlStore, intent: Intent) -> None:

@@ -1,48 +1,47 @@
 """Quarantine rows that the driver knows of; those that workers find are staged by the workers."""
 
-import numpy as np
+from collections.abc import Mapping
+
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from indexer import schema
-from indexer.cluster import GivenUp
-from indexer.corpus import Corpus, Part, Shard
+from indexer.comparison import Unread
+from indexer.corpus import Corpus, Shard
+from indexer.embedding import left_out
 from indexer.fates import Fate
 from indexer.job import Job
 from indexer.progress import say
 
 
-def given_up(job: Job, outcome: GivenUp[Shard]) -> pa.Table:
-    """Quarantine rows of every document of a shard that no worker could finish."""
-    say(f"shard {outcome.piece.shard_id} is given up into the quarantine: {outcome.reason}")
-    found = [_given_up_part(job, part) for part in outcome.piece.parts]
-    rows = pa.concat_tables(found)
-    return _quarantine_rows(rows, outcome.piece.shard_id, outcome.reason)
+def poison(job: Job, shard: Shard) -> pa.Table:
+    """Quarantine rows of the documents, mostly one, that workers died of."""
+    rows = [left_out(job.store, job.corpus, part, shard.shard_id, Fate.POISON) for part in shard.parts]
+    found = pa.concat_tables(rows)
+    for file, row in zip(found["file"].to_pylist(), found["row"].to_pylist(), strict=True):
+        say(f"row {row} of {file} goes to the quarantine: {Fate.POISON.description}")
+    return found
 
 
-def _given_up_part(job: Job, part: Part) -> pa.Table:
-    columns = [schema.ID, "row", schema.CONTENT_HASH, schema.PAYLOAD_HASH]
-    wanted = pa.array(np.flatnonzero(part.chosen) + part.start)
-    digest = job.store.digest(job.digest_name(part.file), columns)
-    rows = digest.filter(pc.is_in(digest["row"], value_set=wanted))
-    count = rows.num_rows
-    return rows.append_column("file", pa.array([part.file.path] * count, pa.string())).append_column(
-        "reason", pa.array([Fate.SHARD_FAILED.value] * count, pa.string())
-    )
+def located(quarantine: pa.Table, corpus: Corpus, unread: Mapping[str, Unread]) -> pa.Table:
+    """Rows of a comparison in the quarantine's schema: with the paths of their files, and why.
 
-
-def located(quarantine: pa.Table, corpus: Corpus) -> pa.Table:
-    """Rows of a comparison with the paths of their files."""
-    paths = pa.array([file.path for file in corpus.files], pa.string())
-    at = quarantine.schema.get_field_index("file")
-    located = quarantine.set_column(at, "file", paths.take(quarantine["file"].combine_chunks()))
-    return _quarantine_rows(located, shard="", detail=None)
-
-
-def _quarantine_rows(rows: pa.Table, shard: str, detail: str | None) -> pa.Table:
-    """Rows in the quarantine's schema; the detail is the fate's own sentence where none is given."""
-    details = [detail or Fate(reason).description for reason in rows["reason"].to_pylist()]
-    columns = {name: rows[name] for name in rows.column_names}
-    columns |= {"shard": pa.array([shard] * rows.num_rows, pa.string()), "detail": pa.array(details, pa.string())}
+    Args:
+        quarantine: Rows as :class:`indexer.comparison.Changes` has them.
+        corpus: The corpus.
+        unread: Files that could not be read, by the name of their digest.
+    """
+    count = quarantine.num_rows
+    at, reasons = (quarantine[name].to_pylist() for name in ("file", "reason"))
+    left = {number: unread.get(corpus.digest_name(corpus.files[number])) for number in set(at)}
+    details = [
+        file.detail if (file := left[number]) else Fate(reason).description
+        for number, reason in zip(at, reasons, strict=True)
+    ]
+    columns = {name: quarantine[name] for name in quarantine.column_names}
+    columns |= {
+        "file": pa.array([corpus.files[number].path for number in at], pa.string()),
+        "shard": pa.array([""] * count, pa.string()),
+        "detail": pa.array(details, pa.string()),
+    }
     target = schema.QUARANTINE_SCHEMA
     return pa.table([columns[field.name].cast(field.type) for field in target], schema=target)

@@ -1,6 +1,6 @@
 """Search in the published tables of an index, with vectors and scores from local engines."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,9 @@ from indexer.settings import EngineSettings, ModelSettings, RerankerSettings
 
 HIDDEN = frozenset({schema.VECTOR, schema.CONTENT_HASH, schema.PAYLOAD_HASH})
 """Columns a result does not show."""
+
+DISTANCE = "_distance"
+"""Column that LanceDB adds to results."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +73,23 @@ class Published:
         Returns:
             The rows, in no particular order.
         """
-        state = self._state(width)
-        target = tables.table_schema(self.uri, state.name, state.version)
+        target = self.schema(width)
         chosen = list(columns or target.names)
-        batches = tables.read(self.uri, state.name, state.version, chosen)
-        return pa.Table.from_batches(batches, pa.schema([target.field(name) for name in chosen]))
+        return pa.Table.from_batches(self.batches(chosen, width), pa.schema([target.field(name) for name in chosen]))
+
+    def schema(self, width: int | None = None) -> pa.Schema:
+        """Schema of a width's table."""
+        state = self._state(width)
+        return tables.table_schema(self.uri, state.name, state.version)
+
+    def batches(self, columns: Sequence[str], width: int | None = None) -> Iterator[pa.RecordBatch]:
+        """Streams columns of a width's table, rows in no particular order."""
+        state = self._state(width)
+        yield from tables.read(self.uri, state.name, state.version, columns)
+
+    def at(self, uri: str, epoch: Epoch) -> "Published":
+        """The same index with other tables: copies of these, or some of them."""
+        return Published(uri, epoch, self._engine_settings, self._reranker)
 
     def quarantine(self) -> pa.Table:
         """Rows of the quarantine, :data:`indexer.schema.QUARANTINE_SCHEMA`."""
@@ -186,6 +201,7 @@ class Published:
         width: int | None = None,
         where: str | None = None,
         oversample: int = 1,
+        columns: Sequence[str] | None = None,
     ) -> list[list[Hit]]:
         """Nearest chunks of each vector.
 
@@ -195,6 +211,7 @@ class Published:
             width: Width to search at, the widest by default.
             where: SQL condition on columns of the table.
             oversample: Above 1, this many times ``k`` are searched for and the best at the full width are kept.
+            columns: Payload columns and span of the hits, all by default.
 
         Returns:
             For each vector its hits, best first.
@@ -205,7 +222,8 @@ class Published:
         state = self._state(width)
         table = self.table(width)
         narrow = widths.cut(vectors, state.width)
-        found = [self._nearest(table.search(vector), state, k * oversample, where) for vector in narrow]
+        shown = [schema.ID, schema.CHUNK, *(_shown(table.schema.names) if columns is None else columns), DISTANCE]
+        found = [self._nearest(table.search(vector).select(shown), state, k * oversample, where) for vector in narrow]
         if oversample == 1:
             return found
         full = widths.cut(vectors, self._state(None).width)
@@ -225,14 +243,37 @@ class Published:
             SettingsError: The payload does not hold the text.
         """
         columns = self.text_columns
-        state = min(self.epoch.tables, key=lambda table: table.width)
-        chosen = [schema.ID, schema.CHUNK, schema.CHAR_START, schema.CHAR_END, *columns]
-        rows = tables.lookup(self.uri, state.name, state.version, ids, chosen).to_pylist()
+        rows = self.rows(ids, [schema.ID, schema.CHUNK, schema.CHAR_START, schema.CHAR_END, *columns]).to_pylist()
         if chunks is None:
             whole = {row[schema.ID]: _joined(row, columns) for row in rows}
             return [whole.get(name) for name in ids]
         spans = {(row[schema.ID], row[schema.CHUNK]): _span(row, columns) for row in rows}
         return [spans.get(key) for key in zip(ids, chunks, strict=True)]
+
+    def column(self, ids: Sequence[str], name: str) -> list[Any]:
+        """Values of a payload column.
+
+        Args:
+            ids: Document ids.
+            name: The column.
+
+        Returns:
+            A value for each id, ``None`` where the index has no such document.
+
+        Raises:
+            SettingsError: The payload does not have the column.
+        """
+        payload = self.epoch.description["layout"]["payload"]
+        if name not in payload:
+            raise SettingsError(f"the tables have no column {name!r}; the payload is {', '.join(payload) or 'empty'}")
+        rows = self.rows(ids, [schema.ID, name])
+        values = dict(zip(rows[schema.ID].to_pylist(), rows[name].to_pylist(), strict=True))
+        return [values.get(key) for key in ids]
+
+    def rows(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
+        """Rows of some documents, all their chunks, in no particular order, from the narrowest table."""
+        state = min(self.epoch.tables, key=lambda table: table.width)
+        return tables.lookup(self.uri, state.name, state.version, ids, columns)
 
     def _rescored(self, vector: np.ndarray, hits: Sequence[Hit]) -> list[Hit]:
         state = self._state(None)
@@ -248,7 +289,9 @@ class Published:
 
     def _nearest(self, query: Any, state: TableState, k: int, where: str | None) -> list[Hit]:
         query = query.distance_type(self._metric).limit(k)
-        if state.probes is not None:
+        if state.probes is None:
+            query = query.bypass_vector_index()
+        else:
             query = tables.approximate(query, state.index, state.probes)
         try:
             rows = (query.where(where) if where else query).to_list()
@@ -307,11 +350,15 @@ def open_published(
     return Published(uri, found, settings, open_reranker(reranker, settings) if reranker else None)
 
 
+def _shown(names: Sequence[str]) -> list[str]:
+    """Columns of a result beside its key."""
+    return [name for name in names if name not in HIDDEN | {schema.ID, schema.CHUNK}]
+
+
 def _hit(row: dict[str, Any], metric: str) -> Hit:
-    distance = float(row["_distance"])
-    payload = {key: value for key, value in row.items() if key not in HIDDEN and not key.startswith("_")}
+    distance = float(row.pop(DISTANCE))
     score = -distance if metric == "l2" else 1.0 - distance
-    return Hit(str(payload.pop(schema.ID)), int(payload.pop(schema.CHUNK)), score, score, payload)
+    return Hit(str(row.pop(schema.ID)), int(row.pop(schema.CHUNK)), score, score, row)
 
 
 def _joined(row: Mapping[str, Any], columns: Sequence[str]) -> str:

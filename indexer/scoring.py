@@ -218,7 +218,7 @@ def _phase(
         workers = cluster.start_workers(make, len(rest))
     with job.watch(phase), Progress(rows, workers, settings.progress, unit) as progress:
         by_id = {piece.shard_id: piece for piece in rest}
-        for outcome in cluster.run(rest, settings.retries):
+        for outcome in cluster.run(rest, settings.retries, settings.max_restarts):
             if isinstance(outcome, GivenUp):
                 failed.append(outcome)
                 continue

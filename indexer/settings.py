@@ -4,13 +4,24 @@ import argparse
 import difflib
 import json
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Self, TypeVar, get_args
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from indexer.errors import SettingsError
@@ -21,7 +32,11 @@ MIN_WIDTH = 32
 """Smallest Matryoshka width Qwen3-Embedding was trained for (model card)."""
 
 
-VectorIndex = Literal["auto", "none", "IVF_FLAT", "IVF_PQ", "IVF_SQ", "IVF_RQ", "IVF_HNSW_SQ", "IVF_HNSW_PQ"]
+SECRET = re.compile(r"(?i)key|secret|token|password|signature|sig=")
+"""What a query of a URI with credentials has in it."""
+
+IndexType = Literal["IVF_FLAT", "IVF_PQ", "IVF_SQ", "IVF_RQ", "IVF_HNSW_SQ", "IVF_HNSW_PQ"]
+VectorIndex = Literal["auto", "none", IndexType]
 
 
 class Section(BaseModel):
@@ -30,13 +45,29 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _without_secrets(uri: str) -> str:
+    parts = urlsplit(uri)
+    if parts.username or parts.password or SECRET.search(parts.query):
+        raise ValueError("holds credentials; they are read from the environment only, e.g. AWS_SECRET_ACCESS_KEY")
+    return uri
+
+
+Uri = Annotated[str, AfterValidator(_without_secrets)]
+"""A path or URI that may be shown: one with credentials is refused, without being quoted."""
+
+
 class CorpusSettings(Section):
     """Where the documents are and which columns hold them."""
 
-    uri: str = Field(description="Parquet file, directory (searched recursively), glob or object-store URI")
+    uri: Uri = Field(description="Parquet file, directory (searched recursively), glob or object-store URI")
     id_column: str = Field("id", description="column with the document id, string or integer, unique in the corpus")
     text_columns: list[str] = Field(["text"], min_length=1, description="text columns, joined with a newline")
     payload: list[str] = Field([], description="columns copied to every table")
+    strict: bool = Field(
+        default=True,
+        description="end the run at a file with missing or other columns; else the file goes to the quarantine",
+    )
+    reader_gb: float = Field(4.0, gt=0, description="most memory, in GiB, for reading one file")
 
     @model_validator(mode="after")
     def _payload_names_are_free(self) -> Self:
@@ -53,6 +84,9 @@ class CheckpointSettings(Section):
     revision: str | None = Field(None, description="hub commit, branch or tag; pin a commit")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="dtype of the computation; auto: the checkpoint's own"
+    )
+    sha256: dict[str, str] = Field(
+        {}, description="SHA-256 of the model's files by name, checked before a run; a file that differs ends it"
     )
 
 
@@ -87,12 +121,15 @@ def _plain_value(value: object) -> object:
 
 
 class EngineSettings(BaseModel):
-    """vLLM engine arguments by their own names, e.g. ``max_num_batched_tokens``, beside our own two keys."""
+    """vLLM engine arguments by their own names, e.g. ``max_num_batched_tokens``, beside our own keys."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     __pydantic_extra__: dict[str, Annotated[Any, BeforeValidator(_plain_value)]]
 
     replicas_per_gpu: int = Field(1, ge=1, description="engines that share one GPU; above 1 only pays for small models")
+    slowest: float = Field(
+        10.0, gt=0, description="tokens per second; a step that takes a minute more than this rate asks for is a hang"
+    )
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -103,7 +140,7 @@ class EngineSettings(BaseModel):
 class IndexSettings(Section):
     """The tables to fill."""
 
-    uri: str = Field(description="directory or object-store URI of the LanceDB database")
+    uri: Uri = Field(description="directory or object-store URI of the LanceDB database")
     name: str = Field(
         "docs", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", description="index name; tables are <name>_d<width>"
     )
@@ -135,13 +172,15 @@ class ClusterSettings(Section):
     cpus_per_worker: int = Field(1, ge=1, description="CPU cores reserved for, and on CPU machines pinned to, a worker")
 
 
+ProgressStyle = Literal["auto", "bar", "lines", "none"]
+
+
 class WorkSettings(Section):
     """How work is retried and shown."""
 
-    retries: int = Field(2, ge=0, description="further workers a failed shard is given to before it is given up")
-    progress: Literal["auto", "bar", "lines", "none"] = Field(
-        "auto", description="auto: a bar on a terminal, else lines"
-    )
+    retries: int = Field(1, ge=0, description="further workers given what a worker died of, before it is given up")
+    max_restarts: int = Field(200, ge=0, description="workers that may die before the run ends")
+    progress: ProgressStyle = Field("auto", description="auto: a bar on a terminal, else lines")
 
 
 class RunSettings(WorkSettings):
@@ -149,6 +188,9 @@ class RunSettings(WorkSettings):
 
     shard_mb: float = Field(
         8.0, gt=0, description="most text of one shard in MiB: the unit of work, retry and resume; small jobs get less"
+    )
+    max_quarantine: int | None = Field(
+        None, ge=0, description="most rows the quarantine may have, a bad file counting as one; default: any"
     )
 
 
@@ -178,7 +220,7 @@ class RerankerSettings(CheckpointSettings):
 class PairsSettings(Section):
     """Pairs of a query and a document to score."""
 
-    uri: str = Field(description="Parquet file, directory (searched recursively), glob or object-store URI")
+    uri: Uri = Field(description="Parquet file, directory (searched recursively), glob or object-store URI")
     query_column: str = Field("query", description="column with the query")
     document_column: str | None = Field(None, description="column with the document's text")
     document_id_column: str | None = Field(None, description="instead: column with the document's id in [index]")
@@ -194,7 +236,7 @@ class PairsSettings(Section):
 class QueriesSettings(Section):
     """Queries to search an index with."""
 
-    uri: str = Field(description="Parquet file, directory (searched recursively), glob or object-store URI")
+    uri: Uri = Field(description="Parquet file, directory (searched recursively), glob or object-store URI")
     id_column: str = Field("query_id", description="column with the query's id, string or integer")
     text_column: str = Field("query", description="column with the query")
     instruction_column: str | None = Field(None, description="column with an instruction; null: the models' own")
@@ -208,20 +250,102 @@ class QueriesSettings(Section):
 class PublishedSettings(Section):
     """The published index that is searched; documents' texts are read from its payload."""
 
-    uri: str = Field(description="directory or object-store URI of the LanceDB database")
+    uri: Uri = Field(description="directory or object-store URI of the LanceDB database")
     name: str = Field("docs", description="index name")
 
 
 class OutputSettings(Section):
     """Where results go."""
 
-    uri: str = Field(description="directory or object-store URI of one run's results")
+    uri: Uri = Field(description="directory or object-store URI of one run's results")
 
 
 class ScoreRunSettings(WorkSettings):
     """How the work is cut and retried."""
 
     shard_pairs: int = Field(2048, ge=1, description="pairs of one shard: the unit of work, retry and resume")
+
+
+class JudgedQueriesSettings(Section):
+    """Queries to evaluate with, in the layout of BEIR and MTEB unless the columns say otherwise."""
+
+    uri: Uri = Field(description="Parquet file, directory or glob, or a .jsonl or .tsv file")
+    id_column: str = Field("_id", description="column with the query's id")
+    text_column: str = Field("text", description="column with the query")
+
+
+class JudgementsSettings(Section):
+    """Which documents answer which queries, in the layout of BEIR and MTEB unless the columns say otherwise."""
+
+    uri: Uri = Field(description="Parquet file, directory or glob, or a .jsonl or .tsv file")
+    query_column: str = Field("query-id", description="column with the query's id")
+    document_column: str = Field("corpus-id", description="column with the document's id")
+    score_column: str = Field("score", description="column with the grade, a whole number; 0: does not answer")
+
+
+class DrawnSettings(Section):
+    """How many documents are drawn to ask for."""
+
+    count: int = Field(300, ge=1, description="documents drawn to ask for; with fewer, differences drown in chance")
+
+
+class KnownItemsSettings(DrawnSettings):
+    """Queries made of the documents themselves: each must find the document it was taken from, which then lacks it."""
+
+    query: str = Field(
+        "first_sentence", description="payload column with a query for its document, e.g. a title, or first_sentence"
+    )
+
+
+class SyntheticSettings(CheckpointSettings, DrawnSettings):
+    """Queries written by a generator for documents, kept where the reranker finds that the document answers."""
+
+    max_tokens: int = Field(4096, ge=64, description="most tokens of a prompt with its query; the document is cut")
+    prompt: str = Field(
+        "Write one question, in the language of the text below, that a person could ask a search engine and that this "
+        "text answers. Do not mention the text. Give the question only.\n\n{document}",
+        description="what the generator is told; {document} is the document",
+    )
+    query_tokens: int = Field(64, ge=8, description="most tokens of a query")
+    least_score: float = Field(0.5, ge=0, le=1, description="least score of the reranker that keeps a query")
+
+    @field_validator("prompt")
+    @classmethod
+    def _has_a_place(cls, prompt: str) -> str:
+        if prompt.count("{document}") != 1:
+            raise ValueError("needs {document} once")
+        return prompt
+
+
+class CompareSettings(Section):
+    """What is evaluated side by side, and how much quality may be lost for less cost."""
+
+    widths: list[int] | None = Field(
+        None, description="widths, up to the widest published one; default: those published"
+    )
+    precisions: list[Literal["float32", "float16"]] = Field(
+        ["float32", "float16"], description="how vector components are stored; float32 only from an index that has it"
+    )
+    vector_indices: list[IndexType] = Field(
+        ["IVF_SQ", "IVF_PQ"], description="index types beside exact search; LanceDB trains them from 256 rows on"
+    )
+    oversample: int = Field(
+        4, ge=2, description="two stages: so many times the results, ranked anew at the widest width"
+    )
+    text_search: bool = Field(default=True, description="also vectors and full-text search together")
+    candidates: int = Field(100, ge=1, description="results per query that the reranker orders; read with [reranker]")
+    recall: float = Field(0.95, ge=0, le=1, description="recall at 10 up to which partitions are looked into")
+    timed_queries: int = Field(100, ge=1, description="queries timed one by one")
+    max_loss: float = Field(
+        0.01, ge=0, le=1, description="share of the widest width's nDCG@10 that may be lost for less"
+    )
+    max_p95_ms: float = Field(100.0, gt=0, description="milliseconds that 95 % of single searches may take")
+
+
+class EvaluateRunSettings(Section):
+    """How the work is shown."""
+
+    progress: ProgressStyle = Field("auto", description="auto: a bar on a terminal, else lines")
 
 
 class JobSettings(BaseSettings):
@@ -284,6 +408,32 @@ class ScoreSettings(JobSettings):
         return self
 
 
+class EvaluateSettings(JobSettings):
+    """Settings of ``jobs.evaluate``."""
+
+    index: PublishedSettings
+    queries: JudgedQueriesSettings | None = None
+    judgements: JudgementsSettings | None = None
+    known_items: KnownItemsSettings | None = None
+    synthetic: SyntheticSettings | None = None
+    compare: CompareSettings = CompareSettings()
+    reranker: RerankerSettings | None = None
+    output: OutputSettings
+    engine: EngineSettings = EngineSettings()
+    cluster: ClusterSettings = ClusterSettings()
+    run: EvaluateRunSettings = EvaluateRunSettings()
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.queries is None) != (self.judgements is None):
+            raise ValueError("[queries] and [judgements] go together")
+        if sum(source is not None for source in (self.queries, self.known_items, self.synthetic)) != 1:
+            raise ValueError("set one of [queries] with [judgements], [known_items] and [synthetic]")
+        if self.synthetic is not None and self.reranker is None:
+            raise ValueError("[synthetic] needs a [reranker] to tell good queries from bad ones")
+        return self
+
+
 JobSettingsT = TypeVar("JobSettingsT", bound=JobSettings)
 
 
@@ -331,7 +481,7 @@ def load(
         raise SettingsError(_explain(error, cls)) from None
     if not engine:
         return settings, namespace
-    known: Settings | ScoreSettings = settings  # type: ignore[assignment]
+    known: Settings | ScoreSettings | EvaluateSettings = settings  # type: ignore[assignment]
     merged = EngineSettings(**{**known.engine.model_dump(), **engine})
     return settings.model_copy(update={"engine": merged}), namespace
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -434,7 +435,10 @@ def drop(uri: str, name: str) -> int:
     folder = ObjectFolder(uri, f"{name}.lance", "index.uri")
     # The manifests last: until they are gone a second call finds what the first one left.
     files = sorted(folder.names(""), key=lambda file: file.startswith("_versions/"))
-    return sum(folder.delete(file) for file in files)
+    freed = sum(folder.delete(file) for file in files)
+    if "://" not in uri:
+        shutil.rmtree(_path(uri, name), ignore_errors=True)  # an object store has no empty folders, a disk has
+    return freed
 
 
 def metadata(uri: str, name: str, version: int) -> dict[str, str]:
@@ -466,9 +470,7 @@ def read(
     Yields:
         Batches, in no particular order.
     """
-    bounds = [] if low is None else [f"{schema.ID} >= {quote(low)}"]
-    bounds += [] if high is None else [f"{schema.ID} < {quote(high)}"]
-    scanner = _open(uri, name, version).scanner(columns=list(columns), filter=" AND ".join(bounds) or None)
+    scanner = _open(uri, name, version).scanner(columns=list(columns), filter=between(schema.ID, low, high))
     yield from scanner.to_batches()
 
 
@@ -476,10 +478,7 @@ def lookup(uri: str, name: str, version: int, ids: Sequence[str], columns: Seque
     """Rows of some documents of a published table, all their chunks, in no particular order."""
     dataset = _open(uri, name, version)
     parts = [ids[start : start + IDS_AT_ONCE] for start in range(0, len(ids), IDS_AT_ONCE)]
-    found = [
-        dataset.scanner(columns=list(columns), filter=f"{schema.ID} IN ({', '.join(map(quote, part))})").to_table()
-        for part in parts
-    ]
+    found = [dataset.scanner(columns=list(columns), filter=one_of(schema.ID, part)).to_table() for part in parts]
     return pa.concat_tables(found) if found else dataset.schema.empty_table().select(list(columns))
 
 
@@ -510,6 +509,68 @@ def read_staged_vector(uri: str, name: str, fragments: Iterable[dict[str, Any]],
     raise IndexError(row)
 
 
+def write(uri: str, name: str, table_schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    """Writes a table of its own, that no epoch knows, in place of one of the same name.
+
+    Raises:
+        IndexerError: It cannot be written.
+    """
+    drop(uri, name)
+    reader = pa.RecordBatchReader.from_batches(table_schema, batches)
+    try:
+        lance.write_dataset(reader, _path(uri, name), mode="create", data_storage_version=STORAGE_VERSION)
+    except (OSError, ValueError) as error:
+        raise IndexerError(f"cannot write table {name}: {first_line(error)}") from None
+
+
+def train(uri: str, name: str, kind: str, metric: str) -> int:
+    """Gives a table a vector index in place of the one it has.
+
+    Returns:
+        The version that has it.
+
+    Raises:
+        IndexerError: LanceDB refuses, e.g. because there are too few rows to train it.
+    """
+    try:
+        _create_vector_index(uri, name, kind, metric)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise IndexerError(f"no {kind} index of table {name}: {first_line(error)}") from None
+    return int(lance.dataset(_path(uri, name)).version)
+
+
+def index_text(uri: str, name: str, column: str) -> int:
+    """Gives a table a full-text index with LanceDB's own tokenizer settings; returns the version that has it."""
+    from lancedb.index import FTS
+
+    _lancedb_table(uri, name).create_index(column, config=FTS(), replace=True)
+    return int(lance.dataset(_path(uri, name)).version)
+
+
+def index_bytes(uri: str, name: str, version: int, column: str) -> int:
+    """Size of the indices of a column."""
+    described = _open(uri, name, version).describe_indices()
+    return sum(found.total_size_bytes or 0 for found in described if found.field_names == [column])
+
+
+def fused(table: Any, vector: np.ndarray, text: str, column: str) -> Any:
+    """LanceDB query that searches by vector, exactly, and by text, and fuses both by reciprocal rank.
+
+    Args:
+        table: LanceDB table with a full-text index.
+        vector: Query vector, float32, shape (width,).
+        text: Query text.
+        column: Column with the full-text index.
+
+    Returns:
+        The query, without a limit.
+    """
+    from lancedb.rerankers import RRFReranker
+
+    query = table.search(query_type="hybrid", vector_column_name=schema.VECTOR, fts_columns=[column])
+    return query.vector(vector).text(text).bypass_vector_index().rerank(RRFReranker())
+
+
 def search_table(uri: str, name: str, version: int) -> "Table":
     """LanceDB table checked out at a published version."""
     table = _lancedb_table(uri, name)
@@ -517,8 +578,20 @@ def search_table(uri: str, name: str, version: int) -> "Table":
     return table
 
 
-def quote(value: str) -> str:
-    """SQL string literal of a value, for filters; there is no other way to put a value into one."""
+def one_of(column: str, values: Iterable[str]) -> str:
+    """Filter for the rows whose column has one of the values; here and in :func:`between` filters are made."""
+    return f"{column} IN ({', '.join(map(_quoted, values))})"
+
+
+def between(column: str, low: str | None, high: str | None) -> str | None:
+    """Filter for ``low <= column < high``; ``None`` is no bound, and no filter where there is none at all."""
+    bounds = [] if low is None else [f"{column} >= {_quoted(low)}"]
+    bounds += [] if high is None else [f"{column} < {_quoted(high)}"]
+    return " AND ".join(bounds) or None
+
+
+def _quoted(value: str) -> str:
+    """SQL string literal: a quote inside is doubled, nothing else has a meaning in it."""
     return "'" + value.replace("'", "''") + "'"
 
 

@@ -8,6 +8,7 @@ import base64
 import hashlib
 import importlib.util
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from indexer.deadline import deadline
 from indexer.embedding import EmbedPipeline, Target
 from indexer.engine import EngineDead
 from indexer.model import Model
@@ -89,6 +91,7 @@ class FakeEngine:
         dies_on: int | None = None,
         exits_on: int | None = None,
         nan_on: int | None = None,
+        hangs_on: int | None = None,
     ) -> None:
         """Sets what the engine does besides giving vectors.
 
@@ -98,6 +101,7 @@ class FakeEngine:
             dies_on: Token id that raises :class:`EngineDead`.
             exits_on: Token id that ends the process at once, as a segmentation fault would.
             nan_on: Token id whose sequences get vectors of NaN.
+            hangs_on: Token id that keeps the engine busy for ever; its deadline is a second.
         """
         self.dimension = dimension
         self.calls = 0
@@ -106,6 +110,7 @@ class FakeEngine:
         self._dies_on = dies_on
         self._exits_on = exits_on
         self._nan_on = nan_on
+        self._hangs_on = hangs_on
 
     def embed(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
         """Unit vectors, float32, shape (len(token_ids), dimension)."""
@@ -121,6 +126,9 @@ class FakeEngine:
         return 1.0 / (1.0 + np.exp(-4.0 * self.embed(token_ids)[:, 0]))
 
     def _vector(self, ids: Sequence[int]) -> np.ndarray:
+        if self._hangs_on in ids:
+            with deadline(1.0):
+                threading.Event().wait()
         if self._exits_on in ids:
             os._exit(9)
         if self._dies_on in ids:

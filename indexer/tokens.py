@@ -2,8 +2,9 @@
 
 The tokenizer is the checkpoint's ``tokenizer.json``, run in batches in Rust without the GIL. Special tokens are taken
 out of it before use, so that their spelling inside a text is ordinary text and cannot act as a control token: the end
-token and BERT's ``[CLS]`` and ``[SEP]`` are put around the ids afterwards. Added tokens that the model itself does not
-mark as special, such as Qwen3's ``<think>`` and ``<tool_call>``, keep their own ids: the model has read them in texts.
+token and BERT's ``[CLS]`` and ``[SEP]`` are put around the ids afterwards. Of Qwen3 all added tokens are taken out,
+also ``<think>`` and ``<tool_call>``, which it does not mark as special: they shape its turns. Those of other models,
+which may be runs of white space or markup, keep their ids.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ from tokenizers import Encoding, Tokenizer
 from indexer.errors import IndexerError, SettingsError
 from indexer.fates import Fate
 
-VERSION = 1
+VERSION = 2
 """Raised when this module gives other ids for the same text; part of every fingerprint."""
 
 Overflow = Literal["truncate", "chunk", "quarantine"]
@@ -138,7 +139,7 @@ class TextEncoder:
             raise SettingsError(f"model.name: {path} has no tokenizer.json; only fast tokenizers are supported")
         whole = json.loads(file.read_text(encoding="utf-8"))
         self.full = Tokenizer.from_str(json.dumps({**whole, "truncation": None, "padding": None}))
-        content = _without_special_tokens(whole)
+        content = _without_control_tokens(whole, keep_added=not _is_qwen3(path))
         self.text = json.dumps(content, sort_keys=True)
         self.plain = Tokenizer.from_str(self.text)
         if any(self.plain.token_to_id(token["content"]) != token["id"] for token in content["added_tokens"]):
@@ -188,12 +189,12 @@ class TextEncoder:
         return text[: max((match.start() for match in found), default=len(text))]
 
 
-def _without_special_tokens(tokenizer: dict[str, Any]) -> dict[str, Any]:
-    """A tokenizer that reads the spelling of special tokens as text.
+def _without_control_tokens(tokenizer: dict[str, Any], *, keep_added: bool) -> dict[str, Any]:
+    """A tokenizer that reads the spelling of special tokens, or of all added ones, as text.
 
     ``Tokenizer.encode_special_tokens`` does the same but is lost when a tokenizer is copied, as the splitter does.
     """
-    added = [token for token in tokenizer["added_tokens"] if not token["special"]]
+    added = [token for token in tokenizer["added_tokens"] if keep_added and not token["special"]]
     model = tokenizer["model"]
     if isinstance(model["vocab"], dict):
         # Ids of added tokens are counted up from the vocabulary's size unless they are in it.

@@ -46,7 +46,8 @@ RUN_SECONDS = 0.4
 class LocalCluster:
     """Stands in for Ray: one worker, in this process."""
 
-    workers = 1
+    workers = cores = 1
+    restarts = 0
 
     def __init__(self, *_: object) -> None:
         self._pipeline: Any = None
@@ -67,7 +68,7 @@ class LocalCluster:
     def stop_workers(self) -> None:
         pass
 
-    def run(self, pieces: Iterable[Any], retries: int) -> Iterator[Any]:  # noqa: ARG002
+    def run(self, pieces: Iterable[Any], retries: int, most_restarts: int) -> Iterator[Any]:  # noqa: ARG002
         return (self._pipeline.run(piece) for piece in pieces)
 
 
@@ -138,6 +139,7 @@ class World:
             os.dup2(log.fileno(), sys.stderr.fileno())
             try:
                 indexing.Cluster = LocalCluster  # type: ignore[misc,assignment]
+                comparison.ReaderProcess = contextlib.nullcontext  # type: ignore[misc,assignment]
                 comparison.SMALLEST_SHARD = 1
                 FAULTS[self.fault]()
                 prepare()
@@ -272,7 +274,7 @@ def _append_instead_of_commit() -> None:
         if change.dropped is None:
             dataset.delete("true")
         elif len(change.dropped):
-            dataset.delete(f"id IN ({', '.join(map(tables.quote, change.dropped.to_pylist()))})")
+            dataset.delete(tables.one_of("id", change.dropped.to_pylist()))
         append = LanceOperation.Append([tables._fragment(described) for described in change.added])
         dataset = lance.LanceDataset.commit(f"{uri}/{name}.lance", append, read_version=dataset.version)
         dataset.replace_schema_metadata(tables._metadata(change))

@@ -165,7 +165,7 @@ def test_a_file_with_other_payload_types_is_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": ["a"], "text": ["b"], "n": [1]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"id": ["b"], "text": ["b"], "n": ["one"]}), tmp_path / "b.parquet")
     corpus = open_corpus(CorpusSettings(uri=str(tmp_path), payload=["n"]))
-    with pytest.raises(CorpusError, match=r"b\.parquet: payload column 'n' is string, but int64 in .*a\.parquet"):
+    with pytest.raises(CorpusError, match=r"b\.parquet: payload column 'n' is string, elsewhere int64"):
         scan_file(corpus, corpus.files[1])
 
 

@@ -17,6 +17,7 @@ def receipt(shard: str, documents: int) -> Receipt:
         documents=documents,
         chunks=documents,
         quarantined=0,
+        unread=0,
         truncated=0,
         tokens=1,
         sampled_cosine=None,

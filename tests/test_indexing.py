@@ -1,5 +1,6 @@
 """The whole job on real Ray and real tables, with the fake engine in the workers."""
 
+import math
 import shutil
 from pathlib import Path
 
@@ -120,21 +121,28 @@ def test_duplicates(tmp_path: Path) -> None:
     assert summary["duplicates"] == 1
 
 
-def test_dead_workers_are_replaced_and_a_poison_shard_is_quarantined(tmp_path: Path, poison: int) -> None:
-    documents = words(1000)
-    documents[250] = ("poison", f"{POISON} {POISON}")
+@pytest.mark.parametrize(("fault", "count"), [("exits_on", 64), ("hangs_on", 8)])
+def test_a_document_that_kills_or_hangs_the_engine_is_found_and_remembered(
+    tmp_path: Path, poison: int, fault: str, count: int
+) -> None:
+    documents = words(count)
+    documents[1] = ("poison", f"{POISON} {POISON}")
     write(tmp_path / "corpus" / "a.parquet", documents)
-    given = settings(tmp_path, run={"shard_mb": 0.002, "progress": "none", "retries": 1})
-    run(given, exits_on=poison)
-    left_out = quarantine(given)
-    assert ("poison", "shard_failed") in left_out
-    assert len(left_out) < 100
-    names = {name for name, _ in documents}
-    assert {name for name, _ in published_rows(given, 96)} == names - {name for name, _ in left_out}
+    given = settings(tmp_path, run={"shard_mb": 1.0, "progress": "none"})
+    summary = run(given, **{fault: poison})
+    assert quarantine(given) == [("poison", "poison")]
+    assert published_rows(given, 96) == sorted((name, 0) for name, _ in documents if name != "poison")
+    assert 0 < summary["restarts"] <= math.ceil(math.log2(count)) + 2
 
-    healed = run(given)
-    assert (healed["epoch"], healed["quarantined"]) == (2, 0)
-    assert {name for name, _ in published_rows(given, 96)} == names
+    write(tmp_path / "corpus" / "b.parquet", [("later", "one more")])
+    again = run(given, **{fault: poison})
+    assert (again["indexed"], again["quarantined"], again["restarts"]) == (1, 1, 0)
+
+
+def test_an_engine_that_always_dies_ends_the_run(tmp_path: Path, poison: int) -> None:
+    write(tmp_path / "corpus" / "a.parquet", [(f"doc-{row}", POISON) for row in range(50)])
+    with pytest.raises(IndexerError, match=r"4 workers died, run\.max_restarts allows 3"):
+        run(settings(tmp_path, run={"shard_mb": 1.0, "progress": "none", "max_restarts": 3}), exits_on=poison)
 
 
 def test_vectors_that_are_not_finite_are_quarantined_and_remembered(tmp_path: Path, poison: int) -> None:
@@ -156,8 +164,7 @@ def test_an_interrupted_run_is_resumed(tmp_path: Path, poison: int, capsys: pyte
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(driver_quarantine, "given_up", interrupt)
-        patch.setattr(given.run, "__dict__", {**given.run.__dict__, "retries": 0})
+        patch.setattr(driver_quarantine, "poison", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(given, exits_on=poison)
     staged = len(ControlStore(given.index.uri, "docs").receipt_ids(1))
@@ -246,8 +253,9 @@ def test_unusable_corpora_are_named_before_any_engine(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="no Parquet file"):
         run(given)
     write(tmp_path / "corpus" / "a.parquet", words(3))
+    (tmp_path / "corpus" / "a.parquet").rename(tmp_path / "corpus" / "b.parquet")
     (tmp_path / "corpus" / "b.parquet").write_text("not Parquet")
-    with pytest.raises(CorpusError, match=r"b\.parquet"):
+    with pytest.raises(CorpusError, match=r"none of 1 files can be used; .*b\.parquet"):
         run(given)
 
 

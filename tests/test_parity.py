@@ -21,7 +21,7 @@ SAMPLES = (
     "今天天气很好，我们去公园散步。你想一起来吗？他说：“当然！”",
     "السلام عليكم ورحمة الله، كيف حالك اليوم؟ أتمنى لك يومًا سعيدًا.",
     "🙂🚀👩‍👩‍👧‍👦 family 🏳️‍🌈 flags 🇩🇪🇯🇵 and keycaps 1️⃣2️⃣",
-    "def f(x: int) -> int:\n    return {'a': x ** 2, \"b\": [i for i in range(x)]}  # <think>\n\n\n",
+    "def f(x: int) -> int:\n    return {'a': x ** 2, \"b\": [i for i in range(x)]}  # <b>\n\n\n",
     "a\tb\x00c\x01\x1b[31mred\x1b[0m\r\nline\u2028separator\ufeff\u200bzero\u00adwidth",
     "Ångström café naïve e\u0301 o\u0308 \u1e9b\u0323 ﬁ ½ Ⅷ 한국어 日本語 ไทย हिन्दी русский עברית",
     "3.14159265358979 1234567890 0x7fffffff 1e-10 2024-02-29T23:59:60Z",

@@ -193,5 +193,5 @@ def test_the_vector_index_follows_rows_and_width(setting: str, count: int, width
 def test_quoted_values_are_one_literal(uri: str, value: str) -> None:
     table = rows(0, 3).set_column(0, LAYOUT.schema(64).field("id"), pa.array([value, "x", "it"]))
     version = tables.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, table)))
-    found = tables.search_table(uri, NAME, version).search().where(f"id = {tables.quote(value)}").to_list()
+    found = tables.search_table(uri, NAME, version).search().where(tables.one_of("id", [value])).to_list()
     assert [row["id"] for row in found] == [value]

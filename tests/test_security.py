@@ -1,0 +1,223 @@
+"""What SECURITY.md promises."""
+
+import ast
+import hashlib
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from pydantic import ValidationError
+
+from indexer import checkpoint, indexing
+from indexer.errors import SettingsError
+from indexer.settings import CorpusSettings, IndexSettings
+from tests import drive, fakes
+from tests.chaos import LocalCluster
+from tests.fakes import published_rows, run, settings, words, write
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted(path for folder in ("indexer", "jobs") for path in (ROOT / folder).rglob("*.py"))
+FILTERS = {"filter", "where", "delete", "prefilter"}
+MADE_BY = {"one_of", "between"}
+CANARY, SECRET = "canarytext", "canarysecret"
+
+
+def _filters(tree: ast.AST) -> Iterator[ast.expr]:
+    """What is given to Lance and LanceDB as SQL."""
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        yield from (keyword.value for keyword in call.keywords if keyword.arg in FILTERS)
+        if isinstance(call.func, ast.Attribute) and call.func.attr in FILTERS and not _is_of_files(call.func.value):
+            yield from call.args
+
+
+def _is_of_files(value: ast.expr) -> bool:
+    """Whether a call is to an ObjectFolder, which deletes by name."""
+    return ast.unparse(value) in {"self._files", "folder"}
+
+
+def _is_built(value: ast.expr) -> bool:
+    """Whether SQL is put together on the spot."""
+    joined = isinstance(value, ast.JoinedStr) or (
+        isinstance(value, ast.BinOp) and any(isinstance(side, ast.Constant) for side in (value.left, value.right))
+    )
+    text = (
+        isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr in {"format", "join"}
+    )
+    return joined or text
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_filters_are_made_in_one_place_and_nothing_is_pickled(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert not [ast.unparse(value) for value in _filters(tree) if _is_built(value)]
+    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert not {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"} & set(names)
+
+
+def test_the_search_for_built_filters_finds_them() -> None:
+    found = _filters(ast.parse('t.delete(f"id = {x}"); s.scanner(filter="id = " + x); q.where("id = {}".format(x))'))
+    assert [_is_built(value) for value in found] == [True] * 3
+
+
+HOSTILE = [
+    "it's", "''", "' OR '1'='1", "'; DROP TABLE docs; --", "a\nb", "a/b/../c", "\\", "\\'", "%", "_", "\U0001f600",
+    "é", "e\u0301", "x" * 10_000, " ", "\x00", "NULL", "\u202e", '"', "`id`",
+]  # fmt: skip
+
+
+def test_hostile_ids_delete_and_match_only_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexing, "Cluster", LocalCluster)
+    documents = [*((name, f"document number {at}") for at, name in enumerate(HOSTILE)), *words(30)]
+    given = settings(tmp_path)
+    for removed in range(0, len(HOSTILE), 4):
+        left = [*documents[:removed], *documents[removed + 1 :]] if removed else documents
+        write(tmp_path / "corpus" / "a.parquet", left)
+        run(given)
+        for width in fakes.WIDTHS:
+            assert published_rows(given, width) == sorted((name, 0) for name, _ in left)
+    renamed = [(f"moved {name}", text) for name, text in documents]
+    write(tmp_path / "corpus" / "a.parquet", renamed)
+    loose = settings(tmp_path, gates={"max_removed": 1.0})
+    assert run(loose)["moved"] == len(documents) - 1
+    assert published_rows(loose, 96) == sorted((name, 0) for name, _ in renamed)
+
+
+@pytest.fixture
+def ray_folder() -> Iterator[Path]:
+    """Where a Ray puts its sockets, whose paths may have no more than 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def test_neither_text_nor_secret_is_written_anywhere_but_in_the_tables(tmp_path: Path, ray_folder: Path) -> None:
+    """Over a run with forced failures; Ray's own log files, which its dashboard shows, are looked at too."""
+    poison = _token_of("zebra", tmp_path)
+    documents = [(name, f"{CANARY} {text}") for name, text in words(60)]
+    documents[7] = ("killer", f"{CANARY} zebra")
+    write(tmp_path / "corpus" / "a.parquet", documents)
+    (tmp_path / "corpus" / "b.parquet").write_bytes(f"{CANARY} is not Parquet".encode())
+    ray = ray_folder
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    secrets = {"AWS_SECRET_ACCESS_KEY": SECRET, "HF_TOKEN": SECRET, "RAY_TMPDIR": str(ray)}
+    sections = {
+        "gates": {"max_quarantined": 0.6},
+        "run": {"shard_mb": 0.004, "progress": "lines"},
+    }
+    ended = subprocess.run(
+        drive.command(tmp_path, sections, exits_on=poison),
+        cwd=ROOT, env=environment | secrets, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert "row 7 of" in ended.stderr
+    written = [path for path in (*ray.rglob("*"), *(tmp_path / "index" / "_docs").rglob("*")) if path.is_file()]
+    assert any(path.parent.name == "logs" for path in written)
+    assert {"receipts", "epochs", "intents", "quarantine"} <= {part for path in written for part in path.parts}
+    for content in (ended.stdout.encode(), ended.stderr.encode(), *(path.read_bytes() for path in written)):
+        assert CANARY.encode() not in content
+        assert SECRET.encode() not in content
+
+
+def _token_of(word: str, root: Path) -> int:
+    from indexer.tokens import EmbedTokenizer
+
+    (ids,) = EmbedTokenizer(settings(root).model.name, max_tokens=128).documents([word]).ids
+    return ids[1]
+
+
+OPEN = {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Environment of a process without a token; the second variable makes it try 127.0.0.1 itself."""
+
+
+@contextmanager
+def own_ray(folder: Path, variables: dict[str, str]) -> Iterator[tuple[str, psutil.Process]]:
+    """A process with a Ray that a job started: its address and the process."""
+    script = (
+        "import sys, ray\n"
+        "from indexer.cluster import Cluster\n"
+        "from indexer.settings import ClusterSettings\n"
+        "with Cluster(ClusterSettings(address='local')):\n"
+        "    print(ray.get_runtime_context().gcs_address, flush=True)\n"
+        "    sys.stdin.readline()\n"
+    )
+    hidden = {"RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"}
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    with subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, env=environment | {"RAY_TMPDIR": str(folder)} | variables,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        yield process.stdout.readline().strip(), psutil.Process(process.pid)
+        process.stdin.write("\n")
+
+
+def stranger(script: str) -> subprocess.CompletedProcess[str]:
+    """Another process of this machine, without a token."""
+    command = [sys.executable, "-c", script]
+    environment = os.environ | OPEN
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_ray_of_our_own_listens_on_loopback_and_wants_its_token(ray_folder: Path) -> None:
+    with own_ray(ray_folder, {}) as (address, process):
+        listening = [
+            connection.laddr.ip
+            for each in [process, *process.children(recursive=True)]
+            for connection in each.net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN
+        ]
+        refused = stranger(f"import ray; ray.init(address='{address}', logging_level=50)")
+    assert listening
+    assert set(listening) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert refused.returncode
+
+
+def test_joining_a_cluster_without_authentication_warns(ray_folder: Path) -> None:
+    with own_ray(ray_folder, OPEN) as (address, _):
+        joined = stranger(
+            "from indexer.cluster import Cluster; from indexer.settings import ClusterSettings\n"
+            f"with Cluster(ClusterSettings(address='{address}')): print('joined')"
+        )
+    assert joined.stdout == "joined\n"
+    assert "without RAY_AUTH_MODE=token" in joined.stderr
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [f"s3://key:{SECRET}@bucket/docs", f"s3://bucket/docs?secret_key={SECRET}", f"https://host/c?sig={SECRET}"],
+)
+def test_credentials_in_a_uri_are_refused_and_not_shown(uri: str) -> None:
+    for section in (CorpusSettings, IndexSettings):
+        with pytest.raises(ValidationError) as refused:
+            section(uri=uri)
+        assert [error["msg"] for error in refused.value.errors(include_input=False)] == [
+            "Value error, holds credentials; they are read from the environment only, e.g. AWS_SECRET_ACCESS_KEY"
+        ]
+
+
+def test_model_files_are_compared_with_recorded_digests(minilm_path: str) -> None:
+    found = checkpoint.resolve(minilm_path, None)
+    digest = hashlib.sha256((Path(minilm_path) / "model.safetensors").read_bytes()).hexdigest()
+    checkpoint.check_files(found, {"model.safetensors": digest.upper()})
+    for recorded in ({"model.safetensors": "0" * 64}, {"other.safetensors": digest}):
+        with pytest.raises(SettingsError, match=r"model\.sha256"):
+            checkpoint.check_files(found, recorded)
+
+
+def test_documents_cannot_end_themselves_or_speak_as_the_system(qwen_path: str) -> None:
+    """Every added token of Qwen3, alone and in the middle of others."""
+    from indexer.testing import QWEN_ADDED, QWEN_SPECIAL
+    from indexer.tokens import EmbedTokenizer
+
+    words_ = [*QWEN_SPECIAL, *QWEN_ADDED]
+    texts = [*words_, *(f"a{one}{two}b" for one, two in itertools.pairwise(words_)), "".join(words_) * 50]
+    for ids in EmbedTokenizer(qwen_path, 256).documents(texts).ids:
+        assert [token for token in ids if token >= 151643] == [151643]
