@@ -11,7 +11,7 @@ COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --no-annotate --no-header
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart nightly-demo chaos fuzz audit bench test test-slow test-gpu lint format types imports lock clean
+.PHONY: help install quickstart evaluate-demo nightly-demo chaos fuzz audit bench test test-slow test-gpu lint format types imports lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ $(INSTALLED): requirements-$(DEVICE).lock .ci/install.sh
 
 quickstart: $(INSTALLED) ## Index the documentation of this Python and ask it three questions
 	@$(BIN)/python -m jobs.quickstart
+
+evaluate-demo: quickstart ## Evaluate the quickstart's index: every width, precision and index on queries made of it
+	@$(BIN)/python -m jobs.evaluate --config configs/evaluate-quickstart.toml
 
 nightly-demo: $(INSTALLED) ## Play some nights: change, kill, resume, roll back
 	@$(BIN)/python -m jobs.nightly_demo

@@ -80,8 +80,8 @@ def _reason(chosen: Evaluated, reference: Evaluated, measure: str, max_loss: flo
     certainty = "more than chance" if chosen.difference.is_beyond_chance else "not more than chance"
     return (
         f"{measure} {own:.4f} against {best:.4f} of {reference.configuration.name} ({change:+.1%}, {certainty}: "
-        f"the difference is {low:+.4f} to {high:+.4f} with 95 % confidence) for {chosen.bytes / reference.bytes:.0%} of "
-        f"the bytes; it is the cheapest that loses at most {max_loss:.1%}"
+        f"the difference is {low:+.4f} to {high:+.4f} with 95 % confidence) for {chosen.bytes / reference.bytes:.0%} "
+        f"of the bytes; it is the cheapest that loses at most {max_loss:.1%}"
     )
 
 

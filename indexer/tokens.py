@@ -393,6 +393,11 @@ class PairTokenizer:
             raise SettingsError("model.name: neither Qwen3-Reranker nor a cross-encoder with a classification head")
         self.digest = self._template.digest(encoder.text)
 
+    @property
+    def takes_instructions(self) -> bool:
+        """Whether the model's template has a place for an instruction."""
+        return isinstance(self._template, _Prompt)
+
     def pairs(
         self, queries: Sequence[str], documents: Sequence[str], instructions: Sequence[str | None] | None = None
     ) -> PairBatch:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from indexer import testing
+from tests.checkpoints import FAST_DTYPE
 from tests.fakes import end_ray
 
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -36,14 +37,14 @@ def ray_cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def qwen_path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A 4-layer Qwen3 embedding model in bfloat16."""
-    return testing.qwen3_checkpoint(tmp_path_factory.mktemp("qwen3"))
+    """A 4-layer Qwen3 embedding model."""
+    return testing.qwen3_checkpoint(tmp_path_factory.mktemp("qwen3"), dtype=FAST_DTYPE)
 
 
 @pytest.fixture(scope="session")
 def reranker_path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A 4-layer Qwen3 reranker in bfloat16, a causal language model."""
-    return testing.qwen3_checkpoint(tmp_path_factory.mktemp("reranker"), kind="reranker")
+    """A 4-layer Qwen3 reranker, a causal language model."""
+    return testing.qwen3_checkpoint(tmp_path_factory.mktemp("reranker"), kind="reranker", dtype=FAST_DTYPE)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from indexer.engine import check_arguments
 from indexer.quickstart import CORPUS_SCHEMA
-from indexer.settings import JobSettings, ScoreSettings, Settings, command_line, load
+from indexer.settings import EvaluateSettings, JobSettings, ScoreSettings, Settings, command_line, load
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
@@ -17,6 +17,8 @@ DIMENSIONS = {"0.6b": 1024, "4b": 2560, "8b": 4096}
 
 
 def job(config: Path) -> type[JobSettings]:
+    if config.stem.startswith("evaluate"):
+        return EvaluateSettings
     return ScoreSettings if "reranker" in config.stem else Settings
 
 

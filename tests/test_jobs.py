@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from indexer.testing import minilm_path, qwen_tokenizer, tiny_corpus
+from indexer.testing import minilm_path, qwen3_checkpoint, tiny_corpus
 from indexer.tokens import TextEncoder
 from tests.checkpoints import marked_reranker
 from tests.fakes import end_ray, ray_processes
@@ -147,7 +147,7 @@ def liked(config: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, 
     """A reranker that likes one token, and the documents that have it."""
     path = tmp_path_factory.mktemp("reranker")
     texts = _texts(config)
-    encoder = TextEncoder(qwen_tokenizer(path, "reranker"))
+    encoder = TextEncoder(qwen3_checkpoint(path, kind="reranker"))
     having: dict[int, set[str]] = {}
     for name, encoding in zip(texts, encoder.encodings(list(texts.values())), strict=True):
         for token in encoding.ids:

@@ -14,6 +14,7 @@ import pytest
 
 from indexer import retrieval
 from indexer.testing import qwen3_checkpoint, tiny_corpus
+from tests.checkpoints import FAST_DTYPE
 from tests.fakes import end_ray
 
 ROOT = Path(__file__).parents[1]
@@ -54,7 +55,7 @@ def test_ten_kills_change_nothing(tmp_path: Path) -> None:
     """Same keys; vectors equal but for the rounding of other batches."""
     drawn = random.Random(0)
     tiny_corpus(tmp_path / "corpus", DOCUMENTS)
-    qwen3_checkpoint(tmp_path / "model")
+    qwen3_checkpoint(tmp_path / "model", dtype=FAST_DTYPE)
     folder = tempfile.mkdtemp(prefix="ray-")
     environment = os.environ | {"RAY_TMPDIR": folder}
     subprocess.run(command(tmp_path, "whole"), cwd=ROOT, env=environment, check=True, timeout=600)

@@ -12,8 +12,9 @@ import pytest
 from indexer import random_qwen3, testing, widths
 from indexer.engine import Engine
 from indexer.tokens import EmbedTokenizer, PairTokenizer
-from tests.checkpoints import NO, YES, converted_reranker, cross_encoder
+from tests.checkpoints import HAS_BFLOAT16, NO, YES, converted_reranker, cross_encoder, needs_bfloat16
 
+BFLOAT16 = pytest.param("bfloat16", marks=needs_bfloat16)
 LEAST_COSINE = {"bfloat16": 0.9995, "float32": 0.99999}
 
 SAMPLES = (
@@ -152,7 +153,7 @@ def assert_parity(vectors: np.ndarray, expected: np.ndarray, dtype: str) -> None
     assert np.median(others) < 0.6, "a checkpoint that gives much the same vector for every text shows nothing"
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("dtype", [BFLOAT16, "float32"])
 def test_four_layers(dtype: str, qwen_path: str, engine_process: Executor, reference_process: Executor) -> None:
     """Texts from one token to beyond the limit, and every narrow vector is the prefix of the full one."""
     case = qwen_path, varied_texts(64), 128, dtype
@@ -164,7 +165,7 @@ def test_four_layers(dtype: str, qwen_path: str, engine_process: Executor, refer
         np.testing.assert_allclose(widths.cut(vectors, width), exact, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float32", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dtype", [BFLOAT16, pytest.param("float32", marks=[pytest.mark.slow] if HAS_BFLOAT16 else [])])
 def test_true_shapes(dtype: str, true_shape_path: str, engine_process: Executor, reference_process: Executor) -> None:
     """The dimensions and head counts of 0.6B, 4B and 8B, on shorter texts."""
     case = true_shape_path, varied_texts(16), 24, dtype
@@ -172,7 +173,9 @@ def test_true_shapes(dtype: str, true_shape_path: str, engine_process: Executor,
     assert_parity(vectors, reference_process.submit(transformers_vectors, *case).result(), dtype)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 5e-3), ("float32", 1e-5)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [pytest.param("bfloat16", 5e-3, marks=needs_bfloat16), ("float32", 1e-5)]
+)
 def test_reranker(
     dtype: str, tolerance: float, reranker_path: str, engine_process: Executor, reference_process: Executor
 ) -> None:
