@@ -48,7 +48,7 @@ def _against_bytes(axis: Any, rows: Sequence[Mapping[str, Any]], chosen: str) ->
     for row in front:
         axis.annotate(row["name"], (_bytes(row) / MEGABYTE, row[NDCG]), (4, -9), textcoords="offset points", fontsize=7)
     axis.margins(x=0.15, y=0.12)
-    axis.set_title("Quality against bytes; the line is the Pareto front, red is recommended")
+    axis.set_title("Quality against bytes: the Pareto front; red is recommended")
     axis.set_xlabel("MB of tables and indices")
     axis.set_ylabel(NDCG)
 
@@ -75,7 +75,7 @@ def _latencies(axis: Any, rows: Sequence[Mapping[str, Any]], chosen: str) -> Non
     axis.barh(places, [row["p50_ms"] for row in timed], color=colours, height=0.45, label="p50")
     axis.set_yticks(places, [row["name"] for row in timed], fontsize=6.5)
     axis.invert_yaxis()
-    axis.set_title("Latency of a search for ten results: p50 (narrow) and p95 (wide)")
+    axis.set_title("A search for ten results: p50 (narrow bar) and p95 (wide)")
     axis.set_xlabel("milliseconds")
 
 

@@ -40,7 +40,7 @@ th { text-align: left; background: #f5f7f8 } td.number { text-align: right; font
 tr.chosen { background: #e3f1f5; font-weight: 600 } .wide { overflow-x: auto }
 pre { background: #f5f7f8; padding: .8rem 1rem; border-radius: 4px } .quiet { color: #667 }
 .charts { display: flex; flex-wrap: wrap; gap: 1rem }
-figure { margin: 0; flex: 1 1 32rem } svg { width: 100%; height: auto }
+figure { margin: 0; flex: 0 1 36rem } svg { width: 100%; height: auto }
 """
 
 

@@ -170,9 +170,10 @@ def test_an_interrupted_run_is_resumed(tmp_path: Path, poison: int, capsys: pyte
     staged = len(ControlStore(given.index.uri, "docs").receipt_ids(1))
     assert staged > 0
     summary = run(given)
-    assert 0 < summary["resumed_shards"] <= staged, "receipts of halves are not of shards"
+    resumed = summary["resumed_shards"]
+    assert 0 < resumed <= staged, "receipts of halves are not of shards"
     assert len(published_rows(given, 96)) == summary["indexed"] == 301
-    assert f"resuming epoch 1: {staged} shards" in capsys.readouterr().err
+    assert f"resuming epoch 1: {resumed} shards" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("step", ["put_epoch", "second_commit", "maintain"])

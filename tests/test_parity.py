@@ -12,7 +12,7 @@ import pytest
 from indexer import random_qwen3, testing, widths
 from indexer.engine import Engine
 from indexer.tokens import EmbedTokenizer, PairTokenizer
-from tests.checkpoints import HAS_BFLOAT16, NO, YES, converted_reranker, cross_encoder, needs_bfloat16
+from tests.checkpoints import NO, YES, converted_reranker, cross_encoder, needs_bfloat16
 
 BFLOAT16 = pytest.param("bfloat16", marks=needs_bfloat16)
 LEAST_COSINE = {"bfloat16": 0.9995, "float32": 0.99999}
@@ -165,7 +165,7 @@ def test_four_layers(dtype: str, qwen_path: str, engine_process: Executor, refer
         np.testing.assert_allclose(widths.cut(vectors, width), exact, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [BFLOAT16, pytest.param("float32", marks=[pytest.mark.slow] if HAS_BFLOAT16 else [])])
+@pytest.mark.parametrize("dtype", [BFLOAT16, pytest.param("float32", marks=pytest.mark.slow)])
 def test_true_shapes(dtype: str, true_shape_path: str, engine_process: Executor, reference_process: Executor) -> None:
     """The dimensions and head counts of 0.6B, 4B and 8B, on shorter texts."""
     case = true_shape_path, varied_texts(16), 24, dtype

@@ -151,7 +151,7 @@ def test_a_file_that_changes_after_it_was_compared_costs_its_rows_only(
 
     def grows(*arguments: object) -> object:
         found = real_compare(*arguments)
-        write(tmp_path / "corpus" / "c.parquet", words(50, seed=1))
+        write(tmp_path / "corpus" / "c.parquet", [(f"c-{name}", text) for name, text in words(50, seed=1)])
         return found
 
     with monkeypatch.context() as patch:
