@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 from mteb.models import ModelMeta
 from mteb.models.abs_encoder import AbsEncoder
+from mteb.models.model_meta import ScoringFunction
 from mteb.types import PromptType
 
 from indexer import widths
@@ -51,7 +52,7 @@ class MtebEncoder(AbsEncoder):
                 "revision": model.revision or model.checkpoint.digest[:12],
                 "embed_dim": self.width,
                 "max_tokens": model.settings.max_tokens,
-                "similarity_fn_name": "cosine",
+                "similarity_fn_name": ScoringFunction.COSINE,
                 "use_instructions": self.instructed,
             }
         )

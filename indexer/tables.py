@@ -530,7 +530,7 @@ def train(uri: str, name: str, kind: str, metric: str) -> int:
         The version that has it.
 
     Raises:
-        IndexerError: LanceDB refuses, e.g. because there are too few rows to train it.
+        IndexerError: LanceDB refuses.
     """
     try:
         _create_vector_index(uri, name, kind, metric)

@@ -152,7 +152,7 @@ class Workbench:
         """The tables of a configuration.
 
         Raises:
-            IndexerError: They cannot be made, e.g. an index of too few rows.
+            IndexerError: They cannot be made.
         """
         own = [self._published_state(configuration, width) for width in configuration.widths]
         states = [state for state in own if state is not None]

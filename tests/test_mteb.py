@@ -77,6 +77,7 @@ def cluster(ray_cluster: None) -> Iterator[Cluster]:  # noqa: ARG001
         yield cluster
 
 
+@pytest.mark.slow
 def test_an_encoder_gives_the_results_of_sentence_transformers(cluster: Cluster, reference_process: Executor) -> None:
     from indexer.mteb_models import MtebEncoder
 
@@ -87,6 +88,7 @@ def test_an_encoder_gives_the_results_of_sentence_transformers(cluster: Cluster,
     assert ours == pytest.approx(reference_process.submit(_reference, "Retrieval", minilm_path()).result(), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_cross_encoder_gives_the_results_of_sentence_transformers(
     cluster: Cluster, reference_process: Executor, tmp_path: Path
 ) -> None:
