@@ -27,6 +27,9 @@ from tests import fakes
 from tests.chaos import LocalCluster
 from tests.checkpoints import FAST_DTYPE, cross_encoder
 
+pytestmark = pytest.mark.timeout(1200)
+"""An evaluation starts engines several times, which takes a minute each where processors are slow."""
+
 WIDTHS = [384, 192, 96]
 ASKED = 60
 EAGER = {"enforce_eager": True}
@@ -263,7 +266,6 @@ def test_judged_queries_are_run_against_the_published_tables_and_reranked(root: 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_queries_are_written_by_a_generator_and_filtered(
     root: Path, reranker: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

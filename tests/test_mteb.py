@@ -16,6 +16,8 @@ from indexer.settings import ClusterSettings, EngineSettings, ModelSettings, Rer
 from indexer.testing import minilm_path
 from tests.checkpoints import cross_encoder
 
+pytestmark = pytest.mark.timeout(1200)
+
 EAGER = EngineSettings(enforce_eager=True)
 DOCUMENTS = 200
 QUERIES = 40
