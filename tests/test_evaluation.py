@@ -275,7 +275,8 @@ def test_queries_are_written_by_a_generator_and_filtered(
     written = {"name": generator, "count": 20, "query_tokens": 12, "max_tokens": 512, "least_score": 0.0}
     given = evaluate_settings(root, compare=compare, reranker=reranker, synthetic=written)
     summary = evaluation.run(given)
-    assert 10 < summary["queries"] <= 20
+    assert summary["queries"] > 1
+    assert summary["queries"] + sum(summary["notes"].values()) == 20, "noise is often empty or the same, and counted"
 
 
 @pytest.fixture
