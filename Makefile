@@ -8,6 +8,9 @@ BIN := .venv/bin
 COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --no-annotate --no-header --python-version 3.11 \
 	--python-platform x86_64-manylinux_2_34 --extra quickstart --extra evaluate --extra mteb --extra bench --extra dev
 
+# Container images often forbid bytecode files, and every process would compile vLLM and transformers anew: 20 seconds.
+unexport PYTHONDONTWRITEBYTECODE
+
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help

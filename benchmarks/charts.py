@@ -17,7 +17,7 @@ OUR_NAMES = {"engine", "one_worker", "floor", "job"}
 def draw(folder: Path, name: str, result: Mapping[str, Any]) -> None:
     """Writes ``<name>-throughput.png``, ``<name>-mfu.png`` and, for whole jobs, ``<name>-stages.png``."""
     _bars(result, "tokens_per_second", "tokens/s", folder / f"{name}-throughput.png")
-    _bars(result, "mfu", "share of the measured bf16 matrix rate", folder / f"{name}-mfu.png")
+    _bars(result, "mfu", f"share of the measured {result['dtype']} matrix rate", folder / f"{name}-mfu.png")
     _stages(result, folder / f"{name}-stages.png")
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.apart import apart
-from benchmarks.flops import matrix_rate, model_flops
+from benchmarks.flops import DTYPES, matrix_rate, model_flops
 from indexer import sweep
 from indexer.random_qwen3 import SMALL, TRUE_LAYERS, TRUE_SHAPES, write_weights
 from indexer.sweep import Measured, Setting, Subject
@@ -28,11 +28,11 @@ ORDINARY_TOKENS = 151643
 """Ids below are ordinary tokens of Qwen3's vocabulary; this one ends every text."""
 
 
-def subject(path: str, length: int, tokens: int) -> Subject:
+def subject(path: str, dtype: str, length: int, tokens: int) -> Subject:
     """Sequences of one length, the end token last."""
     drawn = np.random.default_rng(length).integers(0, ORDINARY_TOKENS, (max(BATCH, tokens // length), length))
     drawn[:, -1] = ORDINARY_TOKENS
-    return Subject(path, "bfloat16", MAX_TOKENS, drawn.tolist())
+    return Subject(path, dtype, MAX_TOKENS, drawn.tolist())
 
 
 def transformers(given: Subject) -> float:
@@ -41,7 +41,7 @@ def transformers(given: Subject) -> float:
     from transformers import AutoModel
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model: Any = AutoModel.from_pretrained(given.path, dtype=torch.bfloat16).eval().to(device)
+    model: Any = AutoModel.from_pretrained(given.path, dtype=getattr(torch, given.dtype)).eval().to(device)
     with torch.inference_mode():
         _last_hidden(model, given.ids[:BATCH])
         start = time.perf_counter()
@@ -93,6 +93,7 @@ def main() -> None:
     """Measures, prints and writes."""
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_argument("--model", default="0.6B", help="small, 0.6B, 4B, 8B (random weights) or a directory")
+    command.add_argument("--dtype", choices=DTYPES, help="of the model (default: the faster one on this machine)")
     command.add_argument("--lengths", type=int, nargs="+", default=[128, 512], help="tokens of the texts")
     command.add_argument("--tokens", type=int, default=100_000, help="tokens each setting is timed on")
     command.add_argument("--layers", type=int, help="layers, where the machine is too small for all")
@@ -100,12 +101,14 @@ def main() -> None:
     arguments = command.parse_args()
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     with tempfile.TemporaryDirectory() as folder:
-        path = _checkpoint(arguments.model, arguments.layers, Path(folder) / "model")
-        limit = {dtype: apart(matrix_rate, dtype) for dtype in ("bfloat16", "float32")}
-        runs = [measure(subject(path, length, arguments.tokens), limit["bfloat16"]) for length in arguments.lengths]
-    result = {"model": arguments.model, "machine": apart(describe_machine), "limit": limit, "runs": runs}
+        limit = {dtype: apart(matrix_rate, dtype) for dtype in DTYPES}
+        dtype = arguments.dtype or max(limit, key=lambda name: limit[name])
+        path = _checkpoint(arguments, dtype, Path(folder) / "model")
+        runs = [measure(subject(path, dtype, length, arguments.tokens), limit[dtype]) for length in arguments.lengths]
+    result = {"model": arguments.model, "dtype": dtype, "machine": apart(describe_machine), "limit": limit}
+    result["runs"] = runs
     arguments.out.mkdir(parents=True, exist_ok=True)
-    name = f"engine-{Path(arguments.model).name}.json"
+    name = f"engine-{Path(arguments.model).name}-{dtype}.json"
     (arguments.out / name).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     for run in runs:
         print(f"# best for texts of {run['length']} tokens\n{run['best']}")
@@ -119,12 +122,14 @@ def describe_machine() -> dict[str, Any]:
     return machine()
 
 
-def _checkpoint(model: str, layers: int | None, path: Path) -> str:
+def _checkpoint(arguments: argparse.Namespace, dtype: str, path: Path) -> str:
+    model = arguments.model
     if model == "small":
-        return write_weights(path, SMALL)
+        return write_weights(path, SMALL, dtype=dtype)
     if model not in TRUE_SHAPES:
-        return model
-    return write_weights(path, replace(TRUE_SHAPES[model], layers=layers or TRUE_LAYERS[model]))
+        return str(model)
+    shape = replace(TRUE_SHAPES[model], layers=arguments.layers or TRUE_LAYERS[model])
+    return write_weights(path, shape, dtype=dtype)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,9 @@ SIDE = 4096
 GPU_SIDE = 8192
 SECONDS = 3.0
 
+DTYPES = ("bfloat16", "float32")
+"""In which the limit is measured; a benchmark runs in the faster one unless told otherwise."""
+
 
 def model_flops(checkpoint: str | Path, lengths: Sequence[int]) -> float:
     """FLOPs of one forward pass over sequences, a multiplication and an addition counting as two.

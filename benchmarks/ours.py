@@ -99,7 +99,7 @@ def settings_of(work: Work, number: int) -> Settings:
     widest = work.model.checkpoint.dimension
     return Settings(
         corpus={"uri": work.corpus},
-        model={"name": work.checkpoint, "max_tokens": MAX_TOKENS},
+        model={"name": work.checkpoint, "max_tokens": MAX_TOKENS, "dtype": work.dtype},
         index={"uri": str(work.root / f"index-{number}"), "widths": [widest, widest // 2, widest // 4, widest // 8]},
         cluster={"address": "local"},
         run={"progress": "none", "shard_mb": min(8.0, sum(map(len, work.texts)) / SHARDS / 2**20)},

@@ -65,7 +65,8 @@ class _Transformers:
         self._torch = torch
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._tokenizer: Any = AutoTokenizer.from_pretrained(work.checkpoint, padding_side="left")
-        model = AutoModel.from_pretrained(work.checkpoint, dtype=torch.bfloat16, attn_implementation=attention)
+        dtype = getattr(torch, work.dtype)
+        model = AutoModel.from_pretrained(work.checkpoint, dtype=dtype, attn_implementation=attention)
         self._model: Any = model.eval().to(self._device)
 
     def embed(self, texts: Sequence[str], batch: int) -> int:
@@ -134,7 +135,9 @@ def _sentence_transformer(work: Work) -> Any:
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(
-        work.checkpoint, model_kwargs={"dtype": torch.bfloat16}, processor_kwargs={"padding_side": "left"}
+        work.checkpoint,
+        model_kwargs={"dtype": getattr(torch, work.dtype)},
+        processor_kwargs={"padding_side": "left"},
     )
     model.max_seq_length = MAX_TOKENS
     return model
@@ -146,7 +149,7 @@ def stock_vllm(work: Work, number: int) -> Outcome:  # noqa: ARG001
     quiet_vllm()
     from vllm import LLM
 
-    model = LLM(work.checkpoint, runner="pooling", dtype="bfloat16", max_model_len=MAX_TOKENS)
+    model = LLM(work.checkpoint, runner="pooling", dtype=work.dtype, max_model_len=MAX_TOKENS)
     model.embed(work.texts[:WARM], use_tqdm=False)
     start = time.perf_counter()
     model.embed(work.texts, use_tqdm=False)
@@ -180,7 +183,7 @@ def _ray_data(work: Work, *, lance: bool) -> Outcome:
     config = vLLMEngineProcessorConfig(
         model_source=work.checkpoint,
         task_type="embed",
-        engine_kwargs={"max_model_len": MAX_TOKENS, "dtype": "bfloat16"},
+        engine_kwargs={"max_model_len": MAX_TOKENS, "dtype": work.dtype},
         concurrency=1,
         batch_size=128,
         accelerator_type=None,

@@ -37,12 +37,14 @@ class PairWork:
         checkpoint: Directory of the model.
         queries: Number of queries.
         each: Documents of each.
+        dtype: Torch dtype the model runs in.
     """
 
     root: Path
     checkpoint: str
     queries: int
     each: int
+    dtype: str
 
     @property
     def documents(self) -> int:
@@ -68,9 +70,9 @@ class PairWork:
         return [len(ids) for ids in self.ids]
 
 
-def prepare(root: Path, checkpoint: str, lengths: str) -> PairWork:
+def prepare(root: Path, checkpoint: str, dtype: str, lengths: str) -> PairWork:
     """Writes the pairs of one of the :data:`LENGTHS`."""
-    work = PairWork(root, checkpoint, *LENGTHS[lengths])
+    work = PairWork(root, checkpoint, *LENGTHS[lengths], dtype)
     root.mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(work.pairs), root / "pairs.parquet")
     return work
@@ -93,8 +95,8 @@ def _transformers(work: PairWork, *, by_length: bool) -> Outcome:
     begun = time.perf_counter()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = PairTokenizer(work.checkpoint, MAX_TOKENS)
-    model: Any = AutoModelForCausalLM.from_pretrained(work.checkpoint, dtype=torch.bfloat16).eval()
-    model = model.to(device)
+    model: Any = AutoModelForCausalLM.from_pretrained(work.checkpoint, dtype=getattr(torch, work.dtype))
+    model = model.eval().to(device)
     with torch.inference_mode():
         _probabilities(model, tokenizer.pairs(["warm"], ["up"]).ids)
         start = time.perf_counter()
@@ -127,7 +129,7 @@ def stock_vllm(work: PairWork, number: int) -> Outcome:  # noqa: ARG001
     model: Any = LLM(
         work.checkpoint,
         runner="pooling",
-        dtype="bfloat16",
+        dtype=work.dtype,
         max_model_len=MAX_TOKENS,
         hf_overrides=RERANKER_OVERRIDES,
     )
@@ -140,7 +142,7 @@ def stock_vllm(work: PairWork, number: int) -> Outcome:  # noqa: ARG001
 def job(work: PairWork, number: int) -> Outcome:
     """From Parquet to Parquet, the pairs of a query together so that their shared beginning is computed once."""
     settings = ScoreSettings(
-        model={"name": work.checkpoint, "max_tokens": MAX_TOKENS},
+        model={"name": work.checkpoint, "max_tokens": MAX_TOKENS, "dtype": work.dtype},
         pairs={"uri": str(work.root / "pairs.parquet"), "document_column": "document"},
         output={"uri": str(work.root / f"scores-{number}")},
         cluster={"address": "local"},

@@ -128,7 +128,8 @@ def markdown(result: Mapping[str, Any]) -> str:
     """The result as tables."""
     where = result["machine"]
     lines = [
-        f"{where['gpu'] or where['cpu']}, {where['cores']} cores; model {result['model']}, {result['rounds']} rounds; "
+        f"{where['gpu'] or where['cpu']}, {where['cores']} cores; model {result['model']} in {result['dtype']}, "
+        f"{result['rounds']} rounds; "
         f"commit {where['commit']}; "
         + ", ".join(f"{name} {version}" for name, version in where["versions"].items())
         + ". Large matrix products: "

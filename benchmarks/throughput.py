@@ -53,23 +53,25 @@ def main() -> None:
     runs: dict[str, Any] = {}
     below: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
-        limit = {dtype: apart(flops.matrix_rate, dtype) for dtype in ("bfloat16", "float32")}
+        limit = {dtype: apart(flops.matrix_rate, dtype) for dtype in flops.DTYPES}
         kind: Any = "embedding" if arguments.mode == "embed" else "reranker"
-        checkpoint = work.checkpoint_of(arguments.model, kind)
+        dtype = arguments.dtype or max(limit, key=lambda name: limit[name])
+        checkpoint = work.checkpoint_of(arguments.model, kind, dtype)
         for lengths in arguments.lengths:
-            prepared = _prepare(arguments, Path(folder) / lengths, checkpoint, lengths)
+            prepared = _prepare(arguments, Path(folder) / lengths, checkpoint, dtype, lengths)
             found = _rounds(prepared, contenders, arguments.rounds)
-            runs[lengths] = _describe(prepared, found, limit["bfloat16"])
+            runs[lengths] = _describe(prepared, found, limit[dtype])
             below += results.below_floors(arguments.model, lengths, runs[lengths]["ratios"])
     result = {
         "mode": arguments.mode,
         "model": arguments.model,
+        "dtype": dtype,
         "rounds": arguments.rounds,
         "machine": results.machine(),
         "limit": limit,
         "runs": runs,
     }
-    results.write(arguments.out, f"{arguments.mode}-{Path(arguments.model).name}", result)
+    results.write(arguments.out, f"{arguments.mode}-{Path(arguments.model).name}-{dtype}", result)
     print(results.markdown(result))
     print(json.dumps({name: run["ratios"] for name, run in runs.items()}))
     if below:
@@ -81,6 +83,7 @@ def _arguments() -> argparse.Namespace:
     command.add_argument(
         "--model", default=work.SMALL_MODEL, help="small, 0.6B, 4B, 8B (random weights) or a directory"
     )
+    command.add_argument("--dtype", choices=flops.DTYPES, help="of the model (default: the faster one on this machine)")
     command.add_argument("--mode", choices=["embed", "score"], default="embed")
     command.add_argument("--lengths", nargs="+", help=f"{_list(work.LENGTHS)}; for score {_list(rerankers.LENGTHS)}")
     command.add_argument("--peers", nargs="*", help="contenders beside ours (default: all)")
@@ -110,10 +113,10 @@ def _list(names: Mapping[str, Any] | set[str]) -> str:
     return ", ".join(sorted(names))
 
 
-def _prepare(arguments: argparse.Namespace, root: Path, checkpoint: str, lengths: str) -> Work | PairWork:
+def _prepare(arguments: argparse.Namespace, root: Path, checkpoint: str, dtype: str, lengths: str) -> Work | PairWork:
     if arguments.mode == "score":
-        return rerankers.prepare(root, checkpoint, lengths)
-    prepared = work.prepare(root, checkpoint, lengths, arguments.documents)
+        return rerankers.prepare(root, checkpoint, dtype, lengths)
+    prepared = work.prepare(root, checkpoint, dtype, lengths, arguments.documents)
     if arguments.peers == []:
         return prepared
     attention, batch = apart(peers.find_transformers, prepared)

@@ -64,6 +64,7 @@ class Work:
         root: The folder.
         checkpoint: Directory of the model.
         documents: Number of documents.
+        dtype: Torch dtype the model runs in.
         batch: Best batch of Transformers on this machine; 32 until it was looked for.
         attention: Likewise its attention implementation.
     """
@@ -71,6 +72,7 @@ class Work:
     root: Path
     checkpoint: str
     documents: int
+    dtype: str
     batch: int = 32
     attention: str = "sdpa"
 
@@ -98,20 +100,21 @@ class Work:
     @property
     def model(self) -> Model:
         """The model as the job runs it."""
-        return open_model(ModelSettings(name=self.checkpoint, max_tokens=MAX_TOKENS), EngineSettings())
+        settings = ModelSettings(name=self.checkpoint, max_tokens=MAX_TOKENS, dtype=self.dtype)
+        return open_model(settings, EngineSettings())
 
 
-def checkpoint_of(model: str, kind: Kind = "embedding") -> str:
+def checkpoint_of(model: str, kind: Kind, dtype: str) -> str:
     """Directory of a model: random weights for ``small``, ``0.6B``, ``4B`` and ``8B``, else the directory named."""
     if model != SMALL_MODEL and model not in TRUE_SHAPES:
         return model
     shape = SMALL if model == SMALL_MODEL else replace(TRUE_SHAPES[model], layers=TRUE_LAYERS[model])
-    return qwen3_checkpoint(CHECKPOINTS.absolute() / f"{kind}-{model}", shape, kind=kind)
+    return qwen3_checkpoint(CHECKPOINTS.absolute() / f"{kind}-{model}-{dtype}", shape, kind=kind, dtype=dtype)
 
 
-def prepare(root: Path, checkpoint: str, lengths: str, documents: int) -> Work:
+def prepare(root: Path, checkpoint: str, dtype: str, lengths: str, documents: int) -> Work:
     """Writes a corpus of one of the :data:`LENGTHS`."""
-    return write(Work(root, checkpoint, documents), texts_of(lengths, documents))
+    return write(Work(root, checkpoint, documents, dtype), texts_of(lengths, documents))
 
 
 def write(work: Work, texts: Sequence[str]) -> Work:

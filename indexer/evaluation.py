@@ -67,6 +67,7 @@ class Evaluation:
         cluster: Where it runs.
         stack: What ends with the evaluation.
         runs: Results so far, by configuration.
+        reference: Measures of every query under the first configuration, with which the others are compared.
         absent: Why a configuration could not be had, by its name.
     """
 
@@ -79,6 +80,7 @@ class Evaluation:
     cluster: Cluster
     stack: ExitStack
     runs: dict[Configuration, Run] = field(default_factory=dict)
+    reference: pl.DataFrame | None = None
     absent: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -186,10 +188,12 @@ def _embedded(
 
 
 def _measured(evaluation: Evaluation, configuration: Configuration) -> Measured | None:
-    """One configuration; ``None`` where it cannot be had, which is remembered."""
+    """One configuration; ``None`` where it cannot be had, which is remembered. The first one must be had."""
     try:
         trial = evaluation.bench.trial(configuration)
     except (IndexerError, SettingsError) as error:
+        if evaluation.reference is None:
+            raise
         evaluation.absent[configuration.name] = str(error)
         say(f"{configuration.name}: absent: {error}")
         return None
@@ -241,7 +245,8 @@ def _with_quality(
 ) -> Measured:
     configuration = trial.configuration
     queries = measures.per_query(evaluation.questions.judgements, evaluation.runs[configuration])
-    reference = measures.per_query(evaluation.questions.judgements, next(iter(evaluation.runs.values())))
+    reference = queries if evaluation.reference is None else evaluation.reference
+    evaluation.reference = reference
     exact = evaluation.runs.get(Configuration(configuration.width, configuration.precision))
     approximate = configuration.index != tables.NO_INDEX and not configuration.rescored
     return Measured(

@@ -110,6 +110,7 @@ def opened(uri: str, file: DataFile) -> Iterator[pq.ParquetFile]:
     except (OSError, pa.ArrowException) as error:
         raise BadFile(f"{file.path}: not a Parquet file that can be read: {first_line(error)}") from None
     with parquet:
+        _check_counts(parquet.metadata, file)
         yield parquet
     _check_same(filesystem, file)
 
@@ -121,6 +122,13 @@ def _check_same(filesystem: fs.FileSystem, file: DataFile) -> None:
         raise BadFile(f"{file.path}: cannot be looked at: {first_line(error)}") from None
     if now != file:
         raise BadFile(f"{file.path}: changed since it was listed; run again")
+
+
+def _check_counts(metadata: pq.FileMetaData, file: DataFile) -> None:
+    """Rows are found by counting: where the counts contradict each other some would be skipped without a word."""
+    counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    if min(counts, default=0) < 0 or sum(counts) != metadata.num_rows:
+        raise BadFile(f"{file.path}: damaged: it announces {metadata.num_rows} rows, and its row groups others")
 
 
 def batches(
@@ -156,6 +164,8 @@ def batches(
             if row + batch.num_rows > start:
                 yield row, batch
             row += batch.num_rows
+        if row < last:
+            raise BadFile(f"{file.path}: damaged: it ends at row {row} of {last}")
     except (OSError, pa.ArrowException) as error:
         raise BadFile(f"{file.path}: damaged near row {row}: {first_line(error)}") from None
 

@@ -23,7 +23,22 @@ from indexer.serving import Serving
 from indexer.tokens import QUERY_TEMPLATE
 
 
-class MtebEncoder(AbsEncoder):
+class _OnActors:
+    """Engines that live as long as a ``with`` block."""
+
+    _serving: Serving
+
+    def __enter__(self) -> Self:
+        """Starts the engines."""
+        self._serving.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends them."""
+        self._serving.__exit__()
+
+
+class MtebEncoder(_OnActors, AbsEncoder):
     """An embedding model behind mteb's encoder protocol (:class:`mteb.models.EncoderProtocol`).
 
     Qwen3-Embedding gets the task's own instruction before queries and before the texts of tasks that know no sides, and
@@ -57,15 +72,6 @@ class MtebEncoder(AbsEncoder):
             }
         )
         self._serving = Serving(cluster, model.engine, "embed")
-
-    def __enter__(self) -> Self:
-        """Starts the engines."""
-        self._serving.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Ends them."""
-        self._serving.__exit__()
 
     def encode(
         self,
@@ -105,7 +111,7 @@ class MtebEncoder(AbsEncoder):
         return widths.cut(vectors, self.width)
 
 
-class MtebCrossEncoder:
+class MtebCrossEncoder(_OnActors):
     """A reranker behind mteb's cross-encoder protocol (:class:`mteb.models.CrossEncoderProtocol`)."""
 
     def __init__(self, cluster: Cluster, reranker: Reranker) -> None:
@@ -126,15 +132,6 @@ class MtebCrossEncoder:
             }
         )
         self._serving = Serving(cluster, reranker.engine, "score")
-
-    def __enter__(self) -> Self:
-        """Starts the engines."""
-        self._serving.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Ends them."""
-        self._serving.__exit__()
 
     def predict(
         self,

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from indexer import evaluation, indexing, known_items, quickstart, retrieval, synthetic
+from indexer import evaluation, indexing, known_items, quickstart, retrieval, synthetic, tables
 from indexer.configurations import Configuration
-from indexer.errors import CorpusError, SettingsError
+from indexer.errors import CorpusError, IndexerError, SettingsError
 from indexer.measures import MRR, NDCG, RECALL
 from indexer.retrieval import Published
 from indexer.settings import EngineSettings, EvaluateSettings, KnownItemsSettings, Settings, SyntheticSettings
@@ -60,10 +60,14 @@ def evaluate_settings(root: Path, **sections: Any) -> EvaluateSettings:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:  # noqa: ARG001
     """An index of the documentation of some 400 functions of the standard library, and of topics with many chunks."""
-    root = tmp_path_factory.mktemp("evaluation")
     found = quickstart.documents()
     chosen = [document for document in found if document.kind == "function"][::4][:380]
     chosen += [document for document in found if document.kind == "topic"][:20]
+    return indexed(tmp_path_factory.mktemp("evaluation"), chosen)
+
+
+def indexed(root: Path, chosen: Sequence[quickstart.Document]) -> Path:
+    """An index of some of the quickstart's documents, made as the quickstart makes its own."""
     (root / "corpus").mkdir()
     table = pa.table({name: [getattr(one, name) for one in chosen] for name in ("id", "text", "module")})
     pq.write_table(table, root / "corpus" / "a.parquet")
@@ -135,10 +139,29 @@ def found(summary: dict[str, Any], name: str) -> dict[str, Any]:
 def test_measures_equal_an_independent_computation(
     root: Path, summary: dict[str, Any], reference_process: Executor
 ) -> None:
-    for width, expected in independent(root, reference_process, ASKED).items():
+    check_measures(independent(root, reference_process, ASKED), summary)
+
+
+@pytest.mark.slow
+def test_measures_of_the_whole_quickstart_equal_an_independent_computation(
+    tmp_path: Path,
+    ray_cluster: None,  # noqa: ARG001
+    reference_process: Executor,
+) -> None:
+    count = 300
+    root = indexed(tmp_path, quickstart.documents())
+    summary = evaluation.run(evaluate_settings(root, known_items={"count": count}, compare=ONLY_EXACT))
+    assert summary["queries"] == count
+    check_measures(independent(root, reference_process, count), summary)
+
+
+def check_measures(expected: dict[int, dict[str, float]], summary: dict[str, Any]) -> None:
+    assert list(expected) == WIDTHS
+    for width, measured in expected.items():
         row = found(summary, f"{width} float32 exact")
-        assert {name: row[name] for name in expected} == pytest.approx(expected, abs=0.005)
-        assert 0.1 < expected[NDCG] < 1
+        print({name: (row[name], round(value, 4)) for name, value in measured.items()})
+        assert {name: row[name] for name in measured} == pytest.approx(measured, abs=0.005)
+        assert 0.1 < measured[NDCG] < 1
 
 
 def test_every_configuration_is_evaluated(summary: dict[str, Any]) -> None:
@@ -233,7 +256,15 @@ def reranker(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {"name": cross_encoder(tmp_path_factory.mktemp("cross-encoder")), "max_tokens": 256}
 
 
-def test_judged_queries_are_run_against_the_published_tables_and_reranked(root: Path, reranker: dict[str, Any]) -> None:
+def test_judged_queries_are_run_against_the_published_tables_and_reranked(
+    root: Path, reranker: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An index that cannot be built is absent with its reason; everything else is evaluated."""
+
+    def fails(uri: str, name: str, kind: str, metric: str) -> int:  # noqa: ARG001
+        raise IndexerError(f"no {kind} index of table {name}: not today")
+
+    monkeypatch.setattr(tables, "train", fails)
     published = retrieval.open_published(str(root / "index"), "docs", engine=EAGER)
     names = known_items.drawn(published, 30)
     texts = published.texts(names)
@@ -246,7 +277,7 @@ def test_judged_queries_are_run_against_the_published_tables_and_reranked(root: 
         root,
         queries={"uri": str(root / "queries.jsonl")},
         judgements={"uri": str(root / "qrels.tsv")},
-        compare=ONLY_EXACT | {"candidates": 20, "widths": [384, 128]},
+        compare=ONLY_EXACT | {"candidates": 20, "widths": [384, 128], "vector_indices": ["IVF_SQ"]},
         reranker=reranker,
     )
     summary = evaluation.run(given)
@@ -255,6 +286,9 @@ def test_judged_queries_are_run_against_the_published_tables_and_reranked(root: 
         "judged queries without a text": 1,
         "judged documents that the index does not have": 1,
     }
+    staged = "128 float32 IVF_SQ, rescored at 384"
+    assert list(summary["absent"]) == ["384 float32 IVF_SQ", "128 float32 IVF_SQ", staged]
+    assert "not today" in summary["absent"][staged]
     exact = found(summary, "384 float32 exact")
     assert exact["table_bytes"] == published.epoch.tables[0].bytes, "the published table itself"
     assert exact[MRR] > 0.9, "the beginning of a document finds it"
