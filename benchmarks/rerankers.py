@@ -136,7 +136,8 @@ def stock_vllm(work: PairWork, number: int) -> Outcome:  # noqa: ARG001
     model.score(queries[:1], documents[:1], use_tqdm=False)
     start = time.perf_counter()
     model.score(queries, documents, use_tqdm=False)
-    return Outcome(sum(work.lengths), time.perf_counter() - start, start - begun, {})
+    seconds = time.perf_counter() - start
+    return Outcome(sum(work.lengths), seconds, start - begun, {})
 
 
 def job(work: PairWork, number: int) -> Outcome:

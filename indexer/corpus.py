@@ -324,7 +324,12 @@ def _payload_hashes(payload: pa.Table, readable: np.ndarray | None = None) -> pa
 
 
 def _hashable(column: pa.ChunkedArray) -> list[object]:
-    """Values whose ``repr`` tells them apart; text where Arrow can write it, which is faster and version-stable."""
+    """Values whose ``repr`` tells them apart; text where Arrow can write it, which is faster and version-stable.
+
+    The type alone decides: whether bytes happen to be text would depend on the rows that are read together.
+    """
+    if pa.types.is_binary(column.type) or pa.types.is_fixed_size_binary(column.type):
+        return list(column.to_pylist())
     try:
         return list(column.cast(pa.string()).to_pylist())
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):

@@ -103,11 +103,15 @@ def opened(uri: str, file: DataFile) -> Iterator[pq.ParquetFile]:
     Raises:
         BadFile: It has changed since, changes while it is open, or is not Parquet.
     """
-    filesystem, _ = _filesystem(uri, file.path)
+    try:
+        filesystem, _ = _filesystem(uri, file.path)
+    except CorpusError as error:
+        raise BadFile(str(error)) from None
     _check_same(filesystem, file)
     try:
         parquet = pq.ParquetFile(filesystem.open_input_file(file.path), arrow_extensions_enabled=False)
-    except (OSError, pa.ArrowException) as error:
+        _ = parquet.schema_arrow.names  # decoded when it is asked for
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise BadFile(f"{file.path}: not a Parquet file that can be read: {first_line(error)}") from None
     with parquet:
         _check_counts(parquet.metadata, file)

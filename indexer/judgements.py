@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from indexer.errors import CorpusError, first_line
+from indexer.errors import CorpusError
 from indexer.files import content, list_files
 from indexer.settings import JudgedQueriesSettings, JudgementsSettings
 
@@ -157,8 +157,9 @@ def _frame(uri: str, setting: str, columns: Mapping[str, str]) -> pl.DataFrame:
     try:
         frame = _parsed(uri, setting, list(columns))
         return frame.select(pl.col(theirs).cast(pl.String).alias(ours) for theirs, ours in columns.items())
-    except pl.exceptions.ColumnNotFoundError as error:
-        raise CorpusError(f"{setting}: {uri} lacks a column: {first_line(error)}") from None
+    except pl.exceptions.ColumnNotFoundError:
+        # Polars lists what there is: of a file without a header, its first row.
+        raise CorpusError(f"{setting}: {uri} lacks a column of {', '.join(columns)}") from None
     except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
         # The message may quote what is in the file.
         raise CorpusError(f"{setting}: {uri} cannot be read ({type(error).__name__})") from None

@@ -125,6 +125,23 @@ def test_column_types_are_read_as_what_they_mean(tmp_path: Path) -> None:
     assert len(set(documents.payload_hash.to_pylist())) == 2
 
 
+def test_the_hash_of_bytes_does_not_depend_on_the_rows_beside_them(tmp_path: Path) -> None:
+    hashes = []
+    for number, values in enumerate([[b"text"], [b"text", b"\xff"]]):
+        file = tmp_path / str(number) / "a.parquet"
+        file.parent.mkdir()
+        rows = range(len(values))
+        table = {
+            "id": [str(row) for row in rows],
+            "text": ["a text"] * len(rows),
+            "kind": pa.array(values, pa.binary()),
+        }
+        pq.write_table(pa.table(table), file)
+        corpus = open_corpus(CorpusSettings(uri=str(file), payload=["kind"]))
+        hashes.append(scan_file(corpus, corpus.files[0]).sort_by("row")["payload_hash"][0])
+    assert hashes[0] == hashes[1]
+
+
 @pytest.mark.parametrize(
     ("pattern", "found"),
     [

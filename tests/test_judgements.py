@@ -90,6 +90,10 @@ def test_files_that_cannot_be_read_are_named_without_their_text(tmp_path: Path) 
     with pytest.raises(CorpusError, match=r"broken\.jsonl cannot be read") as refused:
         judgements.read(JudgedQueriesSettings(uri=str(tmp_path / "broken.jsonl")), given)
     assert "canary" not in str(refused.value)
+    (tmp_path / "headless.tsv").write_text("q1\tcanary of a query\n")
+    with pytest.raises(CorpusError, match=r"headless\.tsv lacks a column of _id, text") as refused:
+        judgements.read(JudgedQueriesSettings(uri=str(tmp_path / "headless.tsv")), given)
+    assert "canary" not in str(refused.value)
 
 
 def test_documents_that_the_index_lacks_are_counted_and_all_of_them_is_an_error(tmp_path: Path) -> None:

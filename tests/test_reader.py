@@ -104,9 +104,12 @@ def test_a_bad_file_is_left_out_by_name_and_tried_again(tmp_path: Path, damage: 
     assert quarantine(given) == []
 
 
-def test_the_first_file_may_be_the_bad_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("without_footer", [True, False])
+def test_the_first_file_may_be_the_bad_one(tmp_path: Path, *, without_footer: bool) -> None:
     given = given_corpus(tmp_path)
-    (tmp_path / "corpus" / "a.parquet").write_bytes(b"PAR1 and nothing else PAR1")
+    first = tmp_path / "corpus" / "a.parquet"
+    column_is_no_text = first.read_bytes().replace(b"kind", b"k\xffnd")
+    first.write_bytes(b"PAR1 and nothing else PAR1" if without_footer else column_is_no_text)
     assert run(given)["indexed"] == 30
 
 
