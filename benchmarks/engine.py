@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.apart import apart
-from benchmarks.flops import DTYPES, matrix_rate, model_flops
+from benchmarks.flops import DTYPES, faster, limits, model_flops
 from indexer import sweep
 from indexer.random_qwen3 import SMALL, TRUE_LAYERS, TRUE_SHAPES, write_weights
 from indexer.sweep import Measured, Setting, Subject
@@ -101,12 +101,17 @@ def main() -> None:
     arguments = command.parse_args()
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     with tempfile.TemporaryDirectory() as folder:
-        limit = {dtype: apart(matrix_rate, dtype) for dtype in DTYPES}
-        dtype = arguments.dtype or max(limit, key=lambda name: limit[name])
-        path = _checkpoint(arguments, dtype, Path(folder) / "model")
+        limit = limits()
+        dtype = arguments.dtype or faster(limit)
+        path = _checkpoint(arguments.model, arguments.layers, dtype, Path(folder) / "model")
         runs = [measure(subject(path, dtype, length, arguments.tokens), limit[dtype]) for length in arguments.lengths]
-    result = {"model": arguments.model, "dtype": dtype, "machine": apart(describe_machine), "limit": limit}
-    result["runs"] = runs
+    result = {
+        "model": arguments.model,
+        "dtype": dtype,
+        "machine": apart(describe_machine),
+        "limit": limit,
+        "runs": runs,
+    }
     arguments.out.mkdir(parents=True, exist_ok=True)
     name = f"engine-{Path(arguments.model).name}-{dtype}.json"
     (arguments.out / name).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -122,13 +127,12 @@ def describe_machine() -> dict[str, Any]:
     return machine()
 
 
-def _checkpoint(arguments: argparse.Namespace, dtype: str, path: Path) -> str:
-    model = arguments.model
+def _checkpoint(model: str, layers: int | None, dtype: str, path: Path) -> str:
     if model == "small":
         return write_weights(path, SMALL, dtype=dtype)
     if model not in TRUE_SHAPES:
-        return str(model)
-    shape = replace(TRUE_SHAPES[model], layers=arguments.layers or TRUE_LAYERS[model])
+        return model
+    shape = replace(TRUE_SHAPES[model], layers=layers or TRUE_LAYERS[model])
     return write_weights(path, shape, dtype=dtype)
 
 

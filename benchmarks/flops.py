@@ -2,9 +2,11 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from benchmarks.apart import apart
 
 SIDE = 4096
 GPU_SIDE = 8192
@@ -12,6 +14,16 @@ SECONDS = 3.0
 
 DTYPES = ("bfloat16", "float32")
 """In which the limit is measured; a benchmark runs in the faster one unless told otherwise."""
+
+
+def faster(limit: Mapping[str, float]) -> str:
+    """The dtype of the higher rate."""
+    return max(limit, key=lambda dtype: limit[dtype])
+
+
+def limits() -> dict[str, float]:
+    """FLOPs per second by dtype, as :func:`matrix_rate` measures them."""
+    return {dtype: apart(matrix_rate, dtype) for dtype in DTYPES}
 
 
 def model_flops(checkpoint: str | Path, lengths: Sequence[int]) -> float:

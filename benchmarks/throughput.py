@@ -53,9 +53,9 @@ def main() -> None:
     runs: dict[str, Any] = {}
     below: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
-        limit = {dtype: apart(flops.matrix_rate, dtype) for dtype in flops.DTYPES}
+        limit = flops.limits()
         kind: Any = "embedding" if arguments.mode == "embed" else "reranker"
-        dtype = arguments.dtype or max(limit, key=lambda name: limit[name])
+        dtype = arguments.dtype or flops.faster(limit)
         checkpoint = work.checkpoint_of(arguments.model, kind, dtype)
         for lengths in arguments.lengths:
             prepared = _prepare(arguments, Path(folder) / lengths, checkpoint, dtype, lengths)

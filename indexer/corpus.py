@@ -326,7 +326,7 @@ def _payload_hashes(payload: pa.Table, readable: np.ndarray | None = None) -> pa
 def _hashable(column: pa.ChunkedArray) -> list[object]:
     """Values whose ``repr`` tells them apart; text where Arrow can write it, which is faster and version-stable.
 
-    The type alone decides: whether bytes happen to be text would depend on the rows that are read together.
+    Bytes stay bytes: whether they happen to be text would depend on the rows that are read together.
     """
     if pa.types.is_binary(column.type) or pa.types.is_fixed_size_binary(column.type):
         return list(column.to_pylist())
