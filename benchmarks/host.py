@@ -15,7 +15,7 @@ from typing import Any
 
 from ray.cluster_utils import Cluster as Machines
 
-from benchmarks import results
+from benchmarks import machine, results
 from benchmarks.apart import apart
 from benchmarks.flops import model_flops
 from benchmarks.weightless import Weightless
@@ -111,7 +111,7 @@ def main() -> None:
             costs.append(cost)
             print(json.dumps(cost), flush=True)
         many = apart(many_workers, root, arguments.many)
-    result = {"machine": results.machine(), "costs": costs, "control_plane": many}
+    result = {"machine": machine.describe(), "costs": costs, "control_plane": many}
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "host.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(many))

