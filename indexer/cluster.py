@@ -4,6 +4,7 @@ import fcntl
 import logging
 import os
 import signal
+import stat
 import tempfile
 import threading
 import warnings
@@ -21,7 +22,7 @@ from ray._private import ray_constants
 from ray.exceptions import RayError, RayTaskError
 
 from indexer.engine import EngineDead
-from indexer.errors import CorpusError, IndexerError, first_line
+from indexer.errors import CorpusError, IndexerError, SettingsError, first_line
 from indexer.pipeline import PIECES_INSIDE, Piece, Pipeline
 from indexer.progress import say
 from indexer.settings import ClusterSettings
@@ -179,11 +180,16 @@ class Cluster:
     @property
     def workers(self) -> int:
         """Engines a run starts."""
-        if self._settings.workers != "auto":
-            return int(self._settings.workers)
-        if self.gpus:
-            return self.gpus * self._replicas
-        return max(1, self.cores // self._settings.cpus_per_worker)
+        return self.room if self._settings.workers == "auto" else self._settings.workers
+
+    @property
+    def room(self) -> int:
+        """Engines that the cluster's machines can hold: one per GPU (times the replicas), and cores for each."""
+        room = 0
+        for machine in (node["Resources"] for node in ray.nodes() if node["Alive"]):
+            cores = int(machine.get("CPU", 0)) // self._settings.cpus_per_worker
+            room += min(cores, int(machine.get("GPU", 0)) * self._replicas) if self.gpus else cores
+        return room
 
     def map(
         self, function: Callable[..., Any], items: Iterable[tuple[Any, ...]], *, here: bool = False
@@ -225,10 +231,17 @@ class Cluster:
             Workers started.
 
         Raises:
+            SettingsError: The cluster has no room for so many workers.
             IndexerError: An engine cannot be started.
         """
         self._make_pipeline = make_pipeline
-        self._members = [self._hire() for _ in range(min(self.workers, most))]
+        wanted = min(max(self.workers, 1), most)
+        if wanted > self.room:  # Ray would wait for ever
+            raise SettingsError(
+                f"cluster.workers: the machines of this cluster have room for {self.room} workers of "
+                f"{self._settings.cpus_per_worker} cores, not for {wanted}"
+            )
+        self._members = [self._hire() for _ in range(wanted)]
         for member in self._members:
             try:
                 ray.get(member.starting)
@@ -442,6 +455,9 @@ def _claim(name: str, *, wait: bool) -> IO[str] | None:
     """Takes a machine-wide claim that the system itself ends with the process, or ``None`` when it is taken."""
     folder = Path(tempfile.gettempdir()) / f"indexer-claims-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
+        raise IndexerError(f"{folder} is not ours: somebody else made it or put a link there; remove it")
     stream = (folder / name).open("w")
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

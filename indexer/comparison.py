@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from itertools import pairwise
 
 import numpy as np
@@ -17,7 +17,7 @@ from indexer.corpus import Shard, cut_shards
 from indexer.epochs import ControlStore, Epoch, canonical
 from indexer.errors import BadFile, CorpusError, WrongColumns
 from indexer.fates import Fate
-from indexer.files import DataFile
+from indexer.files import DataFile, patiently
 from indexer.job import Job
 from indexer.progress import say
 from indexer.reader import Reader, ReaderProcess
@@ -104,7 +104,7 @@ def _scan_some(reader: Reader, files: Sequence[DataFile]) -> list[tuple[DataFile
     with ReaderProcess(reader) as process:
         for file in files:
             try:
-                process.digest(file)
+                patiently(reader.corpus.settings.uri, partial(process.digest, file))
             except BadFile as error:
                 unread.append((file, Unread(file.path, Fate.BAD_FILE, str(error))))
             except WrongColumns as error:

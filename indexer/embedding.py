@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import compress
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ from indexer.corpus import Corpus, Documents, Part, Shard, read_part
 from indexer.epochs import ControlStore, Receipt
 from indexer.errors import BadFile
 from indexer.fates import Fate
+from indexer.files import patiently
 from indexer.pipeline import Pipeline, Stopwatch
 from indexer.schema import Layout
 from indexer.tokens import TokenBatch
@@ -114,15 +116,11 @@ class EmbedPipeline(Pipeline[Shard, Embedder, Held, Receipt]):
         widths.check(target.layout.widths, self._engine.dimension)
 
     def _read(self, piece: Shard, watch: Stopwatch) -> Held:
-        held = Held([], schema.QUARANTINE_SCHEMA.empty_table())
-        for part in piece.parts:
-            try:
-                held.batches += list(self._batches(part, watch))
-            except BadFile as error:
-                rows = left_out(self._control, self._target.corpus, part, piece.shard_id, Fate.BAD_FILE, str(error))
-                held.unread = pa.concat_tables([held.unread, rows])
-        held.sampled = int(piece.shard_id, 16)
-        return held
+        def read(part: Part) -> list[Batch]:
+            return list(self._batches(part, watch))
+
+        batches, unread = each_part(self._control, self._target.corpus, piece, read)
+        return Held(batches, unread, sampled=int(piece.shard_id, 16))
 
     def _batches(self, part: Part, watch: Stopwatch) -> Iterator[Batch]:
         documents = read_part(self._target.corpus, part)
@@ -227,6 +225,34 @@ def _columns(batch: Batch, kept: np.ndarray) -> dict[str, pa.Array | pa.ChunkedA
         schema.CONTENT_HASH: batch.content_hash.take(document),
         schema.PAYLOAD_HASH: batch.payload_hash.take(document),
     }
+
+
+ReadT = TypeVar("ReadT")
+
+
+def each_part(
+    control: ControlStore, corpus: Corpus, shard: Shard, read: Callable[[Part], list[ReadT]]
+) -> tuple[list[ReadT], pa.Table]:
+    """Reads the parts of a shard; files that have become unreadable since they were compared are left out.
+
+    Args:
+        control: Control files of the index.
+        corpus: The corpus.
+        shard: The shard.
+        read: Reads one part.
+
+    Returns:
+        What was read, and quarantine rows of the documents that were not.
+    """
+    found: list[ReadT] = []
+    unread = schema.QUARANTINE_SCHEMA.empty_table()
+    for part in shard.parts:
+        try:
+            found += patiently(corpus.settings.uri, partial(read, part))
+        except BadFile as error:
+            rows = left_out(control, corpus, part, shard.shard_id, Fate.BAD_FILE, str(error))
+            unread = pa.concat_tables([unread, rows])
+    return found, unread
 
 
 def left_out(

@@ -335,6 +335,10 @@ def check_scores(scores: np.ndarray, *, bounded: bool = True) -> None:
         raise EngineError(f"the model gives every pair the score {scores[0]:.4f}; its head or the prompt is wrong")
 
 
+NOT_VLLMS = ("replicas_per_gpu", "slowest")
+"""Keys of ``[engine]`` beside vLLM's arguments; where only vLLM is installed, the settings cannot be asked."""
+
+
 def check_arguments(arguments: Mapping[str, Any]) -> None:
     """Refuses engine arguments that vLLM does not know or that are ours.
 
@@ -349,7 +353,8 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
             instead = OWNED[name]
             raise SettingsError(f"engine.{name} cannot be set" + (f"; set {instead}" if instead else ""))
         if name not in argument_names():
-            matches = difflib.get_close_matches(name, argument_names(), n=1, cutoff=0.5)
+            known = (*argument_names(), *NOT_VLLMS)
+            matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f" (did you mean engine.{matches[0]}?)" if matches else ""
             raise SettingsError(f"engine.{name} is no vLLM engine argument{hint}")
 

@@ -193,6 +193,23 @@ class ControlStore:
         numbers = self._numbers("epochs")
         return self.epoch(numbers[-1]) if numbers else None
 
+    def closed_intents(self, up_to: int) -> Iterator[Intent]:
+        """Intents of epochs that are published or were given up.
+
+        Args:
+            up_to: The latest published epoch.
+        """
+        for number in self._numbers("intents"):
+            if number <= up_to:
+                yield Intent.model_validate_json(self._files.get(f"intents/{number:012d}.json"))
+
+    def next_generation(self) -> int:
+        """One above all generations there are tables of; also of a rebuild that a rollback gave up."""
+        numbers = self.epoch_numbers()
+        known = [self.epoch(number).generation for number in numbers]
+        known += [intent.generation for intent in self.closed_intents(max(numbers, default=0))]
+        return 1 + max(known, default=0)
+
     def staged_files(self, up_to: int) -> dict[str, set[str]]:
         """Data files that receipts and intents of closed epochs name, by table.
 
@@ -204,8 +221,7 @@ class ControlStore:
             for shard_id in self.receipt_ids(epoch):
                 for table, fragments in self.receipt(epoch, shard_id).fragments.items():
                     found.setdefault(table, set()).update(_paths(fragments))
-        for epoch in (number for number in self._numbers("intents") if number <= up_to):
-            intent = Intent.model_validate_json(self._files.get(f"intents/{epoch:012d}.json"))
+        for intent in self.closed_intents(up_to):
             found.setdefault(intent.quarantine_table, set()).update(_paths(intent.quarantine))
         return found
 

@@ -12,7 +12,9 @@ import polars as pl
 from indexer import configurations, judgements, known_items, measures, report, synthetic, tables, trials
 from indexer.cluster import Cluster
 from indexer.configurations import Configuration
+from indexer.epochs import canonical
 from indexer.errors import IndexerError, SettingsError
+from indexer.files import list_files
 from indexer.judgements import Questions
 from indexer.measures import MEASURES, NDCG, Run
 from indexer.model import Reranker, open_reranker
@@ -102,6 +104,13 @@ class Evaluation:
         return self.stack.enter_context(Serving(self.cluster, engine, "score", style))
 
 
+def _inputs(settings: EvaluateSettings, reranker: Reranker | None) -> list[str]:
+    """Identities of the files with queries and judgements, and of the reranker; the index has its epoch's number."""
+    given = [("queries.uri", settings.queries), ("judgements.uri", settings.judgements)]
+    found = [file.identity for name, source in given if source for file in list_files(source.uri, name)]
+    return found + ([canonical(reranker.fingerprint)] if reranker else [])
+
+
 def run(settings: EvaluateSettings) -> dict[str, Any]:
     """Evaluates an index; the same settings on the same epoch give what an earlier run found.
 
@@ -119,7 +128,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     published = open_published(settings.index.uri, settings.index.name, engine=settings.engine.arguments)
     reranker = open_reranker(settings.reranker, settings.engine) if settings.reranker else None
     # One folder for each epoch and way of evaluating it.
-    name = f"epoch-{published.epoch.number:06d}-{report.identity(settings)}"
+    name = f"epoch-{published.epoch.number:06d}-{report.identity(settings, _inputs(settings, reranker))}"
     folder = ObjectFolder(settings.output.uri, name, "output.uri")
     known = report.finished(folder)
     if known is not None:

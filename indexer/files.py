@@ -2,11 +2,13 @@
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +24,11 @@ BATCH_BYTES = 64 << 20
 """About as many bytes are decoded at once: fewer rows where the file says that they are large."""
 
 GLOB = frozenset("*?[")
+
+PAUSE_SECONDS = 2.0
+"""Between two tries to read a file of an object store."""
+
+ReadT = TypeVar("ReadT")
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,17 @@ def content(uri: str, setting: str, file: DataFile | None = None) -> bytes:
             return bytes(opened_file.read())
     except OSError as error:
         raise CorpusError(f"{setting}: {uri} cannot be read: {first_line(error)}") from None
+
+
+def patiently(uri: str, read: Callable[[], ReadT]) -> ReadT:
+    """Reads once more, after a moment, what an object store did not give: a lost answer makes no bad file."""
+    try:
+        return read()
+    except BadFile:
+        if "://" not in uri:
+            raise
+        time.sleep(PAUSE_SECONDS)
+        return read()
 
 
 @contextmanager

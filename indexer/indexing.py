@@ -16,7 +16,7 @@ from indexer.comparison import Changes, Unread
 from indexer.corpus import Shard, open_corpus
 from indexer.embedding import EmbedPipeline, Target
 from indexer.epochs import Epoch, Intent, Receipt, canonical
-from indexer.errors import RefusedError
+from indexer.errors import CorpusError, RefusedError
 from indexer.job import Job, open_job
 from indexer.model import Model
 from indexer.pipeline import Stopwatch
@@ -90,7 +90,9 @@ def _attempt(job: Job, cluster: Cluster, recipe: Recipe, watch: Stopwatch, numbe
             return None
     with watch("compare"):
         found = comparison.compare(job, cluster, unread)
-    if not found.differs and job.published is not None:
+    if not found.counts["documents"]:
+        raise CorpusError(f"corpus.uri: {job.settings.corpus.uri} has files and not a single row")
+    if not found.differs and job.published is not None and not job.asks_otherwise:
         return _unchanged(job.published)
     gates = job.settings.gates
     publish.check_files(len(unread), len(job.corpus.files), gates)
@@ -133,6 +135,7 @@ class Staged:
         resumed: Shards an earlier run had staged.
         resumed_tokens: Tokens of those.
         to_retry: Files and documents quarantined for reasons that may pass.
+        moved: Documents whose vectors were taken over.
         restarts: Workers that died and were replaced.
         seconds: Seconds of this run's workers by stage, all workers together.
     """
@@ -147,6 +150,7 @@ class Staged:
     resumed: int = 0
     resumed_tokens: int = 0
     to_retry: int = 0
+    moved: int = 0
     restarts: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -162,7 +166,11 @@ class Staged:
 
 
 def _check_counts(job: Job, counts: Mapping[str, int]) -> list[Gate]:
-    return publish.check_counts(counts, _published_documents(job), job.settings.gates, job.settings.run.max_quarantine)
+    before = _documents(job.latest) if job.latest else 0
+    if job.published is None:  # a rebuild compares with nothing; what it leaves out of the old index is removed too
+        usable = counts["documents"] - counts["quarantined"] - counts["duplicates"]
+        counts = {**counts, "deleted": max(0, before - usable)}
+    return publish.check_counts(counts, before, job.settings.gates, job.settings.run.max_quarantine)
 
 
 def _stage(
@@ -211,6 +219,7 @@ def _move(job: Job, cluster: Cluster, found: Changes, target: Target, staged: St
     items = ((target, shard, _of(shard, old_ids), versions) for shard in comparison.moved_shards(job, found))
     for receipt in cluster.map(moving.move, items, here=found.moved.num_rows < SMALL_ROWS):
         staged.add(receipt)
+        staged.moved += receipt.documents
 
 
 def _of(shard: Shard, old_ids: Mapping[tuple[str, int], str]) -> dict[tuple[str, int], str]:
@@ -222,7 +231,7 @@ def _of(shard: Shard, old_ids: Mapping[tuple[str, int], str]) -> dict[tuple[str,
 def _embed(job: Job, outcomes: Iterable[Receipt | GivenUp[Shard]], staged: Staged, progress: Progress) -> None:
     for outcome in outcomes:
         if isinstance(outcome, GivenUp):
-            rows = quarantine.poison(job, outcome.piece)
+            rows = quarantine.poison(job, outcome.piece, outcome.reason)
             staged.quarantine.append(rows)
             staged.quarantined += rows.num_rows
             progress.add(rows.num_rows, 0)
@@ -265,11 +274,11 @@ def _intent(job: Job, found: Changes, staged: Staged, hold: Sequence[Gate], watc
             "text_columns": job.settings.corpus.text_columns,
             "model": model,
             "to_retry": staged.to_retry,
-            "counts": found.counts,
+            "counts": found.counts | {"moved": staged.moved},
             "gates": {gate.name: gate.measured for gate in hold},
             "run": {
                 "documents": found.counts["documents"],
-                "indexed": staged.documents - found.counts["moved"],
+                "indexed": staged.documents - staged.moved,
                 "quarantined": found.counts["quarantined"] + staged.quarantined,
                 "truncated": staged.truncated,
                 "chunks": staged.chunks,
@@ -283,10 +292,8 @@ def _intent(job: Job, found: Changes, staged: Staged, hold: Sequence[Gate], watc
     )
 
 
-def _published_documents(job: Job) -> int:
-    if job.published is None:
-        return 0
-    counts, run = job.published.description["counts"], job.published.description["run"]
+def _documents(epoch: Epoch) -> int:
+    counts, run = epoch.description["counts"], epoch.description["run"]
     return int(counts["unchanged"] + counts["moved"] + run["indexed"])
 
 
@@ -297,6 +304,7 @@ def _summary(epoch: Epoch) -> dict[str, Any]:
         **epoch.description["run"],
         **changed,
         "duplicates": epoch.description["counts"]["duplicates"],
+        "quarantine_reasons": epoch.description["quarantine_reasons"],
         "gates": epoch.description["gates"],
         "maintenance": epoch.description["maintenance"],
         "tables": _tables(epoch),
@@ -322,9 +330,17 @@ def _rate(staged: Staged, watch: Stopwatch) -> float:
 def _unchanged(epoch: Epoch) -> dict[str, Any]:
     """Summary of a run that had nothing to do."""
     say(f"nothing changed since epoch {epoch.number}: nothing embedded, nothing published")
-    counts = ("indexed", "quarantined", "truncated", "chunks", "tokens", "seconds", "tokens_per_second")
-    documents = epoch.description["run"]["documents"]
-    return {"epoch": epoch.number, "documents": documents, **dict.fromkeys(counts, 0), "tables": _tables(epoch)}
+    counts = ("indexed", "truncated", "chunks", "tokens", "seconds", "tokens_per_second")
+    kept = {name: epoch.description["run"][name] for name in ("documents", "quarantined")}
+    reasons = epoch.description["quarantine_reasons"]
+    return {
+        "epoch": epoch.number,
+        **kept,
+        "quarantine_reasons": reasons,
+        **dict.fromkeys(counts, 0),
+        "gates": epoch.description["gates"],
+        "tables": _tables(epoch),
+    }
 
 
 def _tables(epoch: Epoch) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ class Job:
         layout: The tables.
         store: Control files.
         published: The epoch the run starts from, ``None`` for the first one of a generation.
-        latest: Number of the latest epoch, 0 before the first.
+        latest: The latest epoch, ``None`` before the first; another one than ``published`` for a rebuild.
     """
 
     settings: Settings
@@ -32,19 +32,26 @@ class Job:
     layout: Layout
     store: ControlStore
     published: Epoch | None
-    latest: int
+    latest: Epoch | None
 
     @property
     def epoch(self) -> int:
         """Number of the epoch the run builds."""
-        return self.latest + 1
+        return (self.latest.number if self.latest else 0) + 1
 
     @property
     def is_published(self) -> bool:
         """Whether the published epoch was made of these very files, with nothing left to try again."""
         if self.published is None or self.published.description["corpus"] != self.corpus.digest:
             return False
-        return not self.published.description["to_retry"]
+        return not self.published.description["to_retry"] and not self.asks_otherwise
+
+    @property
+    def asks_otherwise(self) -> bool:
+        """Whether readers are to embed queries in another way than published; the documents' vectors stay."""
+        if self.published is None:
+            return False
+        return bool(self.published.description["model"]["query_instruction"] != self.settings.model.query_instruction)
 
 
 def open_job(settings: Settings, *, rebuild: bool = False) -> Job:
@@ -78,10 +85,10 @@ def open_job(settings: Settings, *, rebuild: bool = False) -> Job:
                 f"{changed}; vectors are never mixed: restore the settings, build everything anew with --rebuild, or "
                 "choose another index.name"
             )
-        layout = replace(layout, generation=generation + 1)
+        layout = replace(layout, generation=store.next_generation())
         say(f"{changed}: building generation {layout.generation} beside it")
         published = None
-    return Job(settings, corpus, model, layout, store, published, latest.number if latest else 0)
+    return Job(settings, corpus, model, layout, store, published, latest)
 
 
 def _differing(published: Epoch, model: Model, layout: Layout) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 from indexer import checkpoint
 from indexer.checkpoint import Checkpoint
 from indexer.engine import Engine, check_arguments
+from indexer.progress import say
 from indexer.settings import CheckpointSettings, EngineSettings, ModelSettings, RerankerSettings
 from indexer.tokens import EmbedTokenizer, PairTokenizer
 
@@ -73,8 +74,10 @@ class Model(Configured[ModelSettings]):
         """Starts the engine in this process.
 
         Raises:
+            SettingsError: The files on this machine are not those of ``model.sha256``.
             EngineError: It cannot start or gives unusable vectors.
         """
+        checkpoint.check_files(self.checkpoint, self.settings.sha256)
         return Engine(
             self.checkpoint.path,
             mode="embed",
@@ -118,8 +121,10 @@ class Reranker(Configured[RerankerSettings]):
         """Starts the engine in this process.
 
         Raises:
+            SettingsError: The files on this machine are not those of ``model.sha256``.
             EngineError: It cannot start or gives unusable scores.
         """
+        checkpoint.check_files(self.checkpoint, self.settings.sha256)
         canary = self.tokenizer.pairs(*zip(*CANARY_PAIRS, strict=True))
         return Engine(
             self.checkpoint.path,
@@ -166,4 +171,6 @@ def resolved(settings: CheckpointSettings) -> Checkpoint:
     """A model's files, compared with the digests that are recorded."""
     found = checkpoint.resolve(settings.name, settings.revision)
     checkpoint.check_files(found, settings.sha256)
+    if found.revision != settings.revision:
+        say(f'warning: {settings.name} is not pinned to a commit; the one of today is revision = "{found.revision}"')
     return found

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from indexer import schema, tables
-from indexer.corpus import Documents, Shard, read_shard
-from indexer.embedding import Target
+from indexer.corpus import Documents, Part, Shard, read_part
+from indexer.embedding import Target, each_part
 from indexer.epochs import ControlStore, Receipt
 from indexer.errors import IndexerError
 
@@ -27,15 +27,21 @@ def move(target: Target, shard: Shard, old_ids: Mapping[tuple[str, int], str], v
         The receipt; another process's where that one was put first.
 
     Raises:
-        CorpusError: A file changed or cannot be read.
         IndexerError: The published tables lack a document.
     """
-    batches = list(read_shard(target.corpus, shard))
+    control = ControlStore(target.uri, target.layout.name)
+
+    def read(part: Part) -> list[Documents]:
+        return list(read_part(target.corpus, part))
+
+    batches, unread = each_part(control, target.corpus, shard, read)
     old = [[old_ids[batch.file, int(row)] for row in batch.rows] for batch in batches]
     names = sorted({found for ids in old for found in ids})
     fragments = {}
+    if unread.num_rows:
+        fragments[target.layout.quarantine] = tables.stage(target.uri, target.layout.quarantine, unread)
     chunks = 0
-    for width in target.layout.widths:
+    for width in target.layout.widths if batches else ():
         table = target.layout.table(width)
         rows = tables.lookup(target.uri, table, versions[table], names, CHUNK_COLUMNS)
         moved = [_moved(*pair, rows, target.layout.schema(width)) for pair in zip(batches, old, strict=True)]
@@ -44,16 +50,16 @@ def move(target: Target, shard: Shard, old_ids: Mapping[tuple[str, int], str], v
     receipt = Receipt(
         shard_id=shard.shard_id,
         fragments=fragments,
-        documents=shard.documents,
+        documents=shard.documents - unread.num_rows,
         chunks=chunks,
-        quarantined=0,
-        unread=0,
+        quarantined=unread.num_rows,
+        unread=unread.num_rows,
         truncated=0,
         tokens=0,
         sampled_cosine=None,
         seconds={},
     )
-    return ControlStore(target.uri, target.layout.name).put_receipt(target.epoch, receipt)
+    return control.put_receipt(target.epoch, receipt)
 
 
 def _moved(batch: Documents, old: Sequence[str], rows: pa.Table, target: pa.Schema) -> pa.Table:

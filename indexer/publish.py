@@ -4,6 +4,7 @@ Any process may finish any intent, any number of times.
 """
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,6 +23,12 @@ from indexer.tables import Change, Maintenance, Measured, Recall
 
 Each = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
 """Runs a function on every tuple of arguments, here or elsewhere, and gives the results in any order."""
+
+WAY_OUT = (
+    "; its tables are written: run again with another bound for the gate, or give it up with jobs.publish rollback "
+    "(before the first epoch: with another index.name)"
+)
+"""What can be done about an intent that a gate refuses: the bounds are those of the run that finishes it."""
 
 SHARDS_READ_BACK = 200
 """Staged shards whose vectors are read back before an epoch is committed."""
@@ -136,11 +143,13 @@ def finish(uri: str, store: ControlStore, intent: Intent, gates: GateSettings, e
     with watch("index"):
         tended = list(each(_tend, ((uri, name, width, intent, gates) for name, width in intent.widths.items())))
     found = _gates(intent, tended, gates)
-    _enforce(found)
+    _enforce(found, WAY_OUT)
     epoch = _epoch(uri, intent, tended, found)
     name, version = epoch.quarantine
     batches = tables.read(uri, name, version, schema.QUARANTINE_SCHEMA.names)
-    store.put_quarantine(epoch.number, version, pa.Table.from_batches(batches, schema.QUARANTINE_SCHEMA))
+    rows = pa.Table.from_batches(batches, schema.QUARANTINE_SCHEMA)
+    store.put_quarantine(epoch.number, version, rows)
+    epoch.description["quarantine_reasons"] = dict(sorted(Counter(rows["reason"].to_pylist()).items()))
     return store.put_epoch(epoch)
 
 
@@ -253,7 +262,7 @@ def _norm_error(uri: str, name: str, added: Sequence[dict[str, Any]]) -> float:
     return worst
 
 
-def _enforce(gates: Sequence[Gate]) -> None:
+def _enforce(gates: Sequence[Gate], way_out: str = "") -> None:
     refused = [f"{gate.name} is {gate.measured:.4g}, allowed {gate.allowed:.4g}" for gate in gates if not gate.holds]
     if refused:
-        raise RefusedError(f"not published: {'; '.join(refused)}; the published epoch stays as it is")
+        raise RefusedError(f"not published: {'; '.join(refused)}; the published epoch stays as it is{way_out}")

@@ -13,12 +13,19 @@ from indexer.job import Job
 from indexer.progress import say
 
 
-def poison(job: Job, shard: Shard) -> pa.Table:
-    """Quarantine rows of the documents, mostly one, that workers died of."""
-    rows = [left_out(job.store, job.corpus, part, shard.shard_id, Fate.POISON) for part in shard.parts]
+def poison(job: Job, shard: Shard, reason: str) -> pa.Table:
+    """Quarantine rows of the documents, mostly one, that workers died of.
+
+    Args:
+        job: The run's inputs.
+        shard: What was given up.
+        reason: What was seen of it.
+    """
+    detail = f"{Fate.POISON.description}: {reason}"
+    rows = [left_out(job.store, job.corpus, part, shard.shard_id, Fate.POISON, detail) for part in shard.parts]
     found = pa.concat_tables(rows)
     for file, row in zip(found["file"].to_pylist(), found["row"].to_pylist(), strict=True):
-        say(f"row {row} of {file} goes to the quarantine: {Fate.POISON.description}")
+        say(f"row {row} of {file} goes to the quarantine: {detail}")
     return found
 
 

@@ -10,6 +10,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Self
@@ -23,6 +24,10 @@ from indexer.files import DataFile
 from indexer.settings import CorpusSettings
 
 GIB = 1 << 30
+
+PATIENCE_SECONDS = 300.0
+SLOWEST_BYTES = 1 << 20
+"""A file that takes more than its bytes at so many per second, and the patience, hangs its reader."""
 
 KINDS: dict[str, type[IndexerError]] = {kind.__name__: kind for kind in (BadFile, WrongColumns, IndexerError)}
 """Errors that travel from one process to the other by name."""
@@ -73,6 +78,9 @@ class ReaderProcess:
     def digest(self, file: DataFile) -> None:
         """Like :meth:`Reader.digest`; a file that ends the process is a bad one."""
         process = self._process = self._process or _start(self._reader)
+        most_seconds = PATIENCE_SECONDS + file.size / SLOWEST_BYTES
+        alarm = threading.Timer(most_seconds, process.kill)
+        alarm.start()
         if process.stdin is None or process.stdout is None:
             raise TypeError("the reader's process has no pipes")
         try:
@@ -81,10 +89,15 @@ class ReaderProcess:
             answer = process.stdout.readline()
         except BrokenPipeError:
             answer = ""
+        finally:
+            alarm.cancel()
         if not answer:
             status = self._end()
             most = self._reader.corpus.settings.reader_gb
-            raise BadFile(f"{file.path}: the process that read it ended (status {status}); it may have {most} GiB")
+            raise BadFile(
+                f"{file.path}: the process that read it ended (status {status}); it may have {most} GiB and "
+                f"{most_seconds:.0f} s"
+            )
         kind, message = json.loads(answer)
         if kind is not None:
             raise KINDS[kind](message)

@@ -63,25 +63,29 @@ def recommend(found: Sequence[Evaluated], measure: str, max_loss: float, max_p95
         chosen = min(fast, key=lambda one: (one.bytes, -one.quality[measure]))
     else:
         chosen = min(within, key=lambda one: one.p95 or 0.0)
-    reason = _reason(chosen, reference, measure, max_loss)
+    in_time = f"95 % of searches in {max_p95 * 1000:.0f} ms"
     if not fast:
-        reason += f"; nothing within that loss answers 95 % of searches in {max_p95 * 1000:.0f} ms, it comes nearest"
+        choice = f"it is the fastest that loses at most {max_loss:.1%}; none of these answers {in_time}"
     elif len(fast) < len(within):
-        reason += f" and answers 95 % of searches in {max_p95 * 1000:.0f} ms"
-    return Recommendation(chosen, reason, _toml(chosen.configuration))
+        choice = f"it is the cheapest that loses at most {max_loss:.1%} and answers {in_time}"
+    else:
+        choice = f"it is the cheapest that loses at most {max_loss:.1%}"
+    return Recommendation(chosen, _reason(chosen, reference, measure, choice), _toml(chosen.configuration))
 
 
-def _reason(chosen: Evaluated, reference: Evaluated, measure: str, max_loss: float) -> str:
+def _reason(chosen: Evaluated, reference: Evaluated, measure: str, choice: str) -> str:
     best, own = reference.quality[measure], chosen.quality[measure]
+    if not best:
+        return f"{reference.configuration.name} has {measure} 0, so that no loss can be told: look at the queries first"
     if chosen is reference:
-        return f"nothing cheaper that is fast enough stays within {max_loss:.1%} of its {measure} of {best:.4f}"
-    change = own / best - 1 if best else 0.0
+        return f"{measure} {best:.4f} at the full width; {choice}"
+    change = own / best - 1
     low, high = chosen.difference.low, chosen.difference.high
     certainty = "more than chance" if chosen.difference.is_beyond_chance else "not more than chance"
     return (
         f"{measure} {own:.4f} against {best:.4f} of {reference.configuration.name} ({change:+.1%}, {certainty}: "
         f"the difference is {low:+.4f} to {high:+.4f} with 95 % confidence) for {chosen.bytes / reference.bytes:.0%} "
-        f"of the bytes; it is the cheapest that loses at most {max_loss:.1%}"
+        f"of the bytes; {choice}"
     )
 
 

@@ -81,10 +81,15 @@ class Details:
     worst: Mapping[str, Sequence[Lost]]
 
 
-def identity(settings: EvaluateSettings) -> str:
-    """Eight hexadecimal digits that differ for evaluations that do."""
+def identity(settings: EvaluateSettings, inputs: Sequence[str]) -> str:
+    """Eight hexadecimal digits that differ for evaluations that do.
+
+    Args:
+        settings: The settings.
+        inputs: What tells the content of the files and models that the settings name.
+    """
     given = settings.model_dump_json(exclude={"output", "cluster", "run"})
-    return hashlib.blake2b(given.encode(), digest_size=4).hexdigest()
+    return hashlib.blake2b("\0".join([given, *inputs]).encode(), digest_size=4).hexdigest()
 
 
 def finished(folder: ObjectFolder) -> dict[str, Any] | None:

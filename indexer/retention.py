@@ -114,8 +114,11 @@ def prune(uri: str, store: ControlStore, keep: int) -> Pruned:
     for epoch in map(store.epoch, kept):
         for name, version in epoch.versions().items():
             needed.setdefault(name, set()).add(version)
+    latest = numbers[-1] if numbers else 0
     known = {name for number in old for name in store.epoch(number).versions()}
-    staged = store.staged_files(up_to=numbers[-1]) if numbers else {}
+    # A rebuild that a rollback gave up: no epoch names its tables, and no later run takes its generation.
+    known |= {name for intent in store.closed_intents(latest) for name in intent.bases}
+    staged = store.staged_files(up_to=latest)
     for name in sorted(known - needed.keys()):
         pruned.bytes += tables.drop(uri, name)
         pruned.tables += 1
@@ -124,5 +127,5 @@ def prune(uri: str, store: ControlStore, keep: int) -> Pruned:
         pruned.versions += freed.versions
         pruned.orphans += freed.orphans
         pruned.bytes += freed.bytes
-    store.forget(old, closed=numbers[-1] if numbers else 0)
+    store.forget(old, closed=latest)
     return pruned

@@ -17,6 +17,9 @@ from indexer.settings import EngineSettings, ModelSettings, RerankerSettings
 HIDDEN = frozenset({schema.VECTOR, schema.CONTENT_HASH, schema.PAYLOAD_HASH})
 """Columns a result does not show."""
 
+MEMORY = "gpu_memory_utilization"
+"""vLLM's argument for the share of a GPU's memory that an engine takes."""
+
 DISTANCE = "_distance"
 """Column that LanceDB adds to results."""
 
@@ -346,7 +349,10 @@ def open_published(
     found = store.latest_epoch() if epoch is None else store.epoch(epoch)
     if found is None:
         raise SettingsError(f"no epoch of index {name!r} is published at {uri}; run jobs.index first")
-    settings = EngineSettings(**(engine or {}))
+    arguments = dict(engine or {})
+    if reranker and MEMORY in arguments:  # two engines, in this process and on one GPU
+        arguments[MEMORY] = float(arguments[MEMORY]) / 2
+    settings = EngineSettings(**arguments)
     return Published(uri, found, settings, open_reranker(reranker, settings) if reranker else None)
 
 

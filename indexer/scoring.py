@@ -51,6 +51,7 @@ class Run:
         folder: Where results go.
         watch: Seconds by stage.
         resumed: Shards an earlier run had written.
+        left_out: Queries without an id or a text.
         tokens: Tokens read by this run, by phase.
     """
 
@@ -61,6 +62,7 @@ class Run:
     folder: ResultFolder
     watch: Stopwatch
     resumed: int = 0
+    left_out: int = 0
     tokens: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -96,7 +98,9 @@ def run(
         return finished
     with Cluster(settings.cluster, settings.engine.replicas_per_gpu) as cluster:
         if settings.queries is not None:
-            _phase(job, cluster, "search", _query_pieces(job, settings.queries), partial(search, settings, job.epoch))
+            make_searcher = partial(search, settings, job.epoch)
+            searched = _phase(job, cluster, "search", _query_pieces(job, settings.queries), make_searcher)
+            job.left_out = sum(receipt.unscored for receipt in searched)
         columns, pieces = _pair_pieces(job, cluster)
         make = partial(score, settings, columns, job.epoch, job.reranker)
         receipts = _phase(job, cluster, "score", pieces, make)
@@ -161,7 +165,8 @@ def _identity(
     given = settings.pairs or _given(settings.queries)
     index = None
     if published is not None:
-        index = [_given(settings.index).name, published.epoch.number, published.epoch.description["fingerprint"]]
+        given_index = _given(settings.index)
+        index = [given_index.uri, given_index.name, published.epoch.number, published.epoch.description["fingerprint"]]
     return {
         "files": [file.identity for file in files],
         "columns": given.model_dump(exclude={"uri"}),
@@ -256,6 +261,7 @@ def _summary(job: Run, receipts: Sequence[PartReceipt]) -> dict[str, Any]:
         "pairs": rows,
         "scored": rows - unscored,
         "unscored": unscored,
+        "queries_left_out": job.left_out,
         "truncated": sum(receipt.truncated for receipt in receipts),
         "tokens": sum(receipt.tokens for receipt in receipts),
         "cached_tokens": sum(receipt.cached_tokens for receipt in receipts),

@@ -52,8 +52,13 @@ def _without_secrets(uri: str) -> str:
     return uri
 
 
-Uri = Annotated[str, AfterValidator(_without_secrets)]
-"""A path or URI that may be shown: one with credentials is refused, without being quoted."""
+def _absolute(uri: str) -> str:
+    """Workers on a cluster run in other folders than the command."""
+    return uri if "://" in uri or not uri else str(Path(uri).expanduser().absolute())
+
+
+Uri = Annotated[str, AfterValidator(_without_secrets), AfterValidator(_absolute)]
+"""A path, made absolute, or a URI that may be shown: one with credentials is refused, without being quoted."""
 
 
 class CorpusSettings(Section):
@@ -148,7 +153,9 @@ class IndexSettings(Section):
     precision: Literal["float32", "float16"] = Field("float32", description="how vector components are stored")
     metric: Literal["cosine", "dot", "l2"] = Field("cosine", description="distance of the vector index")
     vector_index: VectorIndex = Field(
-        "auto", description="LanceDB index type; auto: by rows and width, none for small tables"
+        "auto",
+        description="LanceDB index type; auto: by rows and width, none for small tables; another one than before is "
+        "built with the next epoch",
     )
 
     @model_validator(mode="after")
@@ -467,6 +474,8 @@ def load(
         SettingsError: The file cannot be read, a key is unknown (the nearest valid one is named) or a value is not
             allowed.
     """
+    if "engine" in cls.model_fields:
+        command.epilog = "Every engine argument of vLLM is a setting too: --engine.max_num_seqs 512, for example."
     source: CliSettingsSource[Any] = CliSettingsSource(cls, root_parser=command)
     arguments, engine = _split_engine_flags(sys.argv[1:] if argv is None else argv)
     _refuse_unknown_flags(command, arguments)
@@ -480,7 +489,10 @@ def load(
     if not engine:
         return settings, namespace
     known: Settings | ScoreSettings | EvaluateSettings = settings  # type: ignore[assignment]
-    merged = EngineSettings(**{**known.engine.model_dump(), **engine})
+    try:
+        merged = EngineSettings(**{**known.engine.model_dump(), **engine})
+    except ValidationError as error:
+        raise SettingsError(_explain(error, cls, "engine")) from None
     return settings.model_copy(update={"engine": merged}), namespace
 
 
@@ -496,7 +508,7 @@ def _split_engine_flags(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]
         name, has_value, value = word.removeprefix("--engine.").partition("=")
         if not has_value:
             value = next(words, "")
-        if not name or not value:
+        if not name or not value or (not has_value and value.startswith("--")):
             raise SettingsError(f"{word} needs a value")
         engine[name] = value
     return rest, engine
@@ -536,9 +548,11 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {matches[0]}?)" if matches else ""
 
 
-def _explain(error: ValidationError, cls: type[BaseSettings]) -> str:
+def _explain(error: ValidationError, cls: type[BaseSettings], *within: str) -> str:
     """One line per problem, with the key as it is written in the file and never the value."""
-    return "; ".join(_explain_one(problem["type"], problem["loc"], problem["msg"], cls) for problem in error.errors())
+    return "; ".join(
+        _explain_one(problem["type"], (*within, *problem["loc"]), problem["msg"], cls) for problem in error.errors()
+    )
 
 
 def _explain_one(kind: str, location: tuple[int | str, ...], message: str, cls: type[BaseSettings]) -> str:

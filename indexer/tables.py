@@ -54,6 +54,9 @@ IDS_AT_ONCE = 500
 """Ids named in one filter."""
 
 NEAREST = 10
+TIE = 1e-5
+"""Rows as near as the tenth, but for rounding, are as good: equal texts have equal vectors."""
+
 DEFAULT_PROBES = 20
 COARSE = ("PQ", "RQ")
 REFINED = 20
@@ -89,7 +92,7 @@ class Change:
 
 
 def ensure(uri: str, schemas: Mapping[str, pa.Schema]) -> dict[str, int]:
-    """Creates the tables that are missing, empty.
+    """Creates the tables that are missing, empty; likewise those that no epoch has touched and that are otherwise made.
 
     Args:
         uri: LanceDB database.
@@ -99,15 +102,22 @@ def ensure(uri: str, schemas: Mapping[str, pa.Schema]) -> dict[str, int]:
         Latest version of each.
 
     Raises:
-        IndexerError: The location cannot be written.
+        IndexerError: The location cannot be written, or a table there has other columns.
     """
-    versions = {}
-    for name, table_schema in schemas.items():
-        try:
-            versions[name] = lance.dataset(_path(uri, name)).version
-        except (ValueError, OSError):
-            versions[name] = _create(uri, name, table_schema)
-    return versions
+    return {name: _ensured(uri, name, table_schema) for name, table_schema in schemas.items()}
+
+
+def _ensured(uri: str, name: str, table_schema: pa.Schema) -> int:
+    try:
+        dataset = lance.dataset(_path(uri, name))
+    except (ValueError, OSError):
+        return _create(uri, name, table_schema)
+    if dataset.schema.remove_metadata().equals(table_schema.remove_metadata()):
+        return int(dataset.version)
+    if _epoch(dataset):
+        raise IndexerError(f"table {name} at {uri} has other columns than this run makes; choose another index.name")
+    # Left by a run that was killed before its first commit, and whose settings were others.
+    return _create(uri, name, table_schema, "overwrite")
 
 
 def stage(uri: str, name: str, table: pa.Table) -> list[dict[str, Any]]:
@@ -161,6 +171,8 @@ def commit(uri: str, name: str, change: Change) -> int:
             written = _overwrite(dataset, change) if change.dropped is None else _merge(dataset, change)
         except CommitConflictError:
             continue
+        except OSError as error:
+            raise IndexerError(f"cannot commit to table {name}: {first_line(error)}") from None
         return int(written.version)
 
 
@@ -198,7 +210,7 @@ def maintain(uri: str, name: str, kind: str, metric: str, trained_rows: int | No
     for _ in range(TRIES):
         try:
             return _maintain(uri, name, kind, metric, trained_rows)
-        except OSError as error:
+        except (OSError, RuntimeError, ValueError) as error:
             if RETRYABLE not in str(error):
                 raise IndexerError(f"cannot maintain table {name}: {first_line(error)}") from None
     raise IndexerError(f"table {name} is maintained by other processes all the time; run again")
@@ -212,7 +224,7 @@ def _maintain(uri: str, name: str, kind: str, metric: str, trained_rows: int | N
     if schema.ID not in built and rows:
         dataset.create_scalar_index(schema.ID, "BTREE")
     outgrown = trained_rows is not None and rows >= 2 * trained_rows
-    train = kind != NO_INDEX and (schema.VECTOR not in built or outgrown)
+    train = kind not in {NO_INDEX, _index_type(dataset)} or (kind != NO_INDEX and outgrown)
     if train:
         _create_vector_index(uri, name, kind, metric)
     lance.dataset(_path(uri, name)).optimize.optimize_indices()
@@ -324,22 +336,18 @@ def recall(uri: str, name: str, version: int, metric: str, queries: int, wanted:
     """
     dataset = _open(uri, name, version)
     drawn = matrix(dataset.sample(min(queries, dataset.count_rows()), columns=[schema.VECTOR])[schema.VECTOR])
-    exact = _nearest_rows(dataset, drawn)
+    exact = _nearest(dataset, drawn)
     table: Any = search_table(uri, name, version)  # typed as of before its checkout
     partitions, kind = _partitions(dataset), _index_type(dataset)
     probes = min(DEFAULT_PROBES, partitions)
     while True:
-        found = [
-            approximate(table.search(query).distance_type(metric), kind, probes)
-            .limit(NEAREST)
-            .with_row_id(with_row_id=True)
-            .select([schema.ID, "_distance"])
-            for query in drawn
-        ]
+        searches = (approximate(table.search(query).distance_type(metric), kind, probes) for query in drawn)
+        found = [search.limit(NEAREST).select([schema.VECTOR, "_distance"]).to_arrow() for search in searches]
         hits = [
-            len(set(query.to_arrow()["_rowid"].to_pylist()) & rows) for query, rows in zip(found, exact, strict=True)
+            int((matrix(rows[schema.VECTOR]) @ query >= best[-1] - TIE).sum())
+            for query, rows, best in zip(drawn, found, exact, strict=True)
         ]
-        share = sum(hits) / max(1, sum(map(len, exact)))
+        share = sum(hits) / max(1, exact.size)
         if share >= wanted or probes >= partitions:
             return Recall(share, probes)
         probes = min(2 * probes, partitions)
@@ -361,17 +369,13 @@ def approximate(query: Any, index: str, probes: int) -> Any:
     return query.refine_factor(REFINED) if index.endswith(COARSE) else query
 
 
-def _nearest_rows(dataset: lance.LanceDataset, queries: np.ndarray) -> list[set[int]]:
-    """Row ids of the nearest rows in one pass; of unit vectors every metric gives the same order."""
-    best = np.full((len(queries), 0), 0, np.float32)
-    rows = np.empty((len(queries), 0), np.int64)
-    for batch in dataset.scanner(columns=[schema.VECTOR], with_row_id=True).to_batches():
-        cosines = queries @ matrix(batch[schema.VECTOR]).T
-        best = np.concatenate([best, cosines], axis=1)
-        rows = np.concatenate([rows, np.tile(batch["_rowid"].to_numpy().astype(np.int64), (len(queries), 1))], axis=1)
-        order = np.argsort(-best, axis=1)[:, :NEAREST]
-        best, rows = np.take_along_axis(best, order, axis=1), np.take_along_axis(rows, order, axis=1)
-    return [set(row.tolist()) for row in rows]
+def _nearest(dataset: lance.LanceDataset, queries: np.ndarray) -> np.ndarray:
+    """Cosines of the nearest rows in one pass, largest first; of unit vectors every metric gives the same order."""
+    best = np.empty((len(queries), 0), np.float32)
+    for batch in dataset.scanner(columns=[schema.VECTOR]).to_batches():
+        best = np.concatenate([best, queries @ matrix(batch[schema.VECTOR]).T], axis=1)
+        best = -np.sort(-best, axis=1)[:, :NEAREST]
+    return best
 
 
 def matrix(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
@@ -606,17 +610,17 @@ def _open(uri: str, name: str, version: int) -> lance.LanceDataset:
         raise IndexerError(f"table {name} cannot be opened at version {version}: {first_line(error)}") from None
 
 
-def _create(uri: str, name: str, table_schema: pa.Schema) -> int:
+def _create(uri: str, name: str, table_schema: pa.Schema, mode: Literal["create", "overwrite"] = "create") -> int:
     try:
         path = _path(uri, name)
-        lance.write_dataset(table_schema.empty_table(), path, mode="create", data_storage_version=STORAGE_VERSION)
+        made = lance.write_dataset(table_schema.empty_table(), path, mode=mode, data_storage_version=STORAGE_VERSION)
     except (OSError, ValueError) as error:
         # Another run may have created it a moment ago; then it can be opened, else the first error is the reason.
         try:
             return int(lance.dataset(_path(uri, name)).version)
         except (OSError, ValueError):
             raise IndexerError(f"cannot create table {name}: {first_line(error)}") from None
-    return 1
+    return int(made.version)
 
 
 def _epoch(dataset: lance.LanceDataset) -> int:

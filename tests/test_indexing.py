@@ -2,13 +2,17 @@
 
 import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from indexer import planning, publish, retrieval
 from indexer import quarantine as driver_quarantine
+from indexer.cluster import Cluster
 from indexer.epochs import ControlStore
 from indexer.errors import CorpusError, IndexerError, RefusedError, SettingsError
 from indexer.tokens import EmbedTokenizer
@@ -37,6 +41,7 @@ def test_every_usable_document_is_in_every_table_once(tmp_path: Path) -> None:
     assert [published_rows(given, width) for width in WIDTHS] == [expected, expected]
     assert quarantine(given) == [("empty", "empty_text"), ("null", "null_text"), (None, "null_id")]
     assert (summary["epoch"], summary["indexed"], summary["quarantined"], summary["chunks"]) == (1, 400, 3, 400)
+    assert summary["quarantine_reasons"] == {"empty_text": 1, "null_id": 1, "null_text": 1}
     assert {(table["name"], table["width"], table["rows"]) for table in summary["tables"]} == {
         ("docs_d384", 384, 400),
         ("docs_d96", 96, 400),
@@ -137,6 +142,41 @@ def test_a_document_that_kills_or_hangs_the_engine_is_found_and_remembered(
     write(tmp_path / "corpus" / "b.parquet", [("later", "one more")])
     again = run(given, **{fault: poison})
     assert (again["indexed"], again["quarantined"], again["restarts"]) == (1, 1, 0)
+
+
+def test_shards_that_end_in_another_order_are_all_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every other result is held back until the end."""
+    documents = words(300)
+    write(tmp_path / "corpus" / "a.parquet", documents, rows_per_group=25)
+    ended: list[str] = []
+    in_order = Cluster.run
+
+    def reordered(*given: Any, **named: Any) -> Iterator[Any]:
+        late = []
+        for number, outcome in enumerate(in_order(*given, **named)):
+            if number % 2:
+                late.append(outcome)
+            else:
+                ended.append(outcome.shard_id)
+                yield outcome
+        for outcome in reversed(late):
+            ended.append(outcome.shard_id)
+            yield outcome
+
+    monkeypatch.setattr(Cluster, "run", reordered)
+    given = settings(tmp_path)
+    run(given)
+    assert len(ended) > 4
+    expected = sorted((name, 0) for name, _ in documents)
+    assert [published_rows(given, width) for width in WIDTHS] == [expected, expected]
+
+
+def test_more_workers_than_there_is_room_for_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "corpus" / "a.parquet", words(300), rows_per_group=25)
+    with pytest.raises(SettingsError, match=r"cluster\.workers: .* room for \d+ workers of 1 cores, not for"):
+        run(settings(tmp_path, cluster={"workers": 99}, run={"shard_mb": 0.0001}))
+    with pytest.raises(SettingsError, match=r"room for 0 workers of 99 cores"):
+        run(settings(tmp_path, cluster={"cpus_per_worker": 99}))
 
 
 def test_an_engine_that_always_dies_ends_the_run(tmp_path: Path, poison: int) -> None:
@@ -254,6 +294,10 @@ def test_unusable_corpora_are_named_before_any_engine(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="no Parquet file"):
         run(given)
     write(tmp_path / "corpus" / "a.parquet", words(3))
+    table = pq.read_table(tmp_path / "corpus" / "a.parquet")
+    pq.write_table(table.slice(0, 0), tmp_path / "corpus" / "a.parquet")
+    with pytest.raises(CorpusError, match="not a single row"):
+        run(given)
     (tmp_path / "corpus" / "a.parquet").rename(tmp_path / "corpus" / "b.parquet")
     (tmp_path / "corpus" / "b.parquet").write_text("not Parquet")
     with pytest.raises(CorpusError, match=r"none of 1 files can be used; .*b\.parquet"):

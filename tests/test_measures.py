@@ -112,7 +112,9 @@ def test_the_cheapest_within_the_loss_and_fast_enough_is_recommended() -> None:
     slow = [evaluated(384, 0.5, 1000, 0.9), evaluated(192, 0.498, 600, 0.5)]
     slow += [evaluated(192, 0.497, 700, 0.05, index="IVF_SQ")]
     assert recommend(slow, NDCG, 0.01, 0.1).chosen is slow[2]
-    assert "it comes nearest" in recommend(slow, NDCG, 0.01, 0.01).reason
+    assert "it is the fastest that loses at most 1.0%; none of these" in recommend(slow, NDCG, 0.01, 0.01).reason
+    nothing = [evaluated(384, 0.0, 1000), evaluated(96, 0.0, 250)]
+    assert "no loss can be told" in recommend(nothing, NDCG, 0.01, 0.1).reason
     staged = evaluated(96, 0.5, 100, rescored=384)
     assert "widths = [384, 96]" in recommend([reference, staged], NDCG, 0.01, 0.1).toml
 

@@ -58,7 +58,7 @@ def test_a_rollback_gives_up_an_unfinished_epoch(
         raise RefusedError("refused")
 
     with monkeypatch.context() as patch:
-        patch.setattr(publish, "_enforce", lambda gates: refuse() if gates[0].name == "documents_missing" else None)
+        patch.setattr(publish, "_enforce", lambda gates, *_: refuse() if gates[0].name == "documents_missing" else None)
         with pytest.raises(RefusedError):
             night(given, tmp_path, words(30))
     assert store(given).pending_intent() is not None
@@ -122,6 +122,44 @@ def test_a_changed_fingerprint_builds_a_new_generation_beside_the_old(given: Set
     assert pruned.tables == 3
     assert not list(Path(given.index.uri).glob("docs_d*.lance/data/*"))
     assert len(published_rows(changed, 64)) == 60
+
+
+def test_a_rebuild_that_was_given_up_is_not_built_upon(
+    given: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tables hold a committed change that no epoch publishes."""
+    changed = settings(tmp_path, index={"widths": [384, 64]})
+    with monkeypatch.context() as patch:
+        patch.setattr(ControlStore, "put_epoch", lambda *_: pytest.fail("killed here"))
+        with pytest.raises(pytest.fail.Exception):
+            indexing.run(changed, FakeRecipe(WIDTHS[0]), rebuild=True)
+    retention.rollback(given.index.uri, store(given), 2)
+    summary = indexing.run(changed, FakeRecipe(WIDTHS[0]), rebuild=True)
+    assert [table["name"] for table in summary["tables"]] == ["docs_g3_d384", "docs_g3_d64"]
+    assert len(published_rows(changed, 64)) == 60
+    retention.prune(given.index.uri, store(given), keep=1)
+    assert not list(Path(given.index.uri).glob("docs_g2_*.lance"))
+    assert len(published_rows(changed, 64)) == 60
+
+
+@pytest.mark.usefixtures("given")
+def test_a_rebuild_has_the_brake_too(tmp_path: Path) -> None:
+    write(tmp_path / "corpus" / "a.parquet", words(30))
+    changed = settings(tmp_path, index={"widths": [384, 64]})
+    with pytest.raises(RefusedError, match=r"gates\.max_removed is 0\.5, allowed 0\.2"):
+        indexing.run(changed, FakeRecipe(WIDTHS[0]), rebuild=True)
+    allowed = settings(tmp_path, index={"widths": [384, 64]}, gates={"max_removed": 0.5})
+    assert indexing.run(allowed, FakeRecipe(WIDTHS[0]), rebuild=True)["indexed"] == 30
+
+
+def test_another_query_instruction_is_published_and_embeds_nothing(given: Settings, tmp_path: Path) -> None:
+    asking = settings(tmp_path, model={"query_instruction": "Find the document"})
+    summary = run(asking, exits_on=101)
+    assert (summary["epoch"], summary["indexed"], summary["unchanged"]) == (3, 0, 60)
+    published = retrieval.open_published(given.index.uri, "docs")
+    assert published.epoch.description["model"]["query_instruction"] == "Find the document"
+    assert len(published_rows(asking, 96)) == 60
+    assert run(asking)["epoch"] == 3
 
 
 def test_a_plan_estimates_the_night(given: Settings, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """The scoring job on real Ray and real tables, with fake engines in the workers: plumbing, never relevance."""
 
 import itertools
+import json
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from tests.fakes import words, write
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
-POISON = "zebra"
+POISON, CANARY = "zebra", "canarytext"
 
 
 def settings(root: Path, path: str, **sections: Any) -> ScoreSettings:
@@ -117,6 +119,28 @@ def test_a_killed_worker_loses_and_doubles_no_pair(
     assert [row["score"] for row in results(given)] == pytest.approx(expected_scores(reranker_path, pairs))
 
 
+def test_neither_query_nor_document_is_written_anywhere_but_in_the_results(
+    tmp_path: Path, pairs: list[dict[str, Any]], reranker_path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for row in pairs:
+        row |= {"query": f"{CANARY} {row['query']}", "document": f"{CANARY} {row['document']}"}
+    pairs[44]["document"] = f"{CANARY} {POISON}"
+    pq.write_table(pa.Table.from_pylist(pairs), tmp_path / "pairs.parquet")
+    given = settings(tmp_path, reranker_path, run={"retries": 0, "progress": "lines"})
+    (poison, *_) = set(_ids(reranker_path, POISON)) - set(_ids(reranker_path, f"{CANARY} document"))
+    with pytest.raises(IndexerError) as failure:
+        run(given, exits_on=poison)
+    summary = run(given)
+    assert summary["resumed_shards"] > 0
+    logs = [path for path in Path(os.environ["RAY_TMPDIR"]).rglob("*") if path.is_file()]
+    assert any("worker" in path.name for path in logs)
+    kept = [path for path in (tmp_path / "out").rglob("*") if path.is_file() and path.suffix != ".parquet"]
+    assert any("receipts" in path.parts for path in kept)
+    said = [json.dumps(summary), str(failure.value), *capsys.readouterr()]
+    for content in (*(text.encode() for text in said), *(path.read_bytes() for path in (*logs, *kept))):
+        assert CANARY.encode() not in content
+
+
 def _ids(path: str, text: str) -> list[int]:
     return PairTokenizer(path, 256).pairs(["q"], [text]).ids[0]
 
@@ -138,7 +162,7 @@ def test_queries_are_searched_and_reranked(tmp_path: Path, index: dict[str, str]
     given = settings(tmp_path, reranker_path, queries=queries, index=index, run={"shard_pairs": 10})
     summary = run(given)
     found = results(given)
-    assert (summary["pairs"], summary["scored"]) == (15, 15)
+    assert (summary["pairs"], summary["scored"], summary["queries_left_out"]) == (15, 15, 1)
     assert [(row["query_id"], row["rank"]) for row in found] == [
         (name, rank) for name in ("a", "b", "with space") for rank in range(1, 6)
     ]

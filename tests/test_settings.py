@@ -80,6 +80,9 @@ def test_unusable_files_are_explained(tmp_path: Path, addition: str, message: st
         (["--index.widht", "3"], r"unknown flag --index\.widht \(did you mean --index\.widths\?\)"),
         (["--plann"], "unknown flag --plann"),
         (["--engine.max_num_seqs"], "needs a value"),
+        (["--engine.enforce_eager", "--plan"], r"--engine\.enforce_eager needs a value"),
+        (["--engine.replicas_per_gpu", "0"], r"^engine\.replicas_per_gpu: Input should be greater"),
+        (["--engine.slowest=abc"], r"^engine\.slowest: Input should be a valid number"),
     ],
 )
 def test_unknown_flags_are_refused(config: Path, flags: list[str], message: str) -> None:
@@ -109,3 +112,4 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str], config: Pa
     for section, field in Settings.model_fields.items():
         for key in field.annotation.model_fields:
             assert f"--{section}.{key}" in text
+    assert "--engine.max_num_seqs" in text

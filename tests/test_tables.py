@@ -113,6 +113,34 @@ def test_product_quantised_vectors_are_ranked_by_the_vectors_themselves(
     assert by_codes + 0.1 < ranked
 
 
+def test_equal_vectors_are_equally_near(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies of one text: which ten of them an index finds is no fault of it."""
+    few = [rows(start % 40, start % 40 + 20) for start in range(0, 20_000, 20)]
+    tables.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, pa.concat_tables(few))))
+    tables.maintain(uri, NAME, "IVF_PQ", "cosine")
+    monkeypatch.setattr(tables, "REFINED", 1)
+    assert tables.recall(uri, NAME, tables.measure(uri, NAME).version, "cosine", 50, 1.0).share > 0.99
+
+
+def test_another_type_of_vector_index_replaces_the_old_one(uri: str) -> None:
+    tables.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, rows(0, 300))))
+    for kind in ("IVF_FLAT", "IVF_SQ", "IVF_HNSW_SQ"):
+        assert tables.maintain(uri, NAME, kind, "cosine").vector_index == "trained"
+        assert tables.measure(uri, NAME).index == kind
+        assert tables.maintain(uri, NAME, kind, "cosine", 300).vector_index == "extended"
+
+
+def test_an_untouched_table_of_another_schema_is_made_anew(uri: str) -> None:
+    other = Layout("docs", 1, (64, 32), "float16", "cosine", pa.schema([]))
+    tables.ensure(uri, other.schemas())
+    assert lance.dataset(f"{uri}/{NAME}.lance").schema.names == other.schema(64).names
+    versions = tables.ensure(uri, LAYOUT.schemas())
+    tables.commit(uri, NAME, change(1, versions[NAME], tables.stage(uri, NAME, rows(0, 50))))
+    with pytest.raises(IndexerError, match="other columns"):
+        tables.ensure(uri, other.schemas())
+    assert tables.measure(uri, NAME).rows == 50
+
+
 def test_whole_fragments_can_go(uri: str) -> None:
     staged = [part for start in range(0, 300, 100) for part in tables.stage(uri, NAME, rows(start, start + 100))]
     base = tables.commit(uri, NAME, change(1, 1, staged))
