@@ -15,10 +15,49 @@ OUR_NAMES = {"engine", "one_worker", "floor", "job"}
 
 
 def draw(folder: Path, name: str, result: Mapping[str, Any]) -> None:
-    """Writes ``<name>-throughput.png``, ``<name>-mfu.png`` and, for whole jobs, ``<name>-stages.png``."""
+    """Writes the charts of a result of contenders, of the host or of storage.
+
+    ``<name>-throughput.png``, ``<name>-mfu.png`` and, for whole jobs, ``<name>-stages.png``; or ``<name>.png``.
+    """
+    if "searching" in result:
+        _searches(result, folder / f"{name}.png")
+        return
+    if "costs" in result:
+        _host(result, folder / f"{name}.png")
+        return
     _bars(result, "tokens_per_second", "tokens/s", folder / f"{name}-throughput.png")
     _bars(result, "mfu", f"share of the measured {result['dtype']} matrix rate", folder / f"{name}-mfu.png")
     _stages(result, folder / f"{name}-stages.png")
+
+
+def _host(result: Mapping[str, Any], path: Path) -> None:
+    """Microseconds per document by stage, beside what a GPU takes for it."""
+    canvas, axis = pyplot.subplots(figsize=(9, 1 + 0.6 * len(result["costs"])))
+    palette = mpl.color_sequences["tab20"]
+    for cost in result["costs"]:
+        label = f"{cost['tokens']:.0f} tokens"
+        left = 0.0
+        for at, (stage, value) in enumerate(cost["worker_us"].items()):
+            axis.barh(label, value, left=left, color=palette[at], label=f"worker: {stage}")
+            left += value
+        axis.plot(cost["gpu_us_by_arithmetic"], label, "k|", markersize=24, label="a GPU, by arithmetic")
+    _finish(canvas, axis, "microseconds per document", path)
+
+
+def _searches(result: Mapping[str, Any], path: Path) -> None:
+    """Recall against latency, by type of index, width and size."""
+    canvas, axis = pyplot.subplots(figsize=(9, 4.5))
+    kinds = list(dict.fromkeys(case["index"] for case in result["searching"]))
+    for case in result["searching"]:
+        colour = mpl.color_sequences["tab10"][kinds.index(case["index"])]
+        axis.scatter(case["p50_ms"], case["recall_at_10"], color=colour, label=case["index"])
+        note = f"{case['rows'] // 1000}k x {case['width']}" + (" f16" if case["precision"] == "float16" else "")
+        axis.annotate(
+            note, (case["p50_ms"], case["recall_at_10"]), fontsize=6, xytext=(3, 3), textcoords="offset points"
+        )
+    axis.set_xscale("log")
+    axis.set_ylabel("recall at 10", fontsize=8)
+    _finish(canvas, axis, "milliseconds of a search, median", path)
 
 
 def _bars(result: Mapping[str, Any], figure: str, label: str, path: Path) -> None:
@@ -58,10 +97,15 @@ def _stages(result: Mapping[str, Any], path: Path) -> None:
                 colour = palette[names.index(stage) % len(palette)]
                 axis.barh(f"{title}: {label}", seconds, left=left, color=colour, label=f"{label}: {key}")
                 left += seconds
+    axis.invert_yaxis()
+    _finish(canvas, axis, "seconds", path)
+
+
+def _finish(canvas: Any, axis: Any, label: str, path: Path) -> None:
+    """Legend, label and file of a chart with one pair of axes."""
     handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     axis.legend(handles.values(), handles.keys(), fontsize=7, ncols=2, bbox_to_anchor=(1, 1), loc="upper left")
-    axis.set_xlabel("seconds", fontsize=8)
-    axis.invert_yaxis()
+    axis.set_xlabel(label, fontsize=8)
     axis.tick_params(labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
     canvas.tight_layout()

@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,21 @@ def gpu_microseconds(root: Path, tokens: int) -> float:
     return model_flops(config, [tokens]) / (GPU_SHARE * H200_BF16) * 1e6
 
 
+def markdown(result: Mapping[str, Any]) -> str:
+    """The result as tables: microseconds per document and stage, and the control plane."""
+    rows = [
+        {
+            "tokens": round(cost["tokens"]),
+            **{f"worker: {name}": value for name, value in cost["worker_us"].items()},
+            **{f"driver: {name}": value for name, value in cost["driver_us"].items()},
+            "a GPU, by arithmetic": cost["gpu_us_by_arithmetic"],
+        }
+        for cost in result["costs"]
+    ]
+    lines = [f"{results.where(result)}. Microseconds per document:", "", *results.table(rows), ""]
+    return "\n".join([*lines, "Many workers on this machine:", "", *results.table([result["control_plane"]])]) + "\n"
+
+
 def main() -> None:
     """Measures and prints."""
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -112,10 +128,9 @@ def main() -> None:
             print(json.dumps(cost), flush=True)
         many = apart(many_workers, root, arguments.many)
     result = {"machine": machine.describe(), "costs": costs, "control_plane": many}
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "host.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    results.write(arguments.out, "host", result, markdown(result))
     print(json.dumps(many))
-    if below := results.below_floors("host", "control_plane", many):
+    if below := results.below_floors("host", many):
         sys.exit("; ".join(below))
 
 

@@ -68,34 +68,41 @@ def ratios(contenders: Mapping[str, Contender], ours: Sequence[tuple[str, str]])
     return found
 
 
-def below_floors(
-    model: str, lengths: str, measured: Mapping[str, float], left_out: Set[str] = frozenset()
-) -> list[str]:
+def below_floors(table: str, measured: Mapping[str, float], left_out: Set[str] = frozenset()) -> list[str]:
     """What is below its least accepted value in ``floors.toml``, or was not measured though it has one.
 
     Args:
-        model: Table of ``floors.toml``.
-        lengths: Table within it.
+        table: Name of the table in ``floors.toml``.
         measured: Figures by name.
         left_out: Contenders that nobody asked for; a ratio to one of them need not be there.
     """
-    floors = tomllib.loads(FLOORS.read_text(encoding="utf-8")).get(model, {}).get(lengths, {})
+    floors = tomllib.loads(FLOORS.read_text(encoding="utf-8")).get(table, {})
     return [
-        f"{model} {lengths}: {name} is {measured.get(name, 'not measured')}, least accepted {least}"
+        f"{table}: {name} is {measured.get(name, 'not measured')}, least accepted {least}"
         for name, least in floors.items()
         if name.rpartition("/")[2] not in left_out and measured.get(name, 0) < least
     ]
 
 
+def where(result: Mapping[str, Any]) -> str:
+    """The machine, commit and versions of a result, in a sentence without its full stop."""
+    machine = result["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores; commit {machine['commit']}; {versions}"
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lines of a Markdown table with the keys of the first row as its columns."""
+    columns = list(rows[0])
+    lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
+    return lines + [f"| {' | '.join(str(row[column]) for column in columns)} |" for row in rows]
+
+
 def markdown(result: Mapping[str, Any]) -> str:
-    """The result as tables."""
-    where = result["machine"]
+    """A result of several contenders as tables."""
     lines = [
-        f"{where['gpu'] or where['cpu']}, {where['cores']} cores; model {result['model']} in {result['dtype']}, "
-        f"{result['rounds']} rounds; "
-        f"commit {where['commit']}; "
-        + ", ".join(f"{name} {version}" for name, version in where["versions"].items())
-        + ". Large matrix products: "
+        f"{where(result)}. Model {result['model']} in {result['dtype']}, {result['rounds']} rounds"
+        ". Large matrix products: "
         + ", ".join(f"{rate / 1e12:.2f} TFLOP/s in {dtype}" for dtype, rate in result["limit"].items())
         + ".",
     ]
@@ -119,11 +126,11 @@ def _row(contender: str, figures: Mapping[str, Any]) -> str:
     )
 
 
-def write(folder: Path, name: str, result: Mapping[str, Any]) -> None:
+def write(folder: Path, name: str, result: Mapping[str, Any], text: str) -> None:
     """Writes ``<name>.json``, ``<name>.md`` and, where matplotlib is installed, the charts."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    (folder / f"{name}.md").write_text(markdown(result), encoding="utf-8")
+    (folder / f"{name}.md").write_text(text, encoding="utf-8")
     try:
         from benchmarks import charts
     except ModuleNotFoundError:

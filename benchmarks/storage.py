@@ -248,9 +248,10 @@ def main() -> None:
             found.append(searching(Path(folder), case))
             print(json.dumps(found[-1]), flush=True)
     result = {"machine": machine.describe(), "loading": loaded, "searching": found}
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "storage.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    if below := results.below_floors("storage", "loading", loaded):
+    text = [f"{results.where(result)}. Loading {', '.join(map(str, WIDTHS))} dimensions:", "", *results.table([loaded])]
+    text += ["", "Searching:", "", *results.table(found)]
+    results.write(arguments.out, "storage", result, "\n".join(text) + "\n")
+    if below := results.below_floors("storage", loaded):
         sys.exit("; ".join(below))
 
 

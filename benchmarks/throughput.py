@@ -62,7 +62,7 @@ def main() -> None:
             prepared = _prepare(arguments, Path(folder) / lengths, checkpoint, dtype, lengths)
             found = _rounds(prepared, contenders, arguments.rounds)
             runs[lengths] = _describe(prepared, found, limit[dtype])
-            below += results.below_floors(arguments.model, lengths, runs[lengths]["ratios"], left_out)
+            below += results.below_floors(f"{arguments.model} {lengths} {dtype}", runs[lengths]["ratios"], left_out)
     result = {
         "mode": arguments.mode,
         "model": arguments.model,
@@ -72,8 +72,9 @@ def main() -> None:
         "limit": limit,
         "runs": runs,
     }
-    results.write(arguments.out, f"{arguments.mode}-{Path(arguments.model).name}-{dtype}", result)
-    print(results.markdown(result))
+    text = results.markdown(result)
+    results.write(arguments.out, f"{arguments.mode}-{Path(arguments.model).name}-{dtype}", result, text)
+    print(text)
     print(json.dumps({name: run["ratios"] for name, run in runs.items()}))
     if below:
         sys.exit("; ".join(below))

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from indexer import pairs, tables
 from indexer.cluster import SMALL_BYTES, Cluster, GivenUp
 from indexer.epochs import canonical
-from indexer.errors import CorpusError, IndexerError
+from indexer.errors import CorpusError, IndexerError, SettingsError
 from indexer.files import DataFile, list_files, opened
 from indexer.model import Reranker, open_reranker
 from indexer.pairs import RowRange
@@ -121,6 +121,8 @@ def _open(settings: ScoreSettings) -> Run:
             published = _published(settings, None)
             published.text_columns  # noqa: B018  # refused here rather than by every worker
         given = settings.pairs or _given(settings.queries)
+        if given.instruction_column is not None and not reranker.tokenizer.takes_instructions:
+            raise SettingsError(f"instruction_column: {settings.model.name} takes no instructions; leave it out")
         files = list_files(given.uri, "pairs.uri" if settings.pairs else "queries.uri")
         for file in files:
             pairs.require(given.uri, file, _columns(settings), RESULT_COLUMNS if settings.pairs else ())

@@ -544,10 +544,17 @@ def train(uri: str, name: str, kind: str, metric: str) -> int:
 
 
 def index_text(uri: str, name: str, column: str) -> int:
-    """Gives a table a full-text index with LanceDB's own tokenizer settings; returns the version that has it."""
+    """Gives a table a full-text index with LanceDB's own tokenizer settings; returns the version that has it.
+
+    Raises:
+        IndexerError: LanceDB refuses.
+    """
     from lancedb.index import FTS
 
-    _lancedb_table(uri, name).create_index(column, config=FTS(), replace=True)
+    try:
+        _lancedb_table(uri, name).create_index(column, config=FTS(), replace=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise IndexerError(f"no full-text index of table {name}: {first_line(error)}") from None
     return int(lance.dataset(_path(uri, name)).version)
 
 

@@ -430,7 +430,9 @@ class _Prompt:
 
     def pairs(self, queries: Sequence[str], documents: Sequence[str], instructions: Sequence[str | None]) -> PairBatch:
         middles = [
-            PAIR_TEMPLATE.format(instruction=task or self._instruction, query=query, document=document)
+            PAIR_TEMPLATE.format(
+                instruction=self._instruction if task is None else task, query=query, document=document
+            )
             for task, query, document in zip(instructions, queries, documents, strict=True)
         ]
         # The document is at the end of what is cut.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import results
+from benchmarks import host, results, storage
 from benchmarks.apart import apart
 from benchmarks.flops import model_flops
 from benchmarks.results import Contender
@@ -46,18 +46,30 @@ def test_ratios_are_of_medians_and_say_what_is_absent() -> None:
 
 
 def test_a_ratio_below_its_least_accepted_value_is_named() -> None:
-    floors = tomllib.loads(results.FLOORS.read_text(encoding="utf-8"))["small"]["words"]
-    assert results.below_floors("small", "words", floors) == []
-    (below,) = results.below_floors("small", "words", floors | {"job/stock_vllm": 0.5})
+    floors = tomllib.loads(results.FLOORS.read_text(encoding="utf-8"))["small words bfloat16"]
+    assert results.below_floors("small words bfloat16", floors) == []
+    (below,) = results.below_floors("small words bfloat16", floors | {"job/stock_vllm": 0.5})
     assert "job/stock_vllm is 0.5" in below
 
 
 def test_a_contender_that_is_absent_passes_no_floor() -> None:
-    floors = tomllib.loads(results.FLOORS.read_text(encoding="utf-8"))["small"]["words"]
+    floors = tomllib.loads(results.FLOORS.read_text(encoding="utf-8"))["small words bfloat16"]
     measured = {name: least for name, least in floors.items() if name != "job/ray_data"}
-    (below,) = results.below_floors("small", "words", measured)
+    (below,) = results.below_floors("small words bfloat16", measured)
     assert "job/ray_data is not measured" in below
-    assert results.below_floors("small", "words", measured, {"ray_data"}) == []
+    assert results.below_floors("small words bfloat16", measured, {"ray_data"}) == []
+
+
+def test_results_are_written_as_data_table_and_picture(tmp_path: Path) -> None:
+    measured = json.loads((results.FLOORS.parent / "results" / "host.json").read_text(encoding="utf-8"))
+    results.write(tmp_path, "host", measured, host.markdown(measured))
+    searched = [storage.searching(tmp_path, storage.Case(2000, 64, "float32", kind)) for kind in ("none", "IVF_FLAT")]
+    results.write(tmp_path, "storage", measured | {"searching": searched}, "\n".join(results.table(searched)))
+    assert searched[0]["recall_at_10"] == 1.0
+    for name in ("host", "storage"):
+        assert {file.suffix for file in tmp_path.glob(f"{name}.*")} == {".json", ".md", ".png"}
+        header, *rows = [line for line in (tmp_path / f"{name}.md").read_text().splitlines() if line.startswith("|")]
+        assert all(line.count("|") == header.count("|") for line in rows[:2])
 
 
 def _fails() -> None:

@@ -21,6 +21,7 @@ from indexer.settings import PairsSettings, ScoreSettings
 from indexer.testing import FakeEngine
 from indexer.tokens import PairTokenizer
 from tests import fakes
+from tests.checkpoints import cross_encoder
 from tests.fakes import words, write
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -214,6 +215,8 @@ def test_unusable_input_is_named(tmp_path: Path, pairs: list[dict[str, Any]], re
         settings(tmp_path, reranker_path, pairs={"document_id_column": "kept"})
     with pytest.raises(ValueError, match=r"\[index\] is needed"):
         settings(tmp_path, reranker_path, queries={"uri": "x"})
+    with pytest.raises(SettingsError, match="takes no instructions; leave it out"):
+        run(settings(tmp_path, cross_encoder(tmp_path / "bert"), pairs={"instruction_column": "query"}))
     given = settings(tmp_path, reranker_path)
     run(given)
     with pytest.raises(SettingsError, match=r"another run \(other reranker\)"):

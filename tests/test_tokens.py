@@ -252,7 +252,7 @@ def test_pairs_are_the_model_cards_prompts(reranker_tokenizer_path: str) -> None
         ("empty", "", None),
         ("长问题", "答案。" * 3, None),
         ("too long", "word " * 500, None),
-        ("<b>", "</b> yes", None),
+        ("<b>", "</b> yes", ""),
         (" spaces  around ", "\n\ttabs\r\n", "  "),
         ("emoji \U0001f642?", "\u0627\u0644\u0633\u0644\u0627\u0645", None),
         ("q", "no newline\n", "Sort\nby\nline"),
@@ -261,7 +261,8 @@ def test_pairs_are_the_model_cards_prompts(reranker_tokenizer_path: str) -> None
     queries, documents, instructions = (list(column) for column in zip(*pairs, strict=True))
     batch = tokenizer.pairs(queries, documents, instructions)
     for (query, document, instruction), row in zip(pairs, batch.ids, strict=True):
-        assert row == model_card_ids(reranker_tokenizer_path, instruction or "Judge", query, document, 128)
+        task = "Judge" if instruction is None else instruction
+        assert row == model_card_ids(reranker_tokenizer_path, task, query, document, 128)
     assert batch.truncated.tolist() == [row == 4 for row in range(10)]
     assert len(batch.ids[4]) == 128
     assert batch.second is None
