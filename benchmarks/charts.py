@@ -40,7 +40,7 @@ def _host(result: Mapping[str, Any], path: Path) -> None:
         for at, (stage, value) in enumerate(cost["worker_us"].items()):
             axis.barh(label, value, left=left, color=palette[at], label=f"worker: {stage}")
             left += value
-        axis.plot(cost["gpu_us_by_arithmetic"], label, "k|", markersize=24, label="a GPU, by arithmetic")
+        axis.plot(cost["gpu_us_by_arithmetic"], label, "k|", markersize=12, label="a GPU, by arithmetic")
     _finish(canvas, axis, "microseconds per document", path)
 
 
