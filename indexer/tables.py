@@ -219,7 +219,9 @@ def maintain(uri: str, name: str, kind: str, metric: str, trained_rows: int | No
 def _maintain(uri: str, name: str, kind: str, metric: str, trained_rows: int | None) -> Maintenance:
     dataset = lance.dataset(_path(uri, name))
     compaction = dataset.optimize.compact_files(target_rows_per_fragment=ROWS_PER_FRAGMENT)
-    built = {found.field_names[0] for found in dataset.describe_indices()}
+    built = {found.field_names[0]: found.name for found in dataset.describe_indices()}
+    if kind == NO_INDEX and schema.VECTOR in built:
+        dataset.drop_index(built.pop(schema.VECTOR))
     rows = dataset.count_rows()
     if schema.ID not in built and rows:
         dataset.create_scalar_index(schema.ID, "BTREE")

@@ -124,10 +124,12 @@ def test_equal_vectors_are_equally_near(uri: str, monkeypatch: pytest.MonkeyPatc
 
 def test_another_type_of_vector_index_replaces_the_old_one(uri: str) -> None:
     tables.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, rows(0, 300))))
-    for kind in ("IVF_FLAT", "IVF_SQ", "IVF_HNSW_SQ"):
+    for kind in tables.INDEX_CONFIGS:
         assert tables.maintain(uri, NAME, kind, "cosine").vector_index == "trained"
         assert tables.measure(uri, NAME).index == kind
         assert tables.maintain(uri, NAME, kind, "cosine", 300).vector_index == "extended"
+    assert tables.maintain(uri, NAME, "none", "cosine", 300).vector_index == "none"
+    assert (tables.measure(uri, NAME).index, tables.measure(uri, NAME).unindexed) == ("none", 0)
 
 
 def test_an_untouched_table_of_another_schema_is_made_anew(uri: str) -> None:
