@@ -74,8 +74,18 @@ class Changes:
     counts: dict[str, int]
 
 
-def scan(job: Job, cluster: Cluster) -> dict[str, Unread]:
+def start_reader(job: Job) -> ReaderProcess:
+    """Starts the process in which :func:`scan` reads small corpora; meanwhile the caller can connect to Ray."""
+    return ReaderProcess(_reader(job))
+
+
+def scan(job: Job, cluster: Cluster, reader: ReaderProcess) -> dict[str, Unread]:
     """Records the digest of every file that has none yet.
+
+    Args:
+        job: The run's inputs.
+        cluster: Where tasks run.
+        reader: What :func:`start_reader` gave for the same job; it is ended.
 
     Returns:
         Files that cannot be read, by the name of their digest; the next run tries them again.
@@ -87,11 +97,11 @@ def scan(job: Job, cluster: Cluster) -> dict[str, Unread]:
     fresh = [file for file in job.corpus.files if job.corpus.digest_name(file) not in known]
     if len(fresh) > 1:
         say(f"reading {len(fresh)} new or changed files of {len(job.corpus.files)}")
-    small = sum(file.size for file in fresh) < SMALL_BYTES
-    reader = Reader(replace(job.corpus, files=()), job.settings.index.uri, job.settings.index.name)
-    together = len(fresh) if small else min(FILES_AT_ONCE, -(-len(fresh) // (4 * cluster.cores)))
-    arguments = ((reader, fresh[at : at + together]) for at in range(0, len(fresh), max(1, together)))
-    unread = [left for found in cluster.map(_scan_some, arguments, here=small) for left in found]
+    with reader as process:
+        if sum(file.size for file in fresh) < SMALL_BYTES:
+            unread = _scan_some(process, job.settings.corpus.uri, fresh)
+        else:
+            unread = _scan_on(cluster, job, fresh)
     for file, left in unread:
         if left.fate is Fate.WRONG_COLUMNS and job.settings.corpus.strict:
             raise CorpusError(f"{left.detail}; corpus.strict = false leaves such files out")
@@ -99,16 +109,30 @@ def scan(job: Job, cluster: Cluster) -> dict[str, Unread]:
     return {job.corpus.digest_name(file): left for file, left in unread}
 
 
-def _scan_some(reader: Reader, files: Sequence[DataFile]) -> list[tuple[DataFile, Unread]]:
-    unread = []
+def _reader(job: Job) -> Reader:
+    return Reader(replace(job.corpus, files=()), job.settings.index.uri, job.settings.index.name)
+
+
+def _scan_on(cluster: Cluster, job: Job, files: Sequence[DataFile]) -> list[tuple[DataFile, Unread]]:
+    together = min(FILES_AT_ONCE, -(-len(files) // (4 * cluster.cores)))
+    arguments = ((_reader(job), files[at : at + together]) for at in range(0, len(files), together))
+    return [left for found in cluster.map(_scan_apart, arguments) for left in found]
+
+
+def _scan_apart(reader: Reader, files: Sequence[DataFile]) -> list[tuple[DataFile, Unread]]:
     with ReaderProcess(reader) as process:
-        for file in files:
-            try:
-                patiently(reader.corpus.settings.uri, partial(process.digest, file))
-            except BadFile as error:
-                unread.append((file, Unread(file.path, Fate.BAD_FILE, str(error))))
-            except WrongColumns as error:
-                unread.append((file, Unread(file.path, Fate.WRONG_COLUMNS, str(error))))
+        return _scan_some(process, reader.corpus.settings.uri, files)
+
+
+def _scan_some(process: ReaderProcess, uri: str, files: Sequence[DataFile]) -> list[tuple[DataFile, Unread]]:
+    unread = []
+    for file in files:
+        try:
+            patiently(uri, partial(process.digest, file))
+        except BadFile as error:
+            unread.append((file, Unread(file.path, Fate.BAD_FILE, str(error))))
+        except WrongColumns as error:
+            unread.append((file, Unread(file.path, Fate.WRONG_COLUMNS, str(error))))
     return unread
 
 

@@ -22,6 +22,7 @@ from indexer.model import Model
 from indexer.pipeline import Stopwatch
 from indexer.progress import Progress, say
 from indexer.publish import Gate
+from indexer.reader import ReaderProcess
 from indexer.settings import Settings
 
 LISTINGS = 3
@@ -67,16 +68,20 @@ def run(settings: Settings, recipe: Recipe = MakePipeline, *, rebuild: bool = Fa
         pending = job.store.pending_intent()
     if pending is None and job.published is not None and job.is_published:
         return _unchanged(job.published)
+    reader = comparison.start_reader(job)
     with ExitStack() as stack:
         with watch("connect"):
             cluster = stack.enter_context(Cluster(settings.cluster, settings.engine.replicas_per_gpu))
         tries = count(1)
-        while (summary := _attempt(job, cluster, recipe, watch, next(tries))) is None:
+        while (summary := _attempt(job, cluster, reader, recipe, watch, next(tries))) is None:
             job = open_job(settings, rebuild=rebuild)
+            reader = comparison.start_reader(job)
     return summary
 
 
-def _attempt(job: Job, cluster: Cluster, recipe: Recipe, watch: Stopwatch, number: int) -> dict[str, Any] | None:
+def _attempt(
+    job: Job, cluster: Cluster, reader: ReaderProcess, recipe: Recipe, watch: Stopwatch, number: int
+) -> dict[str, Any] | None:
     """One epoch; ``None`` where another run's was in the way and is published now, or the corpus is another one."""
     pending = job.store.pending_intent()
     if pending is not None:
@@ -84,7 +89,7 @@ def _attempt(job: Job, cluster: Cluster, recipe: Recipe, watch: Stopwatch, numbe
         _finish(job, cluster, pending, watch)
         return None
     with watch("scan"):
-        unread = comparison.scan(job, cluster)
+        unread = comparison.scan(job, cluster, reader)
         if unread and number < LISTINGS and open_corpus(job.settings.corpus).files != job.corpus.files:
             say("the corpus changed while it was read: listing it again")
             return None

@@ -32,8 +32,9 @@ def plan(settings: Settings, *, rebuild: bool = False) -> dict[str, Any]:
         CorpusError: The corpus cannot be read as configured.
     """
     job = open_job(settings, rebuild=rebuild)
+    reader = comparison.start_reader(job)
     with Cluster(settings.cluster, settings.engine.replicas_per_gpu) as cluster:
-        found = comparison.compare(job, cluster, comparison.scan(job, cluster))
+        found = comparison.compare(job, cluster, comparison.scan(job, cluster, reader))
         workers = cluster.workers
     shards = list(comparison.shards(job, found))
     documents = sum(shard.documents for shard in shards)

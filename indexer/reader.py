@@ -63,12 +63,12 @@ class ReaderProcess:
     """A :class:`Reader` in another process, which is replaced when it ends."""
 
     def __init__(self, reader: Reader) -> None:
-        """Describes the reader; the process starts with the first file."""
+        """Starts the process and does not wait for it: it takes half a second to load its libraries."""
         self._reader = reader
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[str] | None = _start(reader)
 
     def __enter__(self) -> Self:
-        """Nothing yet."""
+        """Nothing more: the process is already there."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
