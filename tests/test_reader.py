@@ -1,6 +1,7 @@
 """Files that are damaged, hostile, or change while they are read: the file is left out by name, the run goes on."""
 
 import os
+import signal
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -10,14 +11,14 @@ import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as pe
 import pytest
 
-from indexer import comparison, indexing, retrieval
+from indexer import comparison, files, indexing, reader, retrieval
 from indexer.corpus import open_corpus
 from indexer.epochs import ControlStore
 from indexer.errors import BadFile, CorpusError, RefusedError, WrongColumns
 from indexer.reader import Reader, ReaderProcess
 from indexer.settings import CorpusSettings, Settings
 from tests.chaos import LocalCluster
-from tests.fakes import quarantine, run, settings, words, write
+from tests.fakes import published_rows, quarantine, run, settings, words, write
 
 
 @pytest.fixture(autouse=True)
@@ -181,6 +182,45 @@ def test_a_file_that_changes_after_it_was_compared_costs_its_rows_only(
     assert quarantine(given) == []
 
 
+def test_a_file_that_goes_bad_before_its_documents_move_costs_its_rows_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = given_corpus(tmp_path)
+    run(given)
+    moved = tmp_path / "corpus" / "c.parquet"
+    write(moved, [(f"d-{name}", text) for name, text in words(30)])
+    real_compare = comparison.compare
+
+    def truncates(*arguments: object) -> object:
+        found = real_compare(*arguments)
+        moved.write_bytes(moved.read_bytes()[:-40])
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(comparison, "compare", truncates)
+        summary = run(given)
+    assert (summary["indexed"], summary["moved"], summary["quarantined"]) == (0, 0, 30)
+    assert {name for name, _ in published_rows(given, 96)} == {name for name, _ in words(30)}
+    write(moved, [(f"d-{name}", text) for name, text in words(30)])
+    run(given)
+    assert len(published_rows(given, 96)) == 60
+
+
+def test_only_an_object_store_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "PAUSE_SECONDS", 0.0)
+    answers = [BadFile("lost"), None]
+
+    def read() -> str:
+        if (error := answers.pop(0)) is not None:
+            raise error
+        return "read"
+
+    assert files.patiently("s3://bucket/corpus", read) == "read"
+    answers[:] = [BadFile("lost"), None]
+    with pytest.raises(BadFile, match="lost"):
+        files.patiently("/corpus", read)
+
+
 def _digest(root: Path, reader_gb: float = 4.0) -> int:
     corpus = open_corpus(CorpusSettings(uri=str(root / "corpus"), reader_gb=reader_gb))
     with ReaderProcess(Reader(corpus, str(root / "index"), "docs")) as process:
@@ -212,6 +252,17 @@ def test_a_reader_outlives_its_process(tmp_path: Path) -> None:
         with pytest.raises(BadFile, match="status -9"):
             process.digest(corpus.files[0])
         process.digest(corpus.files[0])
+
+
+def test_a_reader_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "PATIENCE_SECONDS", 0.5)
+    write(tmp_path / "corpus" / "a.parquet", words(5))
+    corpus = open_corpus(CorpusSettings(uri=str(tmp_path / "corpus")))
+    with ReaderProcess(Reader(corpus, str(tmp_path / "index"), "docs")) as process:
+        assert process._process is not None
+        process._process.send_signal(signal.SIGSTOP)
+        with pytest.raises(BadFile, match=r"a\.parquet.*status -9.*0 s"):
+            process.digest(corpus.files[0])
 
 
 def test_errors_keep_their_kind(tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ import psutil
 import pytest
 from pydantic import ValidationError
 
-from indexer import checkpoint, indexing
-from indexer.errors import SettingsError
-from indexer.settings import CorpusSettings, IndexSettings
+from indexer import checkpoint, cluster, indexing
+from indexer.errors import IndexerError, SettingsError
+from indexer.model import Model, resolved
+from indexer.settings import CorpusSettings, EngineSettings, IndexSettings, ModelSettings
 from tests import drive, fakes
 from tests.chaos import LocalCluster
 from tests.fakes import published_rows, run, settings, words, write
@@ -210,6 +211,28 @@ def test_model_files_are_compared_with_recorded_digests(minilm_path: str) -> Non
     for recorded in ({"model.safetensors": "0" * 64}, {"other.safetensors": digest}):
         with pytest.raises(SettingsError, match=r"model\.sha256"):
             checkpoint.check_files(found, recorded)
+    other_here = Model(ModelSettings(name=minilm_path, sha256={"model.safetensors": "0" * 64}), EngineSettings(), None)
+    with pytest.raises(SettingsError, match=r"model\.sha256"):
+        other_here.engine()  # as a worker does on its own machine
+
+
+def test_a_model_of_the_hub_that_is_not_pinned_is_warned_of(
+    minilm_path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(checkpoint, "resolve", lambda name, _: checkpoint.Checkpoint(name, "abc123", minilm_path))
+    resolved(ModelSettings(name="some/model", revision="abc123"))
+    assert capsys.readouterr().err == ""
+    resolved(ModelSettings(name="some/model", revision="main"))
+    assert 'some/model is not pinned to a commit; the one of today is revision = "abc123"' in capsys.readouterr().err
+
+
+def test_claims_are_not_made_through_a_link_of_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / f"indexer-claims-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(IndexerError, match="is not ours"):
+        cluster._claim("core-0", wait=False)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_documents_cannot_end_themselves_or_speak_as_the_system(qwen_path: str) -> None:

@@ -39,6 +39,12 @@ def test_the_file_is_read(config: Path) -> None:
     assert settings.model.overflow == "truncate"
 
 
+def test_paths_hold_in_every_folder_and_uris_stay(config: Path) -> None:
+    settings = read(config, "--index.uri", "s3://bucket/index")
+    assert settings.corpus.uri == str(Path.cwd() / "corpus")
+    assert settings.index.uri == "s3://bucket/index"
+
+
 def test_environment_goes_before_the_file_and_flags_before_both(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INDEXER_INDEX__NAME", "from_environment")
     monkeypatch.setenv("INDEXER_MODEL__MAX_TOKENS", "100")
