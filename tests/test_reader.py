@@ -261,7 +261,7 @@ def test_a_reader_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.Monkey
     with ReaderProcess(Reader(corpus, str(tmp_path / "index"), "docs")) as process:
         assert process._process is not None
         process._process.send_signal(signal.SIGSTOP)
-        with pytest.raises(BadFile, match=r"a\.parquet.*status -9.*0 s"):
+        with pytest.raises(BadFile, match=r"a\.parquet.*status -9"):
             process.digest(corpus.files[0])
 
 
