@@ -15,6 +15,9 @@ from indexer.epochs import Receipt
 from indexer.settings import ClusterSettings, Settings
 
 SHARDS = 40
+SHARD_DOCUMENTS = 12
+"""Fewest documents of a shard: of every shard the job embeds one once more, to compare."""
+
 WARM = 64
 """Documents embedded before the clock starts."""
 
@@ -102,14 +105,14 @@ def settings_of(work: Work, number: int) -> Settings:
         model={"name": work.checkpoint, "max_tokens": MAX_TOKENS, "dtype": work.dtype},
         index={"uri": str(work.root / f"index-{number}"), "widths": [widest, widest // 2, widest // 4, widest // 8]},
         cluster={"address": "local"},
-        run={"progress": "none", "shard_mb": min(8.0, sum(map(len, work.texts)) / SHARDS / 2**20)},
+        run={"progress": "none", "shard_mb": min(8.0, sum(map(len, work.texts)) / _shard_count(work) / 2**20)},
     )
 
 
 def _on_workers(work: Work, settings: ClusterSettings) -> Outcome:
     begun = time.perf_counter()
     with Cluster(settings) as cluster:
-        cluster.start_workers(MakeFloor(work), SHARDS)  # type: ignore[arg-type]
+        cluster.start_workers(MakeFloor(work), _shard_count(work))  # type: ignore[arg-type]
         for _ in cluster.run([Shard("0", (), WARM, 0)] * cluster.workers, retries=0, most_restarts=0):
             pass
         start = time.perf_counter()
@@ -119,7 +122,11 @@ def _on_workers(work: Work, settings: ClusterSettings) -> Outcome:
         return Outcome(tokens, time.perf_counter() - start, start - begun, {})
 
 
+def _shard_count(work: Work) -> int:
+    return min(SHARDS, -(-work.documents // SHARD_DOCUMENTS))
+
+
 def _shards(work: Work) -> list[Shard]:
     """Equal numbers of documents."""
-    size = -(-work.documents // SHARDS)
+    size = -(-work.documents // _shard_count(work))
     return [Shard(str(at), (), min(size, work.documents - at), 0) for at in range(0, work.documents, size)]
