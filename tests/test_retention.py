@@ -1,16 +1,21 @@
 """Epochs after the fact, and generations, on real Ray and real tables with the fake engine."""
 
+import json
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from indexer import indexing, planning, publish, retention, retrieval
+from indexer import checkpoint, indexing, planning, publish, retention, retrieval
 from indexer.epochs import ControlStore
 from indexer.errors import IndexerError, RefusedError, SettingsError
 from indexer.settings import Settings
-from indexer.testing import FakeRecipe
-from tests.fakes import WIDTHS, published_rows, run, settings, words, write
+from indexer.testing import FakeRecipe, minilm_path
+from tests.fakes import WIDTHS, published_rows, published_vectors, run, settings, words, write
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -104,6 +109,43 @@ def test_staged_orphans_of_closed_epochs_are_pruned(
     pruned = retention.prune(given.index.uri, store(given), keep=2)
     assert pruned.orphans >= 2
     assert len(ids(given, 3)) == 60
+
+
+def test_pruning_beside_running_nights_takes_nothing_they_need(given: Settings, tmp_path: Path) -> None:
+    done = threading.Event()
+
+    def prunes() -> int:
+        forgotten = 0
+        while not done.is_set():
+            forgotten += len(retention.prune(given.index.uri, store(given), keep=1).epochs)
+        return forgotten
+
+    with ThreadPoolExecutor(1) as beside:
+        pruning = beside.submit(prunes)
+        try:
+            for seed in range(2, 6):
+                changed = [*words(10 * seed, seed=seed), *words(60)[10 * seed :]]
+                assert night(given, tmp_path, changed)["documents"] == 60
+        finally:
+            done.set()
+    assert pruning.result() >= 4
+    assert published_rows(given, 96) == sorted((name, 0) for name, _ in words(60))
+    assert all(np.isfinite(vector).all() for vector in published_vectors(given, 384).values())
+
+
+def test_other_query_models_are_refused_with_both_fingerprints(tmp_path: Path) -> None:
+    model = Path(shutil.copytree(minilm_path(), tmp_path / "model"))
+    given = settings(tmp_path, model={"name": str(model)})
+    night(given, tmp_path, words(5))
+    published = retrieval.open_published(given.index.uri, "docs")
+    theirs = published.model.fingerprint["weights"]
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    (model / "config.json").write_text(json.dumps(config | {"changed": True}), encoding="utf-8")
+    with pytest.raises(SettingsError, match="weights: index") as refused:
+        _ = retrieval.open_published(given.index.uri, "docs").model
+    ours = checkpoint.resolve(str(model), None).digest
+    assert ours != theirs
+    assert f"weights: index {theirs}, query model {ours}" in str(refused.value)
 
 
 def test_a_changed_fingerprint_builds_a_new_generation_beside_the_old(given: Settings, tmp_path: Path) -> None:

@@ -132,6 +132,17 @@ def test_another_type_of_vector_index_replaces_the_old_one(uri: str) -> None:
     assert (tables.measure(uri, NAME).index, tables.measure(uri, NAME).unindexed) == ("none", 0)
 
 
+def test_the_vector_index_of_a_table_that_has_doubled_is_trained_anew(uri: str) -> None:
+    tables.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, rows(0, 300))))
+    tables.maintain(uri, NAME, "IVF_FLAT", "cosine")
+    for epoch, (start, stop, done, trained) in enumerate([(300, 599, "extended", 300), (599, 600, "trained", 600)], 2):
+        version = tables.measure(uri, NAME).version
+        tables.commit(uri, NAME, change(epoch, version, tables.stage(uri, NAME, rows(start, stop))))
+        found = tables.maintain(uri, NAME, "IVF_FLAT", "cosine", 300)
+        assert (found.vector_index, found.trained_rows) == (done, trained)
+        assert tables.measure(uri, NAME).unindexed == 0
+
+
 def test_an_untouched_table_of_another_schema_is_made_anew(uri: str) -> None:
     other = Layout("docs", 1, (64, 32), "float16", "cosine", pa.schema([]))
     tables.ensure(uri, other.schemas())
