@@ -7,12 +7,13 @@ import signal
 import stat
 import tempfile
 import threading
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import starmap
 from pathlib import Path
 from typing import IO, Any, Generic, Self, TypeVar
@@ -41,6 +42,9 @@ LOCAL = "local"
 
 STOP_SECONDS = 1.0
 """How soon a signal to stop is seen while workers work."""
+
+DESERTED_SECONDS = 600.0
+"""How long a run whose machines are all lost waits for others, which managed clusters start in minutes."""
 
 PROCESS_ENDED = 70
 """Exit status of a worker process whose engine died (``EX_SOFTWARE`` of sysexits.h)."""
@@ -75,14 +79,24 @@ class Lease:
 
 @dataclass
 class Member:
-    """A worker actor as the driver sees it."""
+    """A worker actor as the driver sees it.
+
+    Attributes:
+        actor: Ray's handle.
+        starting: Reference that ends when the engine has started, or cannot be.
+        ready: Whether it has: a worker for which the cluster has no place would keep what it was given for ever.
+        leases: What it holds, by the references that end with the receipts.
+    """
 
     actor: Any
     starting: Any
+    ready: bool = False
     leases: dict[Any, Lease] = field(default_factory=dict)
 
     def takes(self, lease: Lease) -> bool:
         """Whether the lease may be given now: suspects run alone."""
+        if not self.ready:
+            return False
         if lease.suspect or any(held.suspect for held in self.leases.values()):
             return not self.leases
         return len(self.leases) < PIECES_INSIDE
@@ -90,6 +104,8 @@ class Member:
 
 class Worker:
     """Actor: one process, one engine, one pipeline."""
+
+    _pipeline: Pipeline[Any, Any, Any, Any]
 
     def __init__(self, cores: int) -> None:
         """Pins the process.
@@ -99,8 +115,6 @@ class Worker:
         """
         logging.getLogger("vllm").setLevel(logging.ERROR)
         self._claims = _pin(cores) if cores else []
-        # Replacements get work while they start: a future makes those wait and gives them the start's own error.
-        self._pipeline: Future[Pipeline[Any, Any, Any, Any]] = Future()
 
     def start(self, make_pipeline: MakePipeline) -> int:
         """Starts the engine, one at a time per GPU: vLLM sizes its memory by what is free when it starts.
@@ -108,18 +122,14 @@ class Worker:
         Returns:
             The process id.
         """
-        try:
-            with _turn(f"gpu-{os.environ.get('CUDA_VISIBLE_DEVICES', 'none')}", wait=not self._claims):
-                self._pipeline.set_result(make_pipeline())
-        except BaseException as error:
-            self._pipeline.set_exception(error)
-            raise
+        with _turn(f"gpu-{os.environ.get('CUDA_VISIBLE_DEVICES', 'none')}", wait=not self._claims):
+            self._pipeline = make_pipeline()
         return os.getpid()
 
     def run(self, piece: Piece) -> Any:
         """Takes a piece of work to its receipt; ends the process when the engine is dead, so that nothing hangs."""
         try:
-            return self._pipeline.result().run(piece)
+            return self._pipeline.run(piece)
         except EngineDead:
             os._exit(PROCESS_ENDED)
 
@@ -172,9 +182,9 @@ class Cluster:
         """Cores of the cluster."""
         return int(ray.cluster_resources()["CPU"])
 
-    @property
+    @cached_property
     def gpus(self) -> int:
-        """GPUs of the cluster."""
+        """GPUs of the cluster when it was first asked: losing them must not make workers that want none."""
         return int(ray.cluster_resources().get("GPU", 0))
 
     @property
@@ -248,7 +258,8 @@ class Cluster:
             except RayTaskError as error:
                 raise _cause(error) from None
             except RayError as error:
-                raise IndexerError(f"a worker process ended while its engine started: {first_line(error)}") from None
+                raise IndexerError(f"a worker died while its engine started: {_death(error)}") from None
+            member.ready = True
         return len(self._members)
 
     def stop_workers(self) -> None:
@@ -261,8 +272,9 @@ class Cluster:
         """Takes pieces of work to receipts on the started workers.
 
         What a worker held when it died is halved, each half runs alone, and so on: of n documents, one that kills is
-        found with 1 + log2(n) deaths. What cannot be halved is given up after ``retries`` more. On SIGTERM or Ctrl-C
-        the pieces in hand are finished and nothing else is begun; a second signal ends at once.
+        found with 1 + log2(n) deaths. What cannot be halved is given up after ``retries`` more. A dead worker's
+        replacement takes part once its engine has started: where a machine is lost, the others do its work. On SIGTERM
+        or Ctrl-C the pieces in hand are finished and nothing else is begun; a second signal ends at once.
 
         Args:
             pieces: Work, pulled as workers have room.
@@ -273,22 +285,27 @@ class Cluster:
             What the pipeline returned, and given-up pieces, in the order in which they end.
 
         Raises:
-            IndexerError: Too many workers died, or a piece failed for a reason that is not its own.
+            IndexerError: Too many workers died, no machine is left for any, or a piece failed for a reason that is not
+                its own.
             KeyboardInterrupt: A signal asked to stop.
         """
         fresh: Iterator[Piece] = iter(pieces)
         queue: deque[Lease] = deque()
         self.restarts = 0
+        self._last_room = time.monotonic()
         with _asked_to_stop() as asked:
             while True:
                 if not asked.is_set():
                     self._lease(queue, fresh)
-                references = {reference: member for member in self._members for reference in member.leases}
-                if not references:
+                leased = {reference: member for member in self._members for reference in member.leases}
+                if not leased and (asked.is_set() or not queue):
                     break
+                references = leased | {member.starting: member for member in self._members if not member.ready}
                 ended, _ = ray.wait(list(references), num_returns=1, timeout=STOP_SECONDS)
                 for reference in ended:
                     yield from self._settle(references[reference], reference, queue, retries)
+                if not leased:
+                    self._check_room()
                 if self.restarts > most_restarts:
                     raise IndexerError(f"{self.restarts} workers died, run.max_restarts allows {most_restarts}")
         if asked.is_set():
@@ -307,20 +324,32 @@ class Cluster:
                     member.leases[member.actor.run.remote(lease.piece)] = lease
                     given = True
 
+    def _check_room(self) -> None:
+        """Ends a run that nobody works on and no machine of the cluster could."""
+        if self.room:
+            self._last_room = time.monotonic()
+        elif time.monotonic() - self._last_room > DESERTED_SECONDS:
+            raise IndexerError(
+                f"the machines of all workers are lost, and no other came in {DESERTED_SECONDS:.0f} seconds; the same "
+                "command resumes"
+            )
+
     def _settle(self, member: Member, reference: Any, queue: deque[Lease], retries: int) -> Iterator[Any]:
         try:
             receipt = ray.get(reference)
         except RayTaskError as error:
             cause = _cause(error)
-            if not isinstance(cause, CorpusError):
+            if not member.ready or not isinstance(cause, CorpusError):
                 raise cause from None
             lease = member.leases.pop(reference)
             yield from _fail(lease, queue, retries, str(cause))
         except RayError as error:
-            yield from self._bury(member, queue, retries, f"worker died: {first_line(error)}")
+            yield from self._bury(member, queue, retries, f"worker died: {_death(error)}")
         else:
-            del member.leases[reference]
-            yield receipt
+            if member.ready:
+                del member.leases[reference]
+                yield receipt
+            member.ready = True
 
     def _bury(self, member: Member, queue: deque[Lease], retries: int, reason: str) -> Iterator[GivenUp[Any]]:
         """Replaces a dead worker; what it held is halved, and its only piece, where it has no halves, is to blame."""
@@ -334,6 +363,8 @@ class Cluster:
                 yield from _fail(lease, queue, retries, reason)
             else:
                 queue.append(lease)
+        say(f"{reason}; another one is started")
+        ray.kill(member.actor)  # Ray may only have lost sight of it, and it holds a GPU
         self.restarts += 1
         self._members.remove(member)
         self._members.append(self._hire())
@@ -343,8 +374,7 @@ class Cluster:
         if self.gpus:
             options["num_gpus"] = 1 / self._replicas
         cores = 0 if self.gpus else self._settings.cpus_per_worker
-        # One thread more than pieces inside: a lease given early must not wait for a thread.
-        actor: Any = ray.remote(Worker).options(max_concurrency=PIECES_INSIDE + 1, **options).remote(cores)
+        actor: Any = ray.remote(Worker).options(max_concurrency=PIECES_INSIDE, **options).remote(cores)
         return Member(actor, actor.start.remote(self._make_pipeline))
 
 
@@ -363,6 +393,14 @@ def _take_one(waiting: set[Any]) -> Any:
         return ray.get(ended[0])
     except RayTaskError as error:
         raise _cause(error) from None
+    except RayError as error:  # Ray has tried again by itself
+        raise IndexerError(f"the process of a task died: {_death(error)}") from None
+
+
+def _death(error: RayError) -> str:
+    """Why a process died, as far as Ray knows: the sentence that says so in its report."""
+    lines = (line for line in str(error).splitlines() if line.startswith("The actor is dead because"))
+    return next(lines, first_line(error)).split(". ")[0].rstrip(".")
 
 
 def _cause(error: RayTaskError) -> Exception:

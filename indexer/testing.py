@@ -92,6 +92,7 @@ class FakeEngine:
         exits_on: int | None = None,
         nan_on: int | None = None,
         hangs_on: int | None = None,
+        swells_on: int | None = None,
     ) -> None:
         """Sets what the engine does besides giving vectors.
 
@@ -102,6 +103,7 @@ class FakeEngine:
             exits_on: Token id that ends the process at once, as a segmentation fault would.
             nan_on: Token id whose sequences get vectors of NaN.
             hangs_on: Token id that keeps the engine busy for ever; its deadline is a second.
+            swells_on: Token id for which memory is taken until something ends the process, or there are 3 GiB of it.
         """
         self.dimension = dimension
         self.calls = 0
@@ -111,6 +113,7 @@ class FakeEngine:
         self._exits_on = exits_on
         self._nan_on = nan_on
         self._hangs_on = hangs_on
+        self._swells_on = swells_on
 
     def embed(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
         """Unit vectors, float32, shape (len(token_ids), dimension)."""
@@ -129,6 +132,9 @@ class FakeEngine:
         if self._hangs_on in ids:
             with deadline(1.0):
                 threading.Event().wait()
+        if self._swells_on in ids:
+            _held = bytearray(3 << 30)
+            threading.Event().wait()
         if self._exits_on in ids:
             os._exit(9)
         if self._dies_on in ids:

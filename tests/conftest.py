@@ -2,37 +2,23 @@
 
 import multiprocessing
 import os
-import socket
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
-from pathlib import Path
 
 import pytest
 
 from indexer import testing
 from tests.checkpoints import FAST_DTYPE
-from tests.fakes import end_ray
-
-RAY = str(Path(sys.executable).with_name("ray"))
+from tests.rays import ray_head
 
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One Ray cluster of two cores for all tests, which runs find through RAY_ADDRESS as in a submitted job."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    start = [RAY, "start", "--head", f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=2"]
-    quiet = ["--include-dashboard=false", "--disable-usage-stats", f"--object-store-memory={256 << 20}"]
-    folder = tempfile.mkdtemp(prefix="ray-")
-    os.environ |= {"RAY_ADDRESS": f"127.0.0.1:{port}", "RAY_TMPDIR": folder}
-    subprocess.run([*start, *quiet], check=True, capture_output=True, timeout=120)
-    yield
-    del os.environ["RAY_ADDRESS"], os.environ["RAY_TMPDIR"]
-    end_ray(folder)
+    with ray_head(cores=2) as head:
+        os.environ |= {"RAY_ADDRESS": head.address, "RAY_TMPDIR": head.folder}
+        yield
+        del os.environ["RAY_ADDRESS"], os.environ["RAY_TMPDIR"]
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,6 @@
 """What tests of the host side share: runs on the fake engine, written corpora, read-back tables."""
 
-import os
-import shutil
-import signal
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +11,12 @@ import pyarrow.parquet as pq
 from indexer import indexing, retrieval
 from indexer.settings import Settings
 from indexer.testing import FakeRecipe, minilm_path
+from indexer.tokens import EmbedTokenizer
 
 WIDTHS = [384, 96]
+
+POISON = "zebra"
+"""A word of one token that :func:`words` never gives."""
 
 
 def settings(root: Path, **sections: dict[str, Any]) -> Settings:
@@ -48,6 +48,12 @@ def words(count: int, seed: int = 0) -> list[tuple[str, str]]:
     return [(f"doc-{row:05d}", f"document {row} of seed {seed} speaks of {row * 7919 % 1000}") for row in range(count)]
 
 
+def poison_token() -> int:
+    """Token id of :data:`POISON`."""
+    (ids,) = EmbedTokenizer(minilm_path(), max_tokens=128).documents([POISON]).ids
+    return ids[1]
+
+
 def published_rows(given: Settings, width: int) -> list[tuple[str, int]]:
     """Keys of a published width table, sorted."""
     table = retrieval.open_published(given.index.uri, given.index.name).read(width, ["id", "chunk"])
@@ -65,25 +71,3 @@ def quarantine(given: Settings) -> list[tuple[str | None, str]]:
     """(id, reason) of the published quarantine, sorted."""
     table = retrieval.open_published(given.index.uri, given.index.name).quarantine()
     return sorted(zip(table["id"].to_pylist(), table["reason"].to_pylist(), strict=True), key=str)
-
-
-def ray_processes(folder: str) -> list[int]:
-    """Processes of the Ray whose temporary folder this is."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            words = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
-            variables = (entry / "environ").read_bytes() if b"ray" in words else b""
-        except OSError:
-            continue
-        if folder.encode() in words + variables and int(entry.name) != os.getpid():
-            found.append(int(entry.name))
-    return found
-
-
-def end_ray(folder: str) -> None:
-    """Ends that Ray and removes its folder; `ray stop` would end every Ray of the machine."""
-    for process in ray_processes(folder):
-        with suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
-    shutil.rmtree(folder, ignore_errors=True)

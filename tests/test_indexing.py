@@ -15,20 +15,26 @@ from indexer import quarantine as driver_quarantine
 from indexer.cluster import Cluster
 from indexer.epochs import ControlStore
 from indexer.errors import CorpusError, IndexerError, RefusedError, SettingsError
-from indexer.tokens import EmbedTokenizer
-from tests.fakes import WIDTHS, published_rows, published_vectors, quarantine, run, settings, words, write
+from tests.fakes import (
+    POISON,
+    WIDTHS,
+    poison_token,
+    published_rows,
+    published_vectors,
+    quarantine,
+    run,
+    settings,
+    words,
+    write,
+)
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
-POISON = "zebra"
-
 
 @pytest.fixture
-def poison(tmp_path: Path) -> int:
-    """Token id of a word that no other document has."""
-    given = settings(tmp_path)
-    (body,) = EmbedTokenizer(given.model.name, max_tokens=128).documents([POISON]).ids
-    return body[1]
+def poison() -> int:
+    """Token id of the word that no other document has."""
+    return poison_token()
 
 
 def test_every_usable_document_is_in_every_table_once(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 from indexer.testing import minilm_path, qwen3_checkpoint, tiny_corpus
 from indexer.tokens import TextEncoder
 from tests.checkpoints import marked_reranker
-from tests.fakes import end_ray, ray_processes
+from tests.rays import end_ray, ray_processes
 
 ROOT = Path(__file__).parents[1]
 RAY = str(Path(sys.executable).with_name("ray"))

@@ -15,7 +15,7 @@ import pytest
 from indexer import retrieval
 from indexer.testing import qwen3_checkpoint, tiny_corpus
 from tests.checkpoints import FAST_DTYPE
-from tests.fakes import end_ray
+from tests.rays import end_ray
 
 ROOT = Path(__file__).parents[1]
 KILLS = 10

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray._private.utils import get_system_memory, get_used_memory
 
-from indexer import epochs, indexing
+from indexer import cluster, epochs, indexing
 from indexer.epochs import ControlStore
+from indexer.errors import IndexerError
 from tests import drive
 from tests.chaos import LocalCluster
-from tests.fakes import published_rows, quarantine, run, settings, words, write
+from tests.fakes import POISON, poison_token, published_rows, quarantine, run, settings, words, write
+from tests.rays import join, ray_head
 
 ROOT = Path(__file__).parents[1]
 
@@ -109,6 +114,63 @@ def _wait(until: Callable[[], bool]) -> None:
     while not until():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def test_another_machine_does_the_work_of_a_lost_one(tmp_path: Path) -> None:
+    documents = words(600)
+    write(tmp_path / "corpus" / "a.parquet", documents)
+    with ray_head(cores=1) as head:
+        machine = join(head, cores=1)
+        given = {"run": {"shard_mb": 0.0024, "progress": "none"}, "cluster": {"address": head.address, "workers": 2}}
+        process = subprocess.Popen(
+            drive.command(tmp_path, given, seconds_per_token=0.003),
+            cwd=ROOT, env=_alone(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        store = ControlStore(settings(tmp_path).index.uri, "docs")
+        _wait(lambda: len(store.receipt_ids(1)) > 4)
+        os.kill(machine, signal.SIGKILL)
+        printed, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    summary = json.loads(printed.splitlines()[-1])
+    assert (summary["indexed"], summary["quarantined"], summary["restarts"]) == (600, 0, 1)
+    assert re.search("worker died: .*; another one is started", said)
+    assert published_rows(settings(tmp_path), 96) == sorted((name, 0) for name, _ in documents)
+
+
+@pytest.mark.slow
+def test_running_out_of_memory_is_the_reason_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "corpus" / "a.parquet", [*words(63), ("greedy", POISON)])
+    used = (get_used_memory() + (2 << 30)) / get_system_memory()
+    monkeypatch.setenv("RAY_memory_usage_threshold", f"{used:.3f}")
+    given = {"cluster": {"address": "local", "workers": 1}}
+    ended = drives(tmp_path, given, swells_on=poison_token())
+    assert ended.returncode == 0, ended.stderr
+    assert "node running low on memory" in ended.stderr
+    assert json.loads(ended.stdout.splitlines()[-1])["indexed"] == 63
+    assert quarantine(settings(tmp_path)) == [("greedy", "poison")]
+
+
+@pytest.mark.slow
+def test_a_run_waits_for_machines_but_not_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "DESERTED_SECONDS", 3.0)
+    write(tmp_path / "corpus" / "a.parquet", words(600))
+    store = ControlStore(settings(tmp_path).index.uri, "docs")
+
+    def lose(machine: int) -> None:
+        _wait(lambda: len(store.receipt_ids(1)) > 4)
+        os.kill(machine, signal.SIGKILL)
+
+    with ray_head(cores=0) as head:
+        given = {"run": {"shard_mb": 0.0024, "progress": "none"}, "cluster": {"address": head.address, "workers": 1}}
+        loser = threading.Thread(target=lose, args=(join(head, cores=1),))
+        loser.start()
+        with pytest.raises(IndexerError, match="the machines of all workers are lost"):
+            run(settings(tmp_path, **given), seconds_per_token=0.003)
+        loser.join()
+        staged = len(store.receipt_ids(1))
+        join(head, cores=1)
+        summary = run(settings(tmp_path, **given))
+    assert (summary["indexed"], summary["resumed_shards"]) == (600, staged)
 
 
 def test_clock_steps_of_years_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
