@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from benchmarks.work import MAX_TOKENS, Outcome, Work
 from indexer import indexing
 from indexer.cluster import Cluster
+from indexer.comparison import FEWEST_DOCUMENTS
 from indexer.corpus import Shard
 from indexer.engine import Engine
 from indexer.epochs import Receipt
 from indexer.settings import ClusterSettings, Settings
 
 SHARDS = 40
-SHARD_DOCUMENTS = 12
-"""Fewest documents of a shard: of every shard the job embeds one once more, to compare."""
 
 WARM = 64
 """Documents embedded before the clock starts."""
@@ -123,7 +122,7 @@ def _on_workers(work: Work, settings: ClusterSettings) -> Outcome:
 
 
 def _shard_count(work: Work) -> int:
-    return min(SHARDS, -(-work.documents // SHARD_DOCUMENTS))
+    return min(SHARDS, -(-work.documents // FEWEST_DOCUMENTS))
 
 
 def _shards(work: Work) -> list[Shard]:

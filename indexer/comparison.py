@@ -27,6 +27,9 @@ MIB = 1 << 20
 SHARDS_WANTED = 64
 SMALLEST_SHARD = MIB // 16
 
+FEWEST_DOCUMENTS = 16
+"""Documents of a small job's shard at least: of every shard one is embedded once more, to compare."""
+
 FILES_AT_ONCE = 64
 """Most files one task reads: each starts a process for reading, which takes half a second."""
 
@@ -272,8 +275,9 @@ def _shard_bytes(job: Job, found: Changes) -> int:
 
     It follows from the work alone, never from the workers: a resumed run must cut the same shards.
     """
-    share = found.counts["text_bytes"] // SHARDS_WANTED
-    return min(int(job.settings.run.shard_mb * MIB), max(share, SMALLEST_SHARD))
+    text_bytes = found.counts["text_bytes"]
+    few = FEWEST_DOCUMENTS * text_bytes // max(found.counts["new"] + found.counts["changed"], 1)
+    return min(int(job.settings.run.shard_mb * MIB), max(text_bytes // SHARDS_WANTED, few, SMALLEST_SHARD))
 
 
 def _chosen(job: Job, found: Changes, *, moved: bool) -> Iterator[tuple[DataFile, np.ndarray, np.ndarray]]:

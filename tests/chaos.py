@@ -140,7 +140,7 @@ class World:
             try:
                 indexing.Cluster = LocalCluster  # type: ignore[misc,assignment]
                 comparison.ReaderProcess = contextlib.nullcontext  # type: ignore[misc,assignment]
-                comparison.SMALLEST_SHARD = 1
+                comparison.SMALLEST_SHARD = comparison.FEWEST_DOCUMENTS = 1
                 FAULTS[self.fault]()
                 prepare()
                 indexing.run(self.settings, FakeRecipe(DIMENSION))

@@ -177,6 +177,15 @@ def test_shards_that_end_in_another_order_are_all_there(tmp_path: Path, monkeypa
     assert [published_rows(given, width) for width in WIDTHS] == [expected, expected]
 
 
+def test_shards_of_a_few_long_documents_hold_several(tmp_path: Path) -> None:
+    """One of each is embedded once more."""
+    write(tmp_path / "corpus" / "a.parquet", [(name, f"{text} " * 500) for name, text in words(64)])
+    given = settings(tmp_path, run={"shard_mb": 8.0, "progress": "none"})
+    run(given)
+    store = ControlStore(given.index.uri, "docs")
+    assert len(store.receipt_ids(1)) == 4
+
+
 def test_more_workers_than_there_is_room_for_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "corpus" / "a.parquet", words(300), rows_per_group=25)
     with pytest.raises(SettingsError, match=r"cluster\.workers: .* room for \d+ workers of 1 cores, not for"):
