@@ -8,7 +8,6 @@ changed.
 import argparse
 import json
 import tempfile
-import threading
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.memory import SECONDS_BETWEEN_LOOKS, peak_mib, ray_peaks
+from benchmarks.memory import peak_mib, ray_peaks
 from benchmarks.weightless import Weightless
 from indexer import indexing
 from indexer.settings import Settings
@@ -51,7 +50,7 @@ def night(root: Path) -> dict[str, Any]:
     """One run, in this process.
 
     Returns:
-        Documents embedded, seconds, and the peaks of the driver and of the largest process of Ray, MiB.
+        Documents embedded, seconds, and the peaks of the driver and of the largest task, MiB.
     """
     settings = Settings(
         corpus={"uri": str(root / "corpus")},
@@ -60,26 +59,14 @@ def night(root: Path) -> dict[str, Any]:
         cluster={"address": "local"},
         run={"progress": "none"},
     )
-    peaks: dict[str, float] = {}
-    done = threading.Event()
-
-    def look() -> None:
-        while not done.wait(SECONDS_BETWEEN_LOOKS):
-            peaks.update(ray_peaks())
-
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    try:
+    with ray_peaks() as peaks:
         summary = indexing.run(settings, Weightless(MINILM_WIDTH, tokenise=False))
-    finally:
-        done.set()
-        watcher.join()
     return {
         "embedded": summary["indexed"],
         "seconds": summary["seconds"],
         "stages": summary["stages"],
         "driver_mib": round(peak_mib("self")),
-        "task_mib": round(max(peaks.values())),
+        "task_mib": round(peaks["task_mib"]),
     }
 
 

@@ -10,8 +10,9 @@ import json
 import multiprocessing
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +43,38 @@ def peak_mib(process: str) -> float:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
 
 
-def ray_peaks() -> dict[tuple[str, str], float]:
-    """Peak of every worker and task of this machine by kind and process id; nothing else may use Ray meanwhile."""
-    found = {}
+@contextmanager
+def ray_peaks() -> Iterator[dict[str, float]]:
+    """Peaks of the largest worker and of the largest task of this machine while the block runs, MiB.
+
+    Yields:
+        ``worker_mib`` and ``task_mib``, 0 where there is none; nothing else may use Ray meanwhile.
+    """
+    largest = {"worker_mib": 0.0, "task_mib": 0.0}
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(SECONDS_BETWEEN_LOOKS):
+            for kind, peak in _ray_processes():
+                largest[kind] = max(largest[kind], peak)
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        yield largest
+    finally:
+        done.set()
+        watcher.join()
+
+
+def _ray_processes() -> Iterator[tuple[str, float]]:
     for entry in Path("/proc").iterdir():
         try:
             command = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
         except OSError:
             continue
         if command.startswith(b"ray::") and not command.startswith(RAYS_OWN):
-            found["worker" if command.startswith(WORKER) else "task", entry.name] = peak_mib(entry.name)
-    return found
+            yield ("worker_mib" if command.startswith(WORKER) else "task_mib"), peak_mib(entry.name)
 
 
 def measure(root: str) -> dict[str, Any]:
@@ -71,25 +93,9 @@ def measure(root: str) -> dict[str, Any]:
         cluster={"address": "local"},
         run={"progress": "none", "shard_mb": SHARD_MB},
     )
-    peaks: dict[tuple[str, str], float] = {}
-    done = threading.Event()
-
-    def look() -> None:
-        while not done.wait(SECONDS_BETWEEN_LOOKS):
-            peaks.update(ray_peaks())
-
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    try:
+    with ray_peaks() as peaks:
         summary = indexing.run(settings, FakeRecipe(DIMENSION))
-    finally:
-        done.set()
-        watcher.join()
-    largest = {
-        f"{kind}_mib": max((peak for (named, _), peak in peaks.items() if named == kind), default=0.0)
-        for kind in ("worker", "task")
-    }
-    return {"indexed": summary["indexed"], "driver_mib": peak_mib("self"), **largest}
+    return {"indexed": summary["indexed"], "driver_mib": peak_mib("self"), **peaks}
 
 
 def _in_new_process(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
