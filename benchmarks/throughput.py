@@ -89,7 +89,9 @@ def _arguments() -> argparse.Namespace:
     command.add_argument("--mode", choices=["embed", "score"], default="embed")
     command.add_argument("--lengths", nargs="+", help=f"{_list(work.LENGTHS)}; for score {_list(rerankers.LENGTHS)}")
     command.add_argument("--peers", nargs="*", help="contenders beside ours (default: all)")
-    command.add_argument("--documents", type=int, default=6000, help="documents of an embed corpus (default 6000)")
+    command.add_argument(
+        "--documents", type=int, default=6000, help="documents; other lengths than words: as many tokens"
+    )
     command.add_argument("--rounds", type=int, default=3, help="rounds of all contenders (default 3)")
     command.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the results")
     arguments = command.parse_args()

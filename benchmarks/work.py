@@ -36,6 +36,9 @@ LENGTHS = {
 }
 """Corpora by name. The tokens of all but the first are near what is said here; the results have their real number."""
 
+MEAN_TOKENS = {"words": 120, "short": 30, "web": 300, "long": 2048, "mixed": 240}
+"""Of a document, about."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -113,8 +116,9 @@ def checkpoint_of(model: str, kind: Kind, dtype: str) -> str:
 
 
 def prepare(root: Path, checkpoint: str, dtype: str, lengths: str, documents: int) -> Work:
-    """Writes a corpus of one of the :data:`LENGTHS`."""
-    return write(Work(root, checkpoint, documents, dtype), texts_of(lengths, documents))
+    """Writes a corpus of one of the :data:`LENGTHS` with about as many tokens as so many documents of words have."""
+    count = max(FILES, documents * MEAN_TOKENS["words"] // MEAN_TOKENS[lengths])
+    return write(Work(root, checkpoint, count, dtype), texts_of(lengths, count))
 
 
 def write(work: Work, texts: Sequence[str]) -> Work:
