@@ -114,7 +114,7 @@ def main() -> None:
     """Measures and prints."""
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_argument("--documents", type=int, default=40_000, help="documents of each length, for the costs")
-    command.add_argument("--many", type=int, default=96_000, help="documents for the 64 workers")
+    command.add_argument("--many", type=int, default=192_000, help="documents for the 64 workers")
     command.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the results")
     arguments = command.parse_args()
     with tempfile.TemporaryDirectory() as folder:
