@@ -58,9 +58,10 @@ TIE = 1e-5
 """Rows as near as the tenth, but for rounding, are as good: equal texts have equal vectors."""
 
 DEFAULT_PROBES = 20
-COARSE = ("PQ", "RQ")
-REFINED = 20
 """What LanceDB looks into unless told otherwise."""
+
+REFINED = {"PQ": 20, "RQ": 20, "SQ": 3}
+"""How many times the rows wanted are found by quantised vectors, to be ranked by the vectors themselves."""
 
 EXACT_COMPONENTS = 1 << 26
 """Vector components (rows x width) below which exact search takes tens of milliseconds and needs no index."""
@@ -364,11 +365,13 @@ def approximate(query: Any, index: str, probes: int) -> Any:
         probes: Partitions to look into.
 
     Returns:
-        The query. Product-quantised vectors are too coarse to rank by: several times as many as wanted are found by
-        them and ranked by the vectors themselves (measured on 100,000 vectors of 256 dimensions: recall 0.37 without).
+        The query. Quantised vectors are too coarse to rank by: of 256 dimensions, product-quantised ones have a recall
+        of 0.37 among 100,000 when nothing is ranked anew, scalar-quantised ones of 0.94 instead of 0.99 among a million,
+        for a millisecond less.
     """
     query = query.nprobes(probes)
-    return query.refine_factor(REFINED) if index.endswith(COARSE) else query
+    factor = REFINED.get(index[-2:])
+    return query.refine_factor(factor) if factor else query
 
 
 def _nearest(dataset: lance.LanceDataset, queries: np.ndarray) -> np.ndarray:
