@@ -33,7 +33,7 @@ SHARD_ROWS = 10_000
 DICT_ROWS = 10_000
 CENTRES = 2_000
 QUERIES = 200
-INDEX_TYPES = ("none", "IVF_FLAT", "IVF_SQ", "IVF_PQ", "IVF_HNSW_SQ")
+INDEX_TYPES = ("none", "IVF_FLAT", "IVF_SQ", "IVF_RQ", "IVF_PQ", "IVF_HNSW_SQ")
 
 
 def vectors(rows: int, width: int, seed: int) -> np.ndarray:

@@ -333,7 +333,7 @@ class CompareSettings(Section):
     precisions: list[Literal["float32", "float16"]] = Field(
         ["float32", "float16"], description="how vector components are stored; float32 only from an index that has it"
     )
-    vector_indices: list[IndexType] = Field(["IVF_SQ", "IVF_PQ"], description="index types beside exact search")
+    vector_indices: list[IndexType] = Field(["IVF_SQ", "IVF_RQ"], description="index types beside exact search")
     oversample: int = Field(
         4, ge=2, description="two stages: so many times the results, ranked anew at the widest width"
     )
