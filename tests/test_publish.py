@@ -65,7 +65,7 @@ def test_vectors_that_are_not_the_models_are_not_published(
 
 def test_a_vector_index_that_misses_too_much_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(indexing, "Cluster", LocalCluster)
-    monkeypatch.setattr(tables, "REFINED", 1)  # neighbours by their codes alone
+    monkeypatch.setattr(tables, "REFINED", {})  # neighbours by their codes alone
     write(tmp_path / "corpus" / "a.parquet", words(600))
     with pytest.raises(RefusedError, match=r"gates\.recall is 0\.\d+, allowed 1"):
         run(settings(tmp_path, index={"vector_index": "IVF_PQ"}, gates={"recall": 1.0}))
