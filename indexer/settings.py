@@ -35,6 +35,9 @@ MIN_WIDTH = 32
 SECRET = re.compile(r"(?i)key|secret|token|password|signature|sig=")
 """What a query of a URI with credentials has in it."""
 
+BITS_AT_ONCE = 8
+"""LanceDB's RaBitQ index takes widths that fill whole bytes only."""
+
 IndexType = Literal["IVF_FLAT", "IVF_PQ", "IVF_SQ", "IVF_RQ", "IVF_HNSW_SQ", "IVF_HNSW_PQ"]
 VectorIndex = Literal["auto", "none", IndexType]
 
@@ -159,11 +162,14 @@ class IndexSettings(Section):
     )
 
     @model_validator(mode="after")
-    def _widths_are_distinct(self) -> Self:
+    def _widths_are_possible(self) -> Self:
         if len(set(self.widths)) != len(self.widths):
             raise ValueError("widths must differ from each other")
         if min(self.widths) < MIN_WIDTH:
             raise ValueError(f"width {min(self.widths)} is below {MIN_WIDTH}, the smallest Matryoshka width")
+        odd = [width for width in self.widths if width % BITS_AT_ONCE]
+        if odd and self.vector_index == "IVF_RQ":
+            raise ValueError(f"vector_index IVF_RQ needs widths divisible by {BITS_AT_ONCE}, which {odd[0]} is not")
         return self
 
 

@@ -21,6 +21,7 @@ from lance.schema import LanceSchema
 from indexer import schema
 from indexer.errors import IndexerError, RefusedError, first_line
 from indexer.objects import ObjectFolder
+from indexer.settings import BITS_AT_ONCE
 
 if TYPE_CHECKING:
     from lancedb.table import Table
@@ -267,7 +268,9 @@ def vector_index(setting: str, rows: int, width: int) -> str:
         return setting
     if rows * width < EXACT_COMPONENTS:
         return NO_INDEX
-    return "IVF_SQ" if rows < BITS_ROWS else "IVF_RQ"
+    if rows < BITS_ROWS:
+        return "IVF_SQ"
+    return "IVF_PQ" if width % BITS_AT_ONCE else "IVF_RQ"
 
 
 @dataclass(frozen=True)

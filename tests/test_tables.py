@@ -225,6 +225,7 @@ def test_staged_rows_can_be_read_back(uri: str) -> None:
         ("auto", 100_000, 1024, "IVF_SQ"),
         ("auto", 100_000, 256, "none"),
         ("auto", 50_000_000, 256, "IVF_RQ"),
+        ("auto", 50_000_000, 100, "IVF_PQ"),
         ("none", 50_000_000, 256, "none"),
         ("IVF_FLAT", 10, 256, "IVF_FLAT"),
     ],
