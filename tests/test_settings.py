@@ -63,6 +63,7 @@ def test_environment_goes_before_the_file_and_flags_before_both(config: Path, mo
         ("[modle]\nname = 'x'", r"unknown section \[modle\] \(did you mean model\?\)"),
         ("[index]\nuri = 'x'\nwidths = [16]", "width 16 is below 32"),
         ("[index]\nuri = 'x'\nwidths = [64, 64]", "widths must differ"),
+        ("[index]\nuri = 'x'\nwidths = [100]\nvector_index = 'IVF_RQ'", "needs widths divisible by 8"),
         ("[corpus]\nuri = 'x'\npayload = ['vector']", "payload column 'vector'"),
         ("[model]\nname = 'x'\noverflow = 'cut'", r"model\.overflow"),
         ("[corpus\n", "are not TOML"),
