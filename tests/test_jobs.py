@@ -19,10 +19,9 @@ import pytest
 from indexer.testing import minilm_path, qwen3_checkpoint, tiny_corpus
 from indexer.tokens import TextEncoder
 from tests.checkpoints import marked_reranker
-from tests.rays import end_ray, ray_processes
+from tests.rays import RAY, end_ray, ray_processes
 
 ROOT = Path(__file__).parents[1]
-RAY = str(Path(sys.executable).with_name("ray"))
 DOCUMENTS = 150
 
 CONFIG = """

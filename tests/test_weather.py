@@ -44,6 +44,12 @@ def drives(root: Path, *given: Any, **faults: Any) -> subprocess.CompletedProces
     return subprocess.run(command, cwd=ROOT, env=_alone(), capture_output=True, text=True, timeout=240, check=False)
 
 
+def _begun(root: Path, given: Any) -> subprocess.Popen[str]:
+    """A run of half a second a shard, which is still at work when something happens to it."""
+    command = drive.command(root, given, seconds_per_token=0.003)
+    return subprocess.Popen(command, cwd=ROOT, env=_alone(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
 def _alone() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
 
@@ -87,10 +93,7 @@ def test_one_signal_finishes_what_is_in_hand_and_two_do_not_wait(tmp_path: Path,
     write(tmp_path / "corpus" / "a.parquet", documents)
     # Some 60 shards of half a second each.
     given = {"run": {"shard_mb": 0.0024, "progress": "none"}, "cluster": {"address": "local", "workers": 1}}
-    process = subprocess.Popen(
-        drive.command(tmp_path, given, seconds_per_token=0.003),
-        cwd=ROOT, env=_alone(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = _begun(tmp_path, given)
     store = ControlStore(settings(tmp_path).index.uri, "docs")
     _wait(lambda: len(store.receipt_ids(1)) > 2)
     for number in signals:
@@ -122,10 +125,7 @@ def test_another_machine_does_the_work_of_a_lost_one(tmp_path: Path) -> None:
     with ray_head(cores=1) as head:
         machine = join(head, cores=1)
         given = {"run": {"shard_mb": 0.0024, "progress": "none"}, "cluster": {"address": head.address, "workers": 2}}
-        process = subprocess.Popen(
-            drive.command(tmp_path, given, seconds_per_token=0.003),
-            cwd=ROOT, env=_alone(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        process = _begun(tmp_path, given)
         store = ControlStore(settings(tmp_path).index.uri, "docs")
         _wait(lambda: len(store.receipt_ids(1)) > 4)
         os.kill(machine, signal.SIGKILL)
