@@ -25,19 +25,19 @@ $(INSTALLED): requirements-$(DEVICE).lock .ci/install.sh
 	@.ci/install.sh $(DEVICE)
 
 quickstart: $(INSTALLED) ## Index the documentation of this Python and ask it three questions
-	@$(BIN)/python -m jobs.quickstart
+	@$(BIN)/python -m jobs.demo.quickstart
 
 evaluate-demo: quickstart ## Evaluate the quickstart's index: every width, precision and index on queries made of it
 	@$(BIN)/python -m jobs.evaluate --config configs/evaluate-quickstart.toml
 
 nightly-demo: $(INSTALLED) ## Play some nights: change, kill, resume, roll back
-	@$(BIN)/python -m jobs.nightly_demo
+	@$(BIN)/python -m jobs.demo.nights
 
 chaos: $(INSTALLED) ## Kill drivers 2,000 times on real tables and check what is left; KILLS=... for another number
-	$(BIN)/python -m tests.chaos --kills $(or $(KILLS),2000)
+	$(BIN)/python -m tests.faults.chaos --kills $(or $(KILLS),2000)
 
 fuzz: $(INSTALLED) ## Push 200,000 generated rows and 5,000 mutated files through; N=... for another number of rows
-	$(BIN)/python -m tests.fuzz --rows $(or $(N),200000) --files $(or $(FILES),5000)
+	$(BIN)/python -m tests.faults.fuzz --rows $(or $(N),200000) --files $(or $(FILES),5000)
 
 # Versions with the suffix of a local build are not known to any database.
 audit: $(INSTALLED) ## Compare both lock files with the known vulnerabilities; needs PyPI itself

@@ -16,15 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import machine
-from benchmarks.apart import apart
-from benchmarks.flops import DTYPES, faster, limits, model_flops
-from indexer import sweep
-from indexer.random_qwen3 import SMALL, TRUE_LAYERS, TRUE_SHAPES, write_weights
-from indexer.sweep import Measured, Setting, Subject
+from benchmarks.support import machine
+from benchmarks.support.flops import DTYPES, faster, limits, model_flops
+from benchmarks.support.fresh_process import apart
+from indexer.inference import sweep
+from indexer.inference.sweep import Setting, Subject, Timing
+from indexer.testing.random_weights import SMALL, TRUE_LAYERS, TRUE_SHAPES, write_weights
 
 MAX_TOKENS = 8192
+
+
 BATCH = 32
+
+
 ORDINARY_TOKENS = 151643
 """Ids below are ordinary tokens of Qwen3's vocabulary; this one ends every text."""
 
@@ -66,7 +70,7 @@ def measure(given: Subject, limit: float) -> dict[str, Any]:
     """
     per_token = model_flops(given.path, [len(given.ids[0])]) / len(given.ids[0])
     start, choices = sweep.machine(MAX_TOKENS)
-    found: list[Measured] = []
+    found: list[Timing] = []
     for measured in [*sweep.best(given, start, choices), sweep.measure(given, _separate(start))]:
         print(json.dumps(measured.describe()), flush=True)
         found.append(measured)

@@ -16,22 +16,27 @@ from typing import Any
 
 from ray.cluster_utils import Cluster as Machines
 
-from benchmarks import machine, results
-from benchmarks.apart import apart
-from benchmarks.flops import model_flops
-from benchmarks.weightless import Weightless
-from benchmarks.work import TOKENS_PER_WORD
-from indexer import indexing
-from indexer.random_qwen3 import TRUE_LAYERS, TRUE_SHAPES, write_config
+from benchmarks.support import machine, reporting
+from benchmarks.support.flops import model_flops
+from benchmarks.support.fresh_process import apart
+from benchmarks.support.null_model import Weightless
+from benchmarks.support.workload import TOKENS_PER_WORD
+from indexer.indexing import run
 from indexer.settings import Settings
-from indexer.testing import qwen3_checkpoint, tiny_corpus
+from indexer.testing.checkpoints import qwen3_checkpoint
+from indexer.testing.corpora import tiny_corpus
+from indexer.testing.random_weights import TRUE_LAYERS, TRUE_SHAPES, write_config
 
 WORKERS = 64
+
+
 RATE = 2000.0
 """Documents per second of all 64 workers together."""
 
+
 H200_BF16 = 989e12
 """Dense bfloat16 FLOP/s of NVIDIA's data sheet."""
+
 
 GPU_SHARE = 0.5
 """Share of them that a well-fed engine reaches, for the arithmetic of what a GPU needs."""
@@ -41,7 +46,7 @@ def worker_costs(root: Path, tokens: int, documents: int) -> dict[str, Any]:
     """Microseconds per document and stage of one worker process, and of the driver."""
     corpus = _corpus(root / f"corpus-{tokens}", tokens, documents)
     settings = _settings(root, corpus, f"index-{tokens}", cluster={"address": "local", "workers": 1})
-    summary = indexing.run(settings, Weightless(256))
+    summary = run.run(settings, Weightless(256))
     stages = {name: seconds / documents * 1e6 for name, seconds in summary["worker_stages"].items()}
     driver = {
         name: summary["stages"][name] / documents * 1e6 for name in ("scan", "compare", "check", "commit", "index")
@@ -61,7 +66,7 @@ def many_workers(root: Path, documents: int) -> dict[str, Any]:
     try:
         settings = _settings(root, corpus, "index-many", cluster={"address": machines.address}, shard_mb=1 / 64)
         # Their tokenising is left out: 64 workers of a cluster have cores of their own for it.
-        summary = indexing.run(settings, Weightless(256, WORKERS / RATE, tokenise=False))
+        summary = run.run(settings, Weightless(256, WORKERS / RATE, tokenise=False))
     finally:
         machines.shutdown()
     ideal = documents / RATE
@@ -106,8 +111,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         }
         for cost in result["costs"]
     ]
-    lines = [f"{results.where(result)}. Microseconds per document:", "", *results.table(rows), ""]
-    return "\n".join([*lines, "Many workers on this machine:", "", *results.table([result["control_plane"]])]) + "\n"
+    lines = [f"{reporting.where(result)}. Microseconds per document:", "", *reporting.table(rows), ""]
+    return "\n".join([*lines, "Many workers on this machine:", "", *reporting.table([result["control_plane"]])]) + "\n"
 
 
 def main() -> None:
@@ -128,9 +133,9 @@ def main() -> None:
             print(json.dumps(cost), flush=True)
         many = apart(many_workers, root, arguments.many)
     result = {"machine": machine.describe(), "costs": costs, "control_plane": many}
-    results.write(arguments.out, "host", result, markdown(result))
+    reporting.write(arguments.out, "host", result, markdown(result))
     print(json.dumps(many))
-    if below := results.below_floors("host", many):
+    if below := reporting.below_floors("host", many):
         sys.exit("; ".join(below))
 
 

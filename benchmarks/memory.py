@@ -16,20 +16,31 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from indexer import indexing
+from indexer.indexing import run
 from indexer.settings import Settings
-from indexer.testing import FakeRecipe, minilm_path, tiny_corpus
+from indexer.testing.checkpoints import minilm_path
+from indexer.testing.corpora import tiny_corpus
+from indexer.testing.fakes import FakeRecipe
 
 DIMENSION = 384
+
+
 DOCUMENTS_PER_FILE = 10_000
+
+
 TIMES = 8
+
+
 SHARD_MB = 0.0625
 """The least that a small job's shards have, so that both corpora are cut alike."""
 
+
 SECONDS_BETWEEN_LOOKS = 0.2
+
 
 WORKER = b"ray::Worker"
 """How Ray names the process of a :class:`indexer.cluster.Worker`; those of tasks are named by the function."""
+
 
 RAYS_OWN = (b"ray::IDLE", b"ray::DashboardAgent", b"ray::RuntimeEnvAgent")
 
@@ -94,7 +105,7 @@ def measure(root: str) -> dict[str, Any]:
         run={"progress": "none", "shard_mb": SHARD_MB},
     )
     with ray_peaks() as peaks:
-        summary = indexing.run(settings, FakeRecipe(DIMENSION))
+        summary = run.run(settings, FakeRecipe(DIMENSION))
     return {"indexed": summary["indexed"], "driver_mib": peak_mib("self"), **peaks}
 
 

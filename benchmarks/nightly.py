@@ -13,12 +13,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from indexer import indexing, planning
+from indexer.indexing import plan, run
 from indexer.settings import IndexSettings, Settings
-from indexer.testing import FakeRecipe, minilm_path, tiny_corpus
+from indexer.testing.checkpoints import minilm_path
+from indexer.testing.corpora import tiny_corpus
+from indexer.testing.fakes import FakeRecipe
 
 DIMENSION = 384
+
+
 FILES = 10
+
+
 CHANGED = 100
 """One document of so many is changed, all of them in one file of ten."""
 
@@ -40,7 +46,7 @@ def change(corpus: Path, documents: int) -> int:
 
 def night(settings: Settings, seconds_per_token: float) -> dict[str, Any]:
     """One run with the fake engine."""
-    return indexing.run(settings, FakeRecipe(DIMENSION, {"seconds_per_token": seconds_per_token}))
+    return run.run(settings, FakeRecipe(DIMENSION, {"seconds_per_token": seconds_per_token}))
 
 
 def main() -> None:
@@ -60,7 +66,7 @@ def main() -> None:
         )
         # Of another index: a plan records digests, and the first night would find its files read already.
         aside = settings.model_copy(update={"index": IndexSettings(uri=f"{root}/aside", widths=[96])})
-        tokens = planning.plan(aside)["estimated_tokens"] / arguments.documents
+        tokens = plan.plan(aside)["estimated_tokens"] / arguments.documents
         pace = 2 / (arguments.rate * tokens)
         first = night(settings, pace)
         changed = change(Path(root) / "corpus", arguments.documents)

@@ -20,19 +20,38 @@ import lancedb
 import numpy as np
 import pyarrow as pa
 
-from benchmarks import machine, results
-from indexer import schema, tables, widths
+from benchmarks.support import machine, reporting
+from indexer import schema
+from indexer.inference import matryoshka
 from indexer.schema import Layout
-from indexer.tables import Change, Measured
+from indexer.storage import tables, vector_index
+from indexer.storage.tables import Change
+from indexer.storage.vector_index import TableStats
 
 WIDTHS = (1024, 512, 256, 128)
+
+
 SEARCHED = 256
+
+
 OTHER_WIDTHS = (64, 128, 512, 1024)
+
+
 PART_ROWS = 50_000
+
+
 SHARD_ROWS = 10_000
+
+
 DICT_ROWS = 10_000
+
+
 CENTRES = 2_000
+
+
 QUERIES = 200
+
+
 INDEX_TYPES = ("none", "IVF_FLAT", "IVF_SQ", "IVF_RQ", "IVF_PQ", "IVF_HNSW_SQ")
 
 
@@ -57,7 +76,7 @@ def rows_of(layout: Layout, full: np.ndarray, first: int) -> dict[str, pa.Table]
         ),
         schema.PAYLOAD_HASH: pa.array([row.to_bytes(8, "little") for row in range(first, first + count)], pa.binary(8)),
     }
-    cut = widths.columns(full, layout.widths, layout.precision)
+    cut = matryoshka.columns(full, layout.widths, layout.precision)
     return {
         layout.table(width): pa.table(
             [keys.get(name, cut[width]) for name in layout.schema(width).names], schema=layout.schema(width)
@@ -73,7 +92,7 @@ def layout_of(wide: Sequence[int], precision: str) -> Layout:
 
 def load(uri: str, layout: Layout, parts: Sequence[dict[str, pa.Table]]) -> float:
     """Seconds to stage and commit the rows, until they are on the disk."""
-    bases = tables.ensure(uri, {layout.table(width): layout.schema(width) for width in layout.widths})
+    bases = tables.create_missing(uri, {layout.table(width): layout.schema(width) for width in layout.widths})
     start = time.perf_counter()
     staged: dict[str, list[dict[str, Any]]] = {name: [] for name in bases}
     for part in parts:
@@ -174,12 +193,12 @@ def searching(root: Path, case: Case) -> dict[str, Any]:
         parts.append(rows_of(layout, full, first))
     loaded = load(uri, layout, parts)
     start = time.perf_counter()
-    tables.maintain(uri, name, case.index, "cosine")
+    vector_index.maintain(uri, name, case.index, "cosine")
     indexed = time.perf_counter() - start
-    measured = tables.measure(uri, name)
+    measured = vector_index.measure(uri, name)
     probes = 0
-    if case.index != tables.NO_INDEX:
-        probes = tables.recall(uri, name, measured.version, "cosine", 100, 0.95).probes
+    if case.index != vector_index.NO_INDEX:
+        probes = vector_index.measure_recall(uri, name, measured.version, "cosine", 100, 0.95).probes
     seconds, found = _search(uri, measured, name, probes, queries)
     shutil.rmtree(uri)
     return {
@@ -219,7 +238,7 @@ class Nearest:
 
 
 def _search(
-    uri: str, measured: Measured, name: str, probes: int, queries: np.ndarray
+    uri: str, measured: TableStats, name: str, probes: int, queries: np.ndarray
 ) -> tuple[list[float], list[set[int]]]:
     """Seconds of each query but the first ones, and the ids found for each."""
     table: Any = tables.search_table(uri, name, measured.version)
@@ -227,7 +246,7 @@ def _search(
     for query in queries:
         start = time.perf_counter()
         search = table.search(query).distance_type("cosine").limit(10).select([schema.ID, "_distance"])
-        hits = (tables.approximate(search, measured.index, probes) if probes else search).to_arrow()
+        hits = (vector_index.with_probes(search, measured.index, probes) if probes else search).to_arrow()
         seconds.append(time.perf_counter() - start)
         found.append({int(name) for name in hits[schema.ID].to_pylist()})
     return seconds[QUERIES // 10 :], found
@@ -248,10 +267,14 @@ def main() -> None:
             found.append(searching(Path(folder), case))
             print(json.dumps(found[-1]), flush=True)
     result = {"machine": machine.describe(), "loading": loaded, "searching": found}
-    text = [f"{results.where(result)}. Loading {', '.join(map(str, WIDTHS))} dimensions:", "", *results.table([loaded])]
-    text += ["", "Searching:", "", *results.table(found)]
-    results.write(arguments.out, "storage", result, "\n".join(text) + "\n")
-    if below := results.below_floors("storage", loaded):
+    text = [
+        f"{reporting.where(result)}. Loading {', '.join(map(str, WIDTHS))} dimensions:",
+        "",
+        *reporting.table([loaded]),
+    ]
+    text += ["", "Searching:", "", *reporting.table(found)]
+    reporting.write(arguments.out, "storage", result, "\n".join(text) + "\n")
+    if below := reporting.below_floors("storage", loaded):
         sys.exit("; ".join(below))
 
 

@@ -15,13 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import flops, machine, ours, peers, rerankers, results, work
-from benchmarks.apart import apart
-from benchmarks.rerankers import PairWork
-from benchmarks.results import Contender
-from benchmarks.work import Outcome, Work
+from benchmarks.contenders import ours, peers, rerankers
+from benchmarks.contenders.rerankers import PairWork
+from benchmarks.support import flops, machine, reporting, workload
+from benchmarks.support.fresh_process import apart
+from benchmarks.support.reporting import Contender
+from benchmarks.support.workload import Outcome, Work
 
 Run = Callable[[Any, int], Outcome]
+
 
 EMBED: dict[str, Run] = {
     "transformers_arrival": peers.transformers_arrival,
@@ -37,12 +39,16 @@ EMBED: dict[str, Run] = {
     "floor": ours.floor,
     "job": ours.job,
 }
+
+
 SCORE: dict[str, Run] = {
     "transformers_arrival": rerankers.transformers_arrival,
     "transformers_sorted": rerankers.transformers_sorted,
     "stock_vllm": rerankers.stock_vllm,
     "job": rerankers.job,
 }
+
+
 OURS = ("engine", "one_worker", "floor", "job")
 
 
@@ -57,12 +63,12 @@ def main() -> None:
         limit = flops.limits()
         kind: Any = "embedding" if arguments.mode == "embed" else "reranker"
         dtype = arguments.dtype or flops.faster(limit)
-        checkpoint = work.checkpoint_of(arguments.model, kind, dtype)
+        checkpoint = workload.checkpoint_of(arguments.model, kind, dtype)
         for lengths in arguments.lengths:
             prepared = _prepare(arguments, Path(folder) / lengths, checkpoint, dtype, lengths)
             found = _rounds(prepared, contenders, arguments.rounds)
             runs[lengths] = _describe(prepared, found, limit[dtype])
-            below += results.below_floors(f"{arguments.model} {lengths} {dtype}", runs[lengths]["ratios"], left_out)
+            below += reporting.below_floors(f"{arguments.model} {lengths} {dtype}", runs[lengths]["ratios"], left_out)
     result = {
         "mode": arguments.mode,
         "model": arguments.model,
@@ -72,8 +78,8 @@ def main() -> None:
         "limit": limit,
         "runs": runs,
     }
-    text = results.markdown(result)
-    results.write(arguments.out, f"{arguments.mode}-{Path(arguments.model).name}-{dtype}", result, text)
+    text = reporting.markdown(result)
+    reporting.write(arguments.out, f"{arguments.mode}-{Path(arguments.model).name}-{dtype}", result, text)
     print(text)
     print(json.dumps({name: run["ratios"] for name, run in runs.items()}))
     if below:
@@ -83,11 +89,13 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_argument(
-        "--model", default=work.SMALL_MODEL, help="small, 0.6B, 4B, 8B (random weights) or a directory"
+        "--model", default=workload.SMALL_MODEL, help="small, 0.6B, 4B, 8B (random weights) or a directory"
     )
     command.add_argument("--dtype", choices=flops.DTYPES, help="of the model (default: the faster one on this machine)")
     command.add_argument("--mode", choices=["embed", "score"], default="embed")
-    command.add_argument("--lengths", nargs="+", help=f"{_list(work.LENGTHS)}; for score {_list(rerankers.LENGTHS)}")
+    command.add_argument(
+        "--lengths", nargs="+", help=f"{_list(workload.LENGTHS)}; for score {_list(rerankers.LENGTHS)}"
+    )
     command.add_argument("--peers", nargs="*", help="contenders beside ours (default: all)")
     command.add_argument(
         "--documents", type=int, default=6000, help="documents; other lengths than words: as many tokens"
@@ -95,7 +103,7 @@ def _arguments() -> argparse.Namespace:
     command.add_argument("--rounds", type=int, default=3, help="rounds of all contenders (default 3)")
     command.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the results")
     arguments = command.parse_args()
-    known = work.LENGTHS if arguments.mode == "embed" else rerankers.LENGTHS
+    known = workload.LENGTHS if arguments.mode == "embed" else rerankers.LENGTHS
     arguments.lengths = arguments.lengths or [next(iter(known))]
     for name in arguments.lengths:
         if name not in known:
@@ -124,7 +132,7 @@ def _list(names: Mapping[str, Any] | set[str]) -> str:
 def _prepare(arguments: argparse.Namespace, root: Path, checkpoint: str, dtype: str, lengths: str) -> Work | PairWork:
     if arguments.mode == "score":
         return rerankers.prepare(root, checkpoint, dtype, lengths)
-    prepared = work.prepare(root, checkpoint, dtype, lengths, arguments.documents)
+    prepared = workload.prepare(root, checkpoint, dtype, lengths, arguments.documents)
     if arguments.peers == []:
         return prepared
     attention, batch = apart(peers.find_transformers, prepared)
@@ -161,7 +169,7 @@ def _describe(prepared: Work | PairWork, found: Mapping[str, Contender], limit: 
     transformers = {"attention": prepared.attention, "batch": prepared.batch} if isinstance(prepared, Work) else {}
     pairs = [("job", name) for name in found if name != "job"]
     pairs += [("one_worker", "engine")] if "engine" in found else []
-    measured = results.ratios(found, pairs)
+    measured = reporting.ratios(found, pairs)
     job = found["job"].describe(items, per_token, limit)
     measured["job mfu"] = job["mfu"]
     if "reused_tokens" in job:

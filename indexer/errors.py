@@ -1,5 +1,10 @@
 """The errors a user can meet, each with the exit status its command ends with."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
 
 class IndexerError(Exception):
     """A run failed; the message says why and never quotes document text."""
@@ -36,3 +41,11 @@ class RefusedError(IndexerError):
 def first_line(error: BaseException) -> str:
     """First line of an error's message, or its type where it has none: libraries write whole reports."""
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+class EngineError(IndexerError):
+    """The engine cannot start with these settings on this machine, or gives nonsense."""
+
+
+class EngineDead(IndexerError):
+    """The engine failed while it worked and cannot be used again; its process should end."""

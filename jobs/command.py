@@ -1,12 +1,23 @@
 """How every command ends: its exit status and the one line that says why."""
 
+import argparse
+import difflib
 import os
 import signal
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+import tomllib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, get_args
 
-from indexer.errors import IndexerError
+from pydantic import (
+    BaseModel,
+    ValidationError,
+)
+from pydantic_settings import BaseSettings, CliSettingsSource
+
+from indexer.errors import IndexerError, SettingsError
+from indexer.settings import ENV_PREFIX, EngineSettings, EvaluateSettings, JobSettings, ScoreSettings, Settings
 
 INTERRUPTED = 130
 """Exit status after SIGINT or SIGTERM (128 + SIGINT, the shell's convention)."""
@@ -30,3 +41,131 @@ def execute(main: Callable[[], None]) -> NoReturn:
         # The reader of our output has gone; nothing is left to say.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(0)
+
+
+JobSettingsT = TypeVar("JobSettingsT", bound=JobSettings)
+
+
+class CommandLine(argparse.ArgumentParser):
+    """Command line of a job whose errors are :class:`SettingsError`, so that every job ends the same way."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises instead of exiting."""
+        raise SettingsError(message)
+
+
+def command_line(description: str) -> CommandLine:
+    """Command line with ``--config``; a job adds its own flags, :func:`load` adds one flag per setting."""
+    command = CommandLine(description=description, allow_abbrev=False)
+    command.add_argument("--config", type=Path, required=True, metavar="FILE", help="TOML file with the settings")
+    return command
+
+
+def load(
+    cls: type[JobSettingsT], command: CommandLine, argv: Sequence[str] | None = None
+) -> tuple[JobSettingsT, argparse.Namespace]:
+    """Reads the settings of a job.
+
+    Args:
+        cls: The job's settings model.
+        command: Its command line, from :func:`command_line`.
+        argv: Arguments, ``sys.argv[1:]`` by default.
+
+    Returns:
+        The settings and the parsed command line with the job's own flags.
+
+    Raises:
+        SettingsError: The file cannot be read, a key is unknown (the nearest valid one is named) or a value is not
+            allowed.
+    """
+    if "engine" in cls.model_fields:
+        command.epilog = "Every engine argument of vLLM is a setting too: --engine.max_num_seqs 512, for example."
+    source: CliSettingsSource[Any] = CliSettingsSource(cls, root_parser=command)
+    arguments, engine = _split_engine_flags(sys.argv[1:] if argv is None else argv)
+    _refuse_unknown_flags(command, arguments)
+    namespace = command.parse_args(arguments)
+    content = _read_toml(namespace.config)
+    _refuse_unknown_variables(cls)
+    try:
+        settings = cls(_cli_settings_source=source(parsed_args=namespace), **content)
+    except ValidationError as error:
+        raise SettingsError(_explain(error, cls)) from None
+    if not engine:
+        return settings, namespace
+    known: Settings | ScoreSettings | EvaluateSettings = settings  # type: ignore[assignment]
+    try:
+        merged = EngineSettings(**{**known.engine.model_dump(), **engine})
+    except ValidationError as error:
+        raise SettingsError(_explain(error, cls, "engine")) from None
+    return settings.model_copy(update={"engine": merged}), namespace
+
+
+def _split_engine_flags(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Takes the ``--engine.`` flags out: vLLM's argument names are not known to the command line."""
+    rest: list[str] = []
+    engine: dict[str, Any] = {}
+    words = iter(argv)
+    for word in words:
+        if not word.startswith("--engine."):
+            rest.append(word)
+            continue
+        name, has_value, value = word.removeprefix("--engine.").partition("=")
+        if not has_value:
+            value = next(words, "")
+        if not name or not value or (not has_value and value.startswith("--")):
+            raise SettingsError(f"{word} needs a value")
+        engine[name] = value
+    return rest, engine
+
+
+def _refuse_unknown_flags(command: argparse.ArgumentParser, argv: Iterable[str]) -> None:
+    known = command._option_string_actions  # noqa: SLF001  # argparse lists its flags nowhere else
+    for word in argv:
+        flag = word.split("=", 1)[0]
+        if flag.startswith("--") and flag != "--" and flag not in known:
+            raise SettingsError(f"unknown flag {flag}{_nearest(flag, known)}")
+
+
+def _refuse_unknown_variables(cls: type[BaseSettings]) -> None:
+    """Sections only: keys inside a section reach its model and are refused there."""
+    for variable in os.environ:
+        if not variable.startswith(ENV_PREFIX):
+            continue
+        section = variable.removeprefix(ENV_PREFIX).split("__")[0].lower()
+        if section not in cls.model_fields:
+            raise SettingsError(
+                f"unknown variable {variable}: no section [{section}]{_nearest(section, cls.model_fields)}"
+            )
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"cannot read settings {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"settings {path} are not TOML: {error}") from None
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {matches[0]}?)" if matches else ""
+
+
+def _explain(error: ValidationError, cls: type[BaseSettings], *within: str) -> str:
+    """One line per problem, with the key as it is written in the file and never the value."""
+    return "; ".join(
+        _explain_one(problem["type"], (*within, *problem["loc"]), problem["msg"], cls) for problem in error.errors()
+    )
+
+
+def _explain_one(kind: str, location: tuple[int | str, ...], message: str, cls: type[BaseSettings]) -> str:
+    key = ".".join(str(part) for part in location)
+    if kind != "extra_forbidden":
+        return f"{key}: {message.removeprefix('Value error, ')}"
+    if len(location) == 1:
+        return f"unknown section [{key}]{_nearest(key, cls.model_fields)}"
+    section = cls.model_fields[str(location[0])].annotation
+    choices = [section, *get_args(section)]  # a section that may be left out is a union with None
+    known = next((kind.model_fields for kind in choices if isinstance(kind, type) and issubclass(kind, BaseModel)), {})
+    return f"unknown key {key}{_nearest(str(location[-1]), known)}"

@@ -7,15 +7,15 @@ with an HTML page. Exit status: 0 done, 1 failed, 2 unusable settings, queries o
 
 import json
 
-from indexer import evaluation
-from indexer.settings import EvaluateSettings, command_line, load
-from jobs.command import execute
+from indexer.evaluation import run
+from indexer.settings import EvaluateSettings
+from jobs.command import command_line, execute, load
 
 
 def main() -> None:
     """Evaluates."""
     settings, _ = load(EvaluateSettings, command_line(__doc__ or ""))
-    print(json.dumps(evaluation.run(settings)))
+    print(json.dumps(run.run(settings)))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ The last line on standard output is one JSON object. Exit status: 0 done, 1 fail
 
 import json
 
-from indexer import indexing, planning, tuning
-from indexer.settings import Settings, command_line, load
-from jobs.command import execute
+from indexer.indexing import plan, run, tune
+from indexer.settings import Settings
+from jobs.command import command_line, execute, load
 
 
 def main() -> None:
@@ -21,11 +21,11 @@ def main() -> None:
     )
     settings, arguments = load(Settings, command)
     if arguments.tune:
-        result = tuning.tune(settings, arguments.config.with_suffix(".engine.toml"))
+        result = tune.tune(settings, arguments.config.with_suffix(".engine.toml"))
     elif arguments.plan:
-        result = planning.plan(settings, rebuild=arguments.rebuild)
+        result = plan.plan(settings, rebuild=arguments.rebuild)
     else:
-        result = indexing.run(settings, rebuild=arguments.rebuild)
+        result = run.run(settings, rebuild=arguments.rebuild)
     print(json.dumps(result))
 
 

@@ -7,11 +7,11 @@ epoch. prune: keep the last epochs and free the rest. Exit status: 0 done, 1 fai
 import dataclasses
 import json
 
-from indexer import retention
-from indexer.epochs import ControlStore
 from indexer.errors import SettingsError
-from indexer.settings import Settings, command_line, load
-from jobs.command import execute
+from indexer.publishing import history
+from indexer.settings import Settings
+from indexer.storage.control import ControlStore
+from jobs.command import command_line, execute, load
 
 KEPT = 7
 """A week of nights."""
@@ -30,15 +30,15 @@ def main() -> None:
     if arguments.keep < 1:
         raise SettingsError("--keep must be at least 1: the latest epoch stays")
     if arguments.action == "list":
-        for epoch in retention.epochs(store):
+        for epoch in history.epochs(store):
             print(json.dumps(epoch))
     elif arguments.action == "show":
-        print(retention.show(store, arguments.epoch).model_dump_json(indent=2))
+        print(history.show(store, arguments.epoch).model_dump_json(indent=2))
     elif arguments.action == "rollback":
-        published = retention.rollback(settings.index.uri, store, arguments.epoch)
+        published = history.rollback(settings.index.uri, store, arguments.epoch)
         print(json.dumps({"epoch": published.number, "rollback_of": arguments.epoch}))
     else:
-        print(json.dumps(dataclasses.asdict(retention.prune(settings.index.uri, store, arguments.keep))))
+        print(json.dumps(dataclasses.asdict(history.prune(settings.index.uri, store, arguments.keep))))
 
 
 if __name__ == "__main__":

@@ -8,15 +8,15 @@ what was written.
 
 import json
 
-from indexer import scoring
-from indexer.settings import ScoreSettings, command_line, load
-from jobs.command import execute
+from indexer.reranking import run
+from indexer.settings import ScoreSettings
+from jobs.command import command_line, execute, load
 
 
 def main() -> None:
     """Scores."""
     settings, _ = load(ScoreSettings, command_line(__doc__ or ""))
-    print(json.dumps(scoring.run(settings)))
+    print(json.dumps(run.run(settings)))
 
 
 if __name__ == "__main__":

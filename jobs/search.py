@@ -5,10 +5,10 @@ import json
 import sys
 from collections.abc import Sequence
 
-from indexer import retrieval
-from indexer.retrieval import Hit
-from indexer.settings import RerankerSettings, Settings, command_line, load
-from jobs.command import execute
+from indexer.search.hits import Hit
+from indexer.search.published import open_published
+from indexer.settings import RerankerSettings, Settings
+from jobs.command import command_line, execute, load
 
 SNIPPET_CHARACTERS = 160
 
@@ -25,7 +25,7 @@ def main() -> None:
     command.add_argument("--json", action="store_true", help="print one JSON object per question")
     settings, arguments = load(Settings, command)
     reranker = RerankerSettings(name=arguments.rerank) if arguments.rerank else None
-    published = retrieval.open_published(
+    published = open_published(
         settings.index.uri, settings.index.name, engine=settings.engine.arguments, reranker=reranker
     )
     candidates = arguments.candidates if reranker else None

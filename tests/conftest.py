@@ -7,9 +7,9 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 
 import pytest
 
-from indexer import testing
-from tests.checkpoints import FAST_DTYPE
-from tests.rays import ray_head
+from indexer.testing import checkpoints
+from tests.support.checkpoints import FAST_DTYPE
+from tests.support.rays import ray_head
 
 
 @pytest.fixture(scope="session")
@@ -24,19 +24,19 @@ def ray_cluster() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def qwen_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A 4-layer Qwen3 embedding model."""
-    return testing.qwen3_checkpoint(tmp_path_factory.mktemp("qwen3"), dtype=FAST_DTYPE)
+    return checkpoints.qwen3_checkpoint(tmp_path_factory.mktemp("qwen3"), dtype=FAST_DTYPE)
 
 
 @pytest.fixture(scope="session")
 def reranker_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A 4-layer Qwen3 reranker, a causal language model."""
-    return testing.qwen3_checkpoint(tmp_path_factory.mktemp("reranker"), kind="reranker", dtype=FAST_DTYPE)
+    return checkpoints.qwen3_checkpoint(tmp_path_factory.mktemp("reranker"), kind="reranker", dtype=FAST_DTYPE)
 
 
 @pytest.fixture(scope="session")
 def minilm_path() -> str:
     """all-MiniLM-L6-v2."""
-    return testing.minilm_path()
+    return checkpoints.minilm_path()
 
 
 @pytest.fixture(scope="module")

@@ -15,18 +15,28 @@ import psutil
 import pytest
 from pydantic import ValidationError
 
-from indexer import checkpoint, cluster, indexing
+from indexer.cluster import worker
 from indexer.errors import IndexerError, SettingsError
-from indexer.model import Model, resolved
+from indexer.indexing import run as indexing_run
+from indexer.inference import checkpoint
+from indexer.inference.model import Model, resolved
 from indexer.settings import CorpusSettings, EngineSettings, IndexSettings, ModelSettings
-from tests import drive, fakes
-from tests.chaos import LocalCluster
-from tests.fakes import published_rows, run, settings, words, write
+from tests.faults.chaos import LocalCluster
+from tests.support import drive, fakes
+from tests.support.fakes import published_rows, run, settings, words, write
 
 ROOT = Path(__file__).parents[1]
+
+
 SOURCES = sorted(path for folder in ("indexer", "jobs") for path in (ROOT / folder).rglob("*.py"))
+
+
 FILTERS = {"filter", "where", "delete", "prefilter"}
+
+
 MADE_BY = {"one_of", "between"}
+
+
 CANARY, SECRET = "canarytext", "canarysecret"
 
 
@@ -75,7 +85,7 @@ HOSTILE = [
 
 
 def test_hostile_ids_delete_and_match_only_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexing, "Cluster", LocalCluster)
+    monkeypatch.setattr(indexing_run, "Cluster", LocalCluster)
     documents = [*((name, f"document number {at}") for at, name in enumerate(HOSTILE)), *words(30)]
     given = settings(tmp_path)
     for removed in range(0, len(HOSTILE), 4):
@@ -127,7 +137,7 @@ def test_neither_text_nor_secret_is_written_anywhere_but_in_the_tables(tmp_path:
 
 
 def _token_of(word: str, root: Path) -> int:
-    from indexer.tokens import EmbedTokenizer
+    from indexer.inference.embed_inputs import EmbedTokenizer
 
     (ids,) = EmbedTokenizer(settings(root).model.name, max_tokens=128).documents([word]).ids
     return ids[1]
@@ -231,14 +241,14 @@ def test_claims_are_not_made_through_a_link_of_somebody_else(tmp_path: Path, mon
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / f"indexer-claims-{os.getuid()}").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(IndexerError, match="is not ours"):
-        cluster._claim("core-0", wait=False)
+        worker._claim("core-0", wait=False)
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_documents_cannot_end_themselves_or_speak_as_the_system(qwen_path: str) -> None:
     """Every added token of Qwen3, alone and in the middle of others."""
-    from indexer.testing import QWEN_ADDED, QWEN_SPECIAL
-    from indexer.tokens import EmbedTokenizer
+    from indexer.inference.embed_inputs import EmbedTokenizer
+    from indexer.testing.qwen_tokenizer import QWEN_ADDED, QWEN_SPECIAL
 
     words_ = [*QWEN_SPECIAL, *QWEN_ADDED]
     texts = [*words_, *(f"a{one}{two}b" for one, two in itertools.pairwise(words_)), "".join(words_) * 50]

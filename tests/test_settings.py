@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from indexer.errors import SettingsError
-from indexer.settings import Settings, command_line, load
+from indexer.settings import Settings
+from jobs.command import command_line, load
 
 MINIMAL = """
 [corpus]

@@ -1,0 +1,1 @@
+"""The ways to vectors and scores that are compared: ours and others."""

@@ -1,0 +1,132 @@
+"""This project as contenders: its engine alone, on Ray workers, and the whole job."""
+
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from benchmarks.support.workload import MAX_TOKENS, Outcome, Work
+from indexer.cluster.connection import Cluster
+from indexer.corpus.shards import Shard
+from indexer.indexing import run
+from indexer.indexing.worklist import FEWEST_DOCUMENTS
+from indexer.inference.engine import Engine
+from indexer.settings import ClusterSettings, Settings
+from indexer.storage.records import Receipt
+
+SHARDS = 40
+
+
+WARM = 64
+"""Documents embedded before the clock starts."""
+
+
+class FloorPipeline:
+    """A worker that only embeds: its token ids are in memory before the clock starts, its vectors are thrown away."""
+
+    def __init__(self, make_engine: Callable[[], Engine], ids: list[list[int]]) -> None:
+        """Starts the engine, in a thread of its own as the job does, and takes the ids of all documents."""
+        self._thread = ThreadPoolExecutor(1)
+        self._engine = self._thread.submit(make_engine).result()
+        self._ids = ids
+
+    def run(self, shard: Shard) -> Receipt:
+        """Embeds a shard and forgets the vectors."""
+        start = int(shard.shard_id)
+        ids = self._ids[start : start + shard.documents]
+        self._thread.submit(self._engine.embed, ids).result()
+        tokens = sum(map(len, ids))
+        return Receipt(
+            shard_id=shard.shard_id,
+            fragments={},
+            documents=shard.documents,
+            chunks=shard.documents,
+            quarantined=0,
+            unread=0,
+            truncated=0,
+            tokens=tokens,
+            sampled_cosine=None,
+            seconds={},
+        )
+
+
+@dataclass(frozen=True)
+class MakeFloor:
+    """Builds the floor in a worker's process."""
+
+    work: Work
+
+    def __call__(self) -> FloorPipeline:
+        """Starts the engine and reads the ids."""
+        return FloorPipeline(self.work.model.engine, self.work.ids)
+
+
+def engine(work: Work, number: int) -> Outcome:  # noqa: ARG001  # every contender is told its round
+    """One engine on one core outside Ray, fed ready-made token ids; on a GPU machine the whole GPU."""
+    begun = time.perf_counter()
+    # As Ray does to a worker of one core.
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+    os.environ["OMP_NUM_THREADS"] = "1"
+    pipeline = FloorPipeline(work.model.engine, work.ids)
+    pipeline.run(Shard("0", (), WARM, 0))
+    start = time.perf_counter()
+    tokens = sum(pipeline.run(shard).tokens for shard in _shards(work))
+    return Outcome(tokens, time.perf_counter() - start, start - begun, {})
+
+
+def one_worker(work: Work, number: int) -> Outcome:  # noqa: ARG001
+    """The same on one Ray worker."""
+    return _on_workers(work, ClusterSettings(address="local", workers=1))
+
+
+def floor(work: Work, number: int) -> Outcome:  # noqa: ARG001
+    """The same on all workers: what the whole job could reach at best."""
+    return _on_workers(work, ClusterSettings(address="local"))
+
+
+def job(work: Work, number: int) -> Outcome:
+    """From Parquet to published tables at four widths."""
+    summary = run.run(settings_of(work, number))
+    if summary["indexed"] != work.documents:
+        raise RuntimeError(f"{summary['indexed']} of {work.documents} documents were indexed")
+    stages = summary["stages"]
+    starting = stages["connect"] + stages["start"]
+    rest = {name: seconds for name, seconds in stages.items() if name not in {"connect", "start"}}
+    workers = {f"worker: {name}": seconds for name, seconds in summary["worker_stages"].items()}
+    return Outcome(summary["tokens"], summary["seconds"] - starting, starting, rest | workers)
+
+
+def settings_of(work: Work, number: int) -> Settings:
+    """Settings of a job into a new index at four widths, from the model's own down."""
+    widest = work.model.checkpoint.dimension
+    return Settings(
+        corpus={"uri": work.corpus},
+        model={"name": work.checkpoint, "max_tokens": MAX_TOKENS, "dtype": work.dtype},
+        index={"uri": str(work.root / f"index-{number}"), "widths": [widest, widest // 2, widest // 4, widest // 8]},
+        cluster={"address": "local"},
+        run={"progress": "none", "shard_mb": min(8.0, sum(map(len, work.texts)) / _shard_count(work) / 2**20)},
+    )
+
+
+def _on_workers(work: Work, settings: ClusterSettings) -> Outcome:
+    begun = time.perf_counter()
+    with Cluster(settings) as cluster:
+        cluster.start_workers(MakeFloor(work), _shard_count(work))  # type: ignore[arg-type]
+        for _ in cluster.run([Shard("0", (), WARM, 0)] * cluster.workers, retries=0, most_restarts=0):
+            pass
+        start = time.perf_counter()
+        tokens = sum(
+            done.tokens for done in cluster.run(_shards(work), retries=0, most_restarts=0) if isinstance(done, Receipt)
+        )
+        return Outcome(tokens, time.perf_counter() - start, start - begun, {})
+
+
+def _shard_count(work: Work) -> int:
+    return min(SHARDS, -(-work.documents // FEWEST_DOCUMENTS))
+
+
+def _shards(work: Work) -> list[Shard]:
+    """Equal numbers of documents."""
+    size = -(-work.documents // _shard_count(work))
+    return [Shard(str(at), (), min(size, work.documents - at), 0) for at in range(0, work.documents, size)]

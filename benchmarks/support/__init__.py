@@ -1,0 +1,1 @@
+"""What benchmarks share: workloads, machine, results, charts."""

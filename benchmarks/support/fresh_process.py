@@ -1,0 +1,72 @@
+"""A function in a fresh process that leaves nothing behind, whatever processes it starts itself."""
+
+import multiprocessing
+import os
+import re
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any
+
+PATIENCE_SECONDS = 3600.0
+
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+_CAUSE = re.compile(r"\w*(Error|Exception): \S")
+
+
+def apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls a function in a process of its own.
+
+    Args:
+        function: Top-level function.
+        arguments: Its arguments.
+
+    Returns:
+        What it returned.
+
+    Raises:
+        RuntimeError: It raised, which the message says, or its process ended or took an hour.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_call, args=(sender, function, arguments))
+    process.start()
+    sender.close()
+    try:
+        if not receiver.poll(PATIENCE_SECONDS):
+            raise RuntimeError(f"no result within {PATIENCE_SECONDS:.0f} s")
+        done, result = receiver.recv()
+    except EOFError:
+        raise RuntimeError("the process ended without a result") from None
+    finally:
+        _end_group(process.pid)
+        process.join()
+    if not done:
+        raise RuntimeError(result)
+    return result
+
+
+def _call(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    os.setsid()  # whatever is started from here on ends with the group
+    try:
+        answer = (True, function(*arguments))
+    except Exception as error:  # noqa: BLE001  # sent to where it can be handled
+        answer = (False, _cause(error))
+    sender.send(answer)
+
+
+def _cause(error: Exception) -> str:
+    """One line. Ray puts the traceback of a task into the message, with its cause at the end."""
+    lines = _COLOUR.sub("", str(error)).strip().splitlines() or [""]
+    causes = [line.strip() for line in lines if _CAUSE.match(line.strip())]
+    return causes[-1] if causes else f"{type(error).__name__}: {lines[0]}"
+
+
+def _end_group(pid: int | None) -> None:
+    if pid is not None:
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)

@@ -1,0 +1,101 @@
+"""Charts of an evaluation as SVG: quality against bytes, quality by width, latency."""
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from indexer.evaluation.measures import NDCG
+
+MEGABYTE = 1e6
+
+
+FIRST, SECOND, CHOSEN, REST = "#1f6f8b", "#c8773a", "#b3362c", "#9aa5ab"
+
+
+def svg(rows: Sequence[Mapping[str, Any]], chosen: str) -> Iterator[str]:
+    """Draws the charts.
+
+    Args:
+        rows: The configurations as the summary has them.
+        chosen: Name of the recommended one.
+
+    Yields:
+        SVG elements that can stand in a page: no identifiers that two of them share, text as text.
+    """
+    # Not above: it takes a second, and only the report draws.
+    import matplotlib as mpl
+    from matplotlib import pyplot
+
+    mpl.use("Agg")
+    draw = (_against_bytes, _by_width, _latencies)
+    with mpl.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}):
+        for number, chart in enumerate(draw):
+            figure, axis = pyplot.subplots(figsize=(6.4, 4.2))
+            chart(axis, rows, chosen)
+            axis.spines[["top", "right"]].set_visible(False)
+            figure.tight_layout()
+            drawn = io.StringIO()
+            figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
+            pyplot.close(figure)
+            yield _inline(drawn.getvalue(), f"chart{number}")
+
+
+def _against_bytes(axis: Any, rows: Sequence[Mapping[str, Any]], chosen: str) -> None:
+    front = _front(rows)
+    for row in rows:
+        colour = CHOSEN if row["name"] == chosen else FIRST if row in front else REST
+        axis.scatter(_bytes(row) / MEGABYTE, row[NDCG], color=colour, s=28, zorder=3)
+    axis.plot([_bytes(row) / MEGABYTE for row in front], [row[NDCG] for row in front], color=FIRST, lw=1, zorder=2)
+    for row in front:
+        axis.annotate(row["name"], (_bytes(row) / MEGABYTE, row[NDCG]), (4, -9), textcoords="offset points", fontsize=7)
+    axis.margins(x=0.15, y=0.12)
+    axis.set_title("Quality against bytes: the Pareto front; red is recommended")
+    axis.set_xlabel("MB of tables and indices")
+    axis.set_ylabel(NDCG)
+
+
+def _by_width(axis: Any, rows: Sequence[Mapping[str, Any]], chosen: str) -> None:  # noqa: ARG001
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        kinds.setdefault(row["name"].partition(" ")[2], []).append(row)
+    for kind, members in kinds.items():
+        ordered = sorted(members, key=lambda row: row["width"])
+        axis.plot([row["width"] for row in ordered], [row[NDCG] for row in ordered], marker="o", ms=4, lw=1, label=kind)
+    axis.set_xticks(sorted({row["width"] for row in rows}))
+    axis.set_title("Quality by the width that is searched")
+    axis.set_xlabel("components")
+    axis.set_ylabel(NDCG)
+    axis.legend(fontsize=6.5, frameon=False, ncols=2)
+
+
+def _latencies(axis: Any, rows: Sequence[Mapping[str, Any]], chosen: str) -> None:
+    timed = [row for row in rows if row["p50_ms"] is not None]
+    places = range(len(timed))
+    axis.barh(places, [row["p95_ms"] for row in timed], color=REST, label="p95")
+    colours = [CHOSEN if row["name"] == chosen else FIRST for row in timed]
+    axis.barh(places, [row["p50_ms"] for row in timed], color=colours, height=0.45, label="p50")
+    axis.set_yticks(places, [row["name"] for row in timed], fontsize=6.5)
+    axis.invert_yaxis()
+    axis.set_title("A search for ten results: p50 (narrow bar) and p95 (wide)")
+    axis.set_xlabel("milliseconds")
+
+
+def _bytes(row: Mapping[str, Any]) -> int:
+    return int(row["table_bytes"] + row["index_bytes"])
+
+
+def _front(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The Pareto front: those that nothing of the same size or smaller equals, smallest first."""
+    front: list[Mapping[str, Any]] = []
+    for row in sorted(rows, key=lambda row: (_bytes(row), -row[NDCG])):
+        if not front or row[NDCG] > front[-1][NDCG]:
+            front.append(row)
+    return front
+
+
+def _inline(drawn: str, prefix: str) -> str:
+    """The element without its XML prologue, its identifiers told from those of the other charts."""
+    element = drawn[drawn.index("<svg") :]
+    element = re.sub(r'\bid="', f'id="{prefix}-', element)
+    return re.sub(r'(url\(#|xlink:href="#)', rf"\g<1>{prefix}-", element)

@@ -1,0 +1,103 @@
+"""Queries made of an index's own documents: each must find the document it was taken from, which then lacks it.
+
+Known-item search needs no judgements (Azzopardi, de Rijke and Balog 2007, "Building simulated queries for known-item
+topics"). A query that stands in its document word by word would be found by any index; so it is taken out of the text
+that is indexed for the evaluation.
+"""
+
+import re
+from collections.abc import Iterator
+
+import polars as pl
+
+from indexer import schema
+from indexer.errors import CorpusError
+from indexer.evaluation.judgements import Questions
+from indexer.search.published import Published
+from indexer.settings import KnownItemsSettings
+
+FIRST_SENTENCE = "first_sentence"
+
+
+OVERDRAWN = 4
+"""Documents looked at for each one wanted: some have no sentence, or nothing beside it."""
+
+
+LEAST_WORDS = 5
+"""Of a sentence that can be asked for, and of what must be left of its document."""
+
+
+PARAGRAPH = re.compile(r"(?:.+\n?)+")
+
+
+SENTENCE_END = re.compile(r"[.!?。！？](?=\s|\Z)")
+
+
+DRAWING_SEED = 0
+"""The same index always gives the same documents."""
+
+
+def make(published: Published, settings: KnownItemsSettings) -> Questions:
+    """Draws documents and makes a query of each.
+
+    Args:
+        published: The index; its payload must hold the text.
+        settings: What the query is.
+
+    Returns:
+        Queries under their documents' ids, and what is left of these documents' texts.
+
+    Raises:
+        SettingsError: The payload has not the text or the column.
+        CorpusError: No document gives a query.
+    """
+    names = drawn(published, OVERDRAWN * settings.count)
+    texts = published.texts(names)
+    if settings.query == FIRST_SENTENCE:
+        queries = [first_sentence(text or "") for text in texts]
+    else:
+        queries = [None if value is None else str(value) for value in published.column(names, settings.query)]
+    found: dict[str, tuple[str, str]] = {}
+    asked: set[str] = set()
+    looked_at = 0
+    for name, text, query in zip(names, texts, queries, strict=True):
+        if len(found) == settings.count:
+            break
+        looked_at += 1
+        words = " ".join((query or "").split())
+        rest = (text or "").replace(query or "", "").strip() if words else ""
+        if words in asked or len(rest.split()) < LEAST_WORDS:
+            continue
+        asked.add(words)
+        found[name] = words, rest
+    if not found:
+        raise CorpusError(f"known_items.query: none of {looked_at} documents gives a query with {settings.query}")
+    return Questions(
+        {name: query for name, (query, _) in found.items()},
+        {name: {name: 1} for name in found},
+        {name: rest for name, (_, rest) in found.items()},
+        {"drawn documents without a usable query": looked_at - len(found)} if looked_at > len(found) else {},
+    )
+
+
+def drawn(published: Published, count: int) -> list[str]:
+    """Ids of documents, the same for the same index: those whose hashes are least."""
+    best = pl.DataFrame(schema={schema.ID: pl.String, "hash": pl.UInt64})
+    for batch in published.batches([schema.ID, schema.CHUNK]):
+        frame = pl.DataFrame(pl.from_arrow(batch)).filter(pl.col(schema.CHUNK) == 0)
+        hashed = frame.select(pl.col(schema.ID), pl.col(schema.ID).hash(DRAWING_SEED).alias("hash"))
+        best = pl.concat([best, hashed]).sort("hash", schema.ID).head(count)
+    return best[schema.ID].to_list()
+
+
+def first_sentence(text: str) -> str | None:
+    """The first sentence of at least five words, as it stands in the text; a heading without an end is none."""
+    return next((sentence for sentence in _sentences(text) if len(sentence.split()) >= LEAST_WORDS), None)
+
+
+def _sentences(text: str) -> Iterator[str]:
+    for paragraph in PARAGRAPH.finditer(text):
+        start = paragraph.start()
+        for end in SENTENCE_END.finditer(text, paragraph.start(), paragraph.end()):
+            yield text[start : end.end()].strip()
+            start = end.end()

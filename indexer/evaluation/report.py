@@ -1,0 +1,205 @@
+"""The report of an evaluation: JSON, Markdown, Parquet of every query, and one HTML page that needs nothing else."""
+
+import hashlib
+import html
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from indexer.evaluation import charts
+from indexer.settings import EvaluateSettings
+from indexer.storage.put_once import PutOnceFolder
+
+FINISHED = "report.json"
+"""Written last: a folder that has it is complete."""
+
+
+COLUMNS: Mapping[str, str] = {
+    "configuration": "name",
+    "nDCG@10": "nDCG@10",
+    "difference (95 %)": "difference",
+    "recall@100": "recall@100",
+    "MRR@10": "MRR@10",
+    "ANN recall@10": "recall_at_10",
+    "tables": "table_bytes",
+    "indices": "index_bytes",
+    "p50": "p50_ms",
+    "p95": "p95_ms",
+    "queries/s": "queries_per_second",
+}
+"""Columns of the table of configurations, with their keys in the summary."""
+
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 76rem; margin: 2rem auto; padding: 0 1rem }
+h1 { font-size: 1.6rem; margin-bottom: 0 } h2 { font-size: 1.15rem; margin-top: 2.2rem }
+table { border-collapse: collapse; font-size: 13px } td, th { padding: .25rem .6rem; border-bottom: 1px solid #ddd }
+th { text-align: left; background: #f5f7f8 } td.number { text-align: right; font-variant-numeric: tabular-nums }
+tr.chosen { background: #e3f1f5; font-weight: 600 } .wide { overflow-x: auto }
+pre { background: #f5f7f8; padding: .8rem 1rem; border-radius: 4px } .quiet { color: #667 }
+.charts { display: flex; flex-wrap: wrap; gap: 1rem }
+figure { margin: 0; flex: 0 1 36rem } svg { width: 100%; height: auto }
+"""
+
+
+LEGEND = (
+    "Differences are of nDCG@10 from the first configuration, with their 95 % confidence interval (paired bootstrap "
+    "over queries); * marks those beyond chance. Latency is of single searches for ten results, one after the other; "
+    "queries/s with one query per core at once."
+)
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A query that a configuration answers worse than the reference.
+
+    Attributes:
+        query_id: Its id.
+        text: The query.
+        before: nDCG@10 of the reference.
+        after: Of the configuration.
+    """
+
+    query_id: str
+    text: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Details:
+    """What is not in the summary.
+
+    Attributes:
+        queries: Measures of every query: ``configuration``, ``query_id`` and the measures.
+        worst: The queries that lost most, by configuration.
+    """
+
+    queries: pl.DataFrame
+    worst: Mapping[str, Sequence[Lost]]
+
+
+def identity(settings: EvaluateSettings, inputs: Sequence[str]) -> str:
+    """Eight hexadecimal digits that differ for evaluations that do.
+
+    Args:
+        settings: The settings.
+        inputs: What tells the content of the files and models that the settings name.
+    """
+    given = settings.model_dump_json(exclude={"output", "cluster", "run"})
+    return hashlib.blake2b("\0".join([given, *inputs]).encode(), digest_size=4).hexdigest()
+
+
+def finished(folder: PutOnceFolder) -> dict[str, Any] | None:
+    """Summary of the finished evaluation in a folder."""
+    if FINISHED not in set(folder.names("")):
+        return None
+    return dict(json.loads(folder.get(FINISHED)))
+
+
+def write(folder: PutOnceFolder, summary: Mapping[str, Any], details: Details) -> None:
+    """Writes ``queries.parquet``, ``report.html``, ``report.md`` and, last, ``report.json``."""
+    parquet = io.BytesIO()
+    details.queries.write_parquet(parquet)
+    files = {
+        "queries.parquet": parquet.getvalue(),
+        "report.html": page(summary, details).encode(),
+        "report.md": markdown(summary).encode(),
+        FINISHED: json.dumps(summary, indent=2).encode(),
+    }
+    for name, content in files.items():
+        folder.delete(name)  # what a run left that was killed while it wrote
+        folder.put(name, content)
+
+
+def markdown(summary: Mapping[str, Any]) -> str:
+    """The summary as tables."""
+    lines = [f"# {_title(summary)}", "", _counts(summary), "", f"**Recommended:** {_recommended(summary)}", ""]
+    lines += ["```toml", summary["recommendation"]["toml"].rstrip(), "```", ""]
+    lines += ["| " + " | ".join(COLUMNS) + " |", "| --- |" + " ---: |" * (len(COLUMNS) - 1)]
+    lines += ["| " + " | ".join(cells) + " |" for cells in map(_cells, summary["configurations"])]
+    lines += [f"\n{name}: absent: {reason}" for name, reason in summary["absent"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def page(summary: Mapping[str, Any], details: Details) -> str:
+    """The whole report as one HTML page: no script, and nothing that is fetched from anywhere."""
+    rows = summary["configurations"]
+    chosen = summary["recommendation"]["configuration"]
+    figures = "".join(f"<figure>{drawn}</figure>" for drawn in charts.svg(rows, chosen))
+    body = [
+        f"<h1>{_escaped(_title(summary))}</h1><p class=quiet>{_escaped(_counts(summary))}</p>",
+        f"<h2>Recommendation</h2><p>{_escaped(_recommended(summary))}</p>",
+        f"<pre>{_escaped(summary['recommendation']['toml'].rstrip())}</pre>",
+        f"<h2>Quality and cost</h2><div class=charts>{figures}</div>",
+        f"<h2>Configurations</h2><div class=wide>{_table(rows, chosen)}</div>",
+        f"<p class=quiet>{LEGEND}</p>",
+        *(f"<p>{_escaped(name)}: absent: {_escaped(reason)}</p>" for name, reason in summary["absent"].items()),
+        "<h2>Queries that lost most</h2>",
+        *(_worst(name, lost) for name, lost in details.worst.items() if lost),
+    ]
+    head = f"<meta charset=utf-8><title>{_escaped(_title(summary))}</title><style>{STYLE}</style>"
+    # A browser asks for a favicon unless the page has one.
+    head += '<link rel=icon href="data:,"><meta name=viewport content="width=device-width">'
+    return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(body)}</body></html>\n"
+
+
+def _title(summary: Mapping[str, Any]) -> str:
+    return f"Evaluation of {summary['index']}, epoch {summary['epoch']}"
+
+
+def _counts(summary: Mapping[str, Any]) -> str:
+    notes = "".join(f"; {count:,} {name}" for name, count in summary["notes"].items())
+    return f"{summary['queries']:,} queries, {summary['judgements']:,} judgements{notes}"
+
+
+def _recommended(summary: Mapping[str, Any]) -> str:
+    found = summary["recommendation"]
+    return f"{found['configuration']}: {found['reason']}."
+
+
+def _table(rows: Sequence[Mapping[str, Any]], chosen: str) -> str:
+    head = "".join(f"<th>{_escaped(name)}</th>" for name in COLUMNS)
+    lines = []
+    for row in rows:
+        first, *rest = map(_escaped, _cells(row))
+        cells = f"<td>{first}</td>" + "".join(f"<td class=number>{cell}</td>" for cell in rest)
+        lines.append(f"<tr{' class=chosen' if row['name'] == chosen else ''}>{cells}</tr>")
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+
+
+def _worst(name: str, lost: Sequence[Lost]) -> str:
+    items = "".join(
+        f"<li>{_escaped(one.text)} <span class=quiet>({_escaped(one.query_id)}): "
+        f"{one.before:.3f} to {one.after:.3f}</span></li>"
+        for one in lost
+    )
+    return f"<details><summary>{_escaped(name)}</summary><ul>{items}</ul></details>"
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    return [_cell(key, row) for key in COLUMNS.values()]
+
+
+def _cell(key: str, row: Mapping[str, Any]) -> str:
+    value = row[key]
+    if key == "p50_ms" and value is None and row["rerank_seconds"] is not None:
+        return f"{row['rerank_seconds'] * 1000:.0f} ms of reranking"
+    if value is None:
+        return ""
+    if key == "difference":
+        return f"{value['mean']:+.4f} ({value['low']:+.4f} to {value['high']:+.4f})" + "*" * row["beyond_chance"]
+    formats = {"table_bytes": "{} MB", "index_bytes": "{} MB", "p50_ms": "{:.1f} ms", "p95_ms": "{:.1f} ms"}
+    if key.endswith("_bytes"):
+        value = f"{value / 1e6:.2f}"
+    if key in formats:
+        return formats[key].format(value)
+    return f"{value:,.1f}" if key == "queries_per_second" else value if isinstance(value, str) else f"{value:.4f}"
+
+
+def _escaped(text: str) -> str:
+    return html.escape(text)

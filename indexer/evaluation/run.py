@@ -1,0 +1,334 @@
+"""The evaluation of an index: every configuration on the same queries, what it costs, and which one to use."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from indexer.cluster.connection import Cluster
+from indexer.corpus.files import list_files
+from indexer.errors import IndexerError, SettingsError
+from indexer.evaluation import configurations, judgements, known_items, measures, report, synthetic, workbench
+from indexer.evaluation.configurations import Configuration
+from indexer.evaluation.judgements import Questions
+from indexer.evaluation.measures import MEASURES, NDCG, Run
+from indexer.evaluation.recommendation import Evaluated, recommend
+from indexer.evaluation.remote_engine import RemoteEngine
+from indexer.evaluation.trial import Latency, Trial
+from indexer.evaluation.workbench import RewrittenDocuments, Workbench
+from indexer.inference.model import Reranker, open_reranker
+from indexer.progress import Stopwatch, say
+from indexer.schema import ID
+from indexer.search.hits import Hit
+from indexer.search.published import Published, open_published
+from indexer.settings import EvaluateSettings
+from indexer.storage import vector_index
+from indexer.storage.put_once import PutOnceFolder
+from indexer.storage.records import canonical
+
+WORST = 5
+"""Queries listed of each configuration that lost most."""
+
+
+@dataclass
+class ConfigurationResult:
+    """A configuration and all that was measured of it.
+
+    Attributes:
+        evaluated: What the recommendation looks at.
+        queries: Measures of every query, as :func:`indexer.measures.per_query` gives them.
+        table_bytes: Bytes of its tables' data.
+        index_bytes: Bytes of its indices.
+        latency: Of single searches; ``None`` where a reranker works, which is timed in batches.
+        recall: Share of exact search's 10 best documents it finds; ``None`` for exact search itself.
+        rerank_seconds: Seconds per query of the rerankers together.
+    """
+
+    evaluated: Evaluated
+    queries: pl.DataFrame
+    table_bytes: int
+    index_bytes: int
+    latency: Latency | None
+    recall: float | None
+    rerank_seconds: float | None
+
+
+@dataclass
+class Evaluation:
+    """An evaluation under way.
+
+    Attributes:
+        settings: The settings.
+        published: The index.
+        questions: Queries and what answers them.
+        vectors: Their vectors, float32, shape (queries, dimension).
+        bench: The tables.
+        reranker: The reranker, where there is one.
+        cluster: Where it runs.
+        stack: What ends with the evaluation.
+        runs: Results so far, by configuration.
+        reference: Measures of every query under the first configuration, with which the others are compared.
+        absent: Why a configuration could not be had, by its name.
+    """
+
+    settings: EvaluateSettings
+    published: Published
+    questions: Questions
+    vectors: np.ndarray
+    bench: Workbench
+    reranker: Reranker | None
+    cluster: Cluster
+    stack: ExitStack
+    runs: dict[Configuration, Run] = field(default_factory=dict)
+    reference: pl.DataFrame | None = None
+    absent: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def queries(self) -> list[str]:
+        """The queries in their order."""
+        return list(self.questions.texts.values())
+
+    @property
+    def given_reranker(self) -> Reranker:
+        """The reranker of the configurations that need one."""
+        if self.reranker is None:
+            raise TypeError("no configuration can be reranked without a reranker")
+        return self.reranker
+
+    @cached_property
+    def scorer(self) -> RemoteEngine:
+        """Its engines, started for the first configuration that needs them."""
+        engine, style = self.given_reranker.engine, self.settings.run.progress
+        return self.stack.enter_context(RemoteEngine(self.cluster, engine, "score", style))
+
+
+def _inputs(settings: EvaluateSettings, reranker: Reranker | None) -> list[str]:
+    """Identities of the files with queries and judgements, and of the reranker; the index has its epoch's number."""
+    given = [("queries.uri", settings.queries), ("judgements.uri", settings.judgements)]
+    found = [file.identity for name, source in given if source for file in list_files(source.uri, name)]
+    return found + ([canonical(reranker.fingerprint)] if reranker else [])
+
+
+def run(settings: EvaluateSettings) -> dict[str, Any]:
+    """Evaluates an index; the same settings on the same epoch give what an earlier run found.
+
+    Args:
+        settings: The settings.
+
+    Returns:
+        The summary, JSON-ready; without any text of queries or documents.
+
+    Raises:
+        SettingsError: The settings contradict the index.
+        CorpusError: Queries or judgements cannot be used.
+        IndexerError: Anything else that ends the run.
+    """
+    published = open_published(settings.index.uri, settings.index.name, engine=settings.engine.arguments)
+    reranker = open_reranker(settings.reranker, settings.engine) if settings.reranker else None
+    # One folder for each epoch and way of evaluating it.
+    name = f"epoch-{published.epoch.number:06d}-{report.identity(settings, _inputs(settings, reranker))}"
+    folder = PutOnceFolder(settings.output.uri, name, "output.uri")
+    known = report.finished(folder)
+    if known is not None:
+        say("evaluated by an earlier run with the same settings: nothing done")
+        return known
+    layout = published.epoch.description["layout"]
+    listed = configurations.listed(
+        settings.compare, layout["widths"], layout["precision"], reranked=reranker is not None
+    )
+    with ExitStack() as stack:
+        cluster = stack.enter_context(Cluster(settings.cluster, settings.engine.replicas_per_gpu))
+        questions = _questions(settings, published, reranker, cluster)
+        say(
+            f"{len(questions.texts):,} queries"
+            + "".join(f"; {count:,} {name}" for name, count in questions.notes.items())
+        )
+        vectors, altered = _embedded(settings, published, questions, cluster)
+        bench = Workbench(
+            published, f"{settings.output.uri.rstrip('/')}/{name}/tables", altered, settings.compare.recall
+        )
+        stack.callback(bench.drop)
+        evaluation = Evaluation(settings, published, questions, vectors, bench, reranker, cluster, stack)
+        measured = [found for one in listed if (found := _measured(evaluation, one)) is not None]
+    summary = _summary(evaluation, measured)
+    report.write(folder, summary, _details(evaluation, measured))
+    return report.finished(folder) or summary
+
+
+def _questions(
+    settings: EvaluateSettings, published: Published, reranker: Reranker | None, cluster: Cluster
+) -> Questions:
+    if settings.queries is not None and settings.judgements is not None:
+        found = judgements.read(settings.queries, settings.judgements)
+        names = judgements.judged_documents(found)
+        return judgements.checked(found, set(published.rows(names, [ID])[ID].to_pylist()))
+    if settings.known_items is not None:
+        return known_items.make(published, settings.known_items)
+    if settings.synthetic is None or reranker is None:
+        raise TypeError("the settings have no source of queries")
+    writer = synthetic.open_writer(settings.synthetic, settings.engine)
+    style = settings.run.progress
+
+    def write(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+        with RemoteEngine(cluster, writer.engine, "write", style) as serving:
+            return serving.write(prompts)
+
+    return synthetic.make(published, writer, write, partial(_scores, cluster, reranker, style))
+
+
+def _scores(
+    cluster: Cluster, reranker: Reranker, style: Any, queries: Sequence[str], documents: Sequence[str]
+) -> np.ndarray:
+    with RemoteEngine(cluster, reranker.engine, "score", style) as serving:
+        return serving.score(reranker.tokenizer.pairs(queries, documents))
+
+
+def _embedded(
+    settings: EvaluateSettings, published: Published, questions: Questions, cluster: Cluster
+) -> tuple[np.ndarray, RewrittenDocuments | None]:
+    """Vectors of the queries, and the documents that are asked for by their own words, as altered."""
+    model = published.model
+    with RemoteEngine(cluster, model.engine, "embed", settings.run.progress) as serving:
+        vectors = serving.embed(model.tokenizer.queries(list(questions.texts.values())))
+        altered = workbench.rewrite(published, questions.altered, serving.embed) if questions.altered else None
+    return vectors, altered
+
+
+def _measured(evaluation: Evaluation, configuration: Configuration) -> ConfigurationResult | None:
+    """One configuration; ``None`` where it cannot be had, which is remembered. The first one must be had."""
+    try:
+        trial = evaluation.bench.trial(configuration)
+    except (IndexerError, SettingsError) as error:
+        if evaluation.reference is None:
+            raise
+        evaluation.absent[configuration.name] = str(error)
+        say(f"{configuration.name}: absent: {error}")
+        return None
+    oversample = evaluation.settings.compare.oversample
+    hits = trial.ranked(evaluation.vectors, evaluation.queries, _depth(evaluation, configuration), oversample)
+    latency = rerank_seconds = None
+    if configuration.reranked:
+        hits, rerank_seconds = _reranked(evaluation, trial, hits)
+    else:
+        timed = evaluation.settings.compare.timed_queries
+        latency = trial.timed(evaluation.vectors[:timed], evaluation.queries[:timed], oversample)
+    evaluation.runs[configuration] = _documents(evaluation.questions, hits)
+    found = _with_quality(evaluation, trial, latency, rerank_seconds)
+    timing = f"{latency.p50 * 1000:.1f} ms" if latency else f"{rerank_seconds or 0.0:.2f} s of reranking"
+    say(f"{configuration.name}: {NDCG} {found.evaluated.quality[NDCG]:.4f}, {timing} a query")
+    return found
+
+
+def _depth(evaluation: Evaluation, configuration: Configuration) -> int:
+    return evaluation.settings.compare.candidates if configuration.reranked else measures.DEPTH
+
+
+def _reranked(evaluation: Evaluation, trial: Trial, found: Sequence[Sequence[Hit]]) -> tuple[list[list[Hit]], float]:
+    """The candidates in the reranker's order, and the seconds a query took, start-up excluded."""
+    limit = evaluation.settings.compare.candidates
+    candidates = [hits[:limit] for hits in found]
+    flat = [(query, hit) for query, hits in zip(evaluation.queries, candidates, strict=True) for hit in hits]
+    texts = trial.opened.texts([hit.id for _, hit in flat], [hit.chunk for _, hit in flat])
+    pairs = evaluation.given_reranker.tokenizer.pairs([query for query, _ in flat], [text or "" for text in texts])
+    scorer, watch = evaluation.scorer, Stopwatch()
+    with watch("score"):
+        values = iter(scorer.score(pairs).tolist())
+    ordered = [[replace(hit, score=next(values)) for hit in hits] for hits in candidates]
+    return ordered, watch.seconds["score"] / len(candidates)
+
+
+def _documents(questions: Questions, found: Sequence[Sequence[Hit]]) -> Run:
+    """Of a document's chunks the best one counts."""
+    run: dict[str, dict[str, float]] = {}
+    for query, hits in zip(questions.texts, found, strict=True):
+        documents = run.setdefault(query, {})
+        for hit in hits:
+            documents[hit.id] = max(hit.score, documents.get(hit.id, -np.inf))
+    return run
+
+
+def _with_quality(
+    evaluation: Evaluation, trial: Trial, latency: Latency | None, rerank_seconds: float | None
+) -> ConfigurationResult:
+    configuration = trial.configuration
+    queries = measures.per_query(evaluation.questions.judgements, evaluation.runs[configuration])
+    reference = queries if evaluation.reference is None else evaluation.reference
+    evaluation.reference = reference
+    exact = evaluation.runs.get(Configuration(configuration.width, configuration.precision))
+    approximate = configuration.index != vector_index.NO_INDEX and not configuration.rescored
+    return ConfigurationResult(
+        Evaluated(
+            configuration,
+            {name: float(np.mean(queries[name].to_numpy())) for name in MEASURES},
+            measures.difference(queries[NDCG].to_numpy(), reference[NDCG].to_numpy()),
+            trial.table_bytes + trial.index_bytes,
+            latency.p95 if latency else None,
+        ),
+        queries,
+        trial.table_bytes,
+        trial.index_bytes,
+        latency,
+        measures.overlap(evaluation.runs[configuration], exact) if approximate and exact else None,
+        rerank_seconds,
+    )
+
+
+def _summary(evaluation: Evaluation, measured: Sequence[ConfigurationResult]) -> dict[str, Any]:
+    compare = evaluation.settings.compare
+    evaluated = [one.evaluated for one in measured]
+    found = recommend(evaluated, NDCG, compare.max_loss, compare.max_p95_ms / 1000)
+    return {
+        "epoch": evaluation.published.epoch.number,
+        "index": evaluation.settings.index.name,
+        "queries": len(evaluation.questions.texts),
+        "judgements": sum(map(len, evaluation.questions.judgements.values())),
+        "notes": dict(evaluation.questions.notes),
+        "configurations": [_described(one) for one in measured],
+        "absent": evaluation.absent,
+        "recommendation": {
+            "configuration": found.chosen.configuration.name,
+            "reason": found.reason,
+            "toml": found.toml,
+        },
+    }
+
+
+def _described(one: ConfigurationResult) -> dict[str, Any]:
+    quality = {name: round(value, 4) for name, value in one.evaluated.quality.items()}
+    return {
+        "name": one.evaluated.configuration.name,
+        **asdict(one.evaluated.configuration),
+        **quality,
+        "difference": {name: round(value, 4) for name, value in asdict(one.evaluated.difference).items()},
+        "beyond_chance": one.evaluated.difference.is_beyond_chance,
+        "table_bytes": one.table_bytes,
+        "index_bytes": one.index_bytes,
+        "p50_ms": round(one.latency.p50 * 1000, 2) if one.latency else None,
+        "p95_ms": round(one.latency.p95 * 1000, 2) if one.latency else None,
+        "queries_per_second": round(one.latency.queries_per_second, 1) if one.latency else None,
+        "recall_at_10": None if one.recall is None else round(one.recall, 4),
+        "rerank_seconds": None if one.rerank_seconds is None else round(one.rerank_seconds, 4),
+    }
+
+
+def _details(evaluation: Evaluation, measured: Sequence[ConfigurationResult]) -> report.Details:
+    """What the report has beside the summary: every query's measures, and the queries that lost most, with text."""
+    reference = measured[0].queries
+    frames, worst = [], {}
+    for one in measured:
+        name = one.evaluated.configuration.name
+        frames.append(one.queries.select(pl.lit(name).alias("configuration"), pl.all()))
+        joined = one.queries.join(reference, on="query_id", suffix=" before", maintain_order="left")
+        lost = joined.with_columns((pl.col(NDCG) - pl.col(f"{NDCG} before")).alias("change")).filter(
+            pl.col("change") < 0
+        )
+        rows = lost.sort("change", "query_id").head(WORST).iter_rows(named=True)
+        worst[name] = [
+            report.Lost(row["query_id"], evaluation.questions.texts[row["query_id"]], row[f"{NDCG} before"], row[NDCG])
+            for row in rows
+        ]
+    return report.Details(pl.concat(frames), worst)

@@ -1,0 +1,104 @@
+"""One trial: a query set searched in one table, with its latencies."""
+
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from indexer import schema
+from indexer.evaluation.configurations import Configuration
+from indexer.inference import matryoshka
+from indexer.search.hits import Hit
+from indexer.search.published import Published
+from indexer.storage import scratch
+
+PASSAGE = "passage"
+"""Column of a copy with the chunk's own text, for full-text search."""
+
+
+SHOWN = 10
+"""Results of a timed search: a page of them."""
+
+
+KEY = (schema.ID, schema.CHUNK)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long a page of results takes.
+
+    Attributes:
+        p50: Median seconds of single queries, one after the other.
+        p95: Likewise the 95th percentile.
+        queries_per_second: With as many queries at once as there are cores.
+    """
+
+    p50: float
+    p95: float
+    queries_per_second: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A configuration with its tables.
+
+    Attributes:
+        configuration: The configuration.
+        opened: Its tables as a reader has them.
+        table_bytes: Bytes of its tables' data.
+        index_bytes: Bytes of its vector and text indices.
+        text_table: Copy with a full-text index, where text takes part.
+    """
+
+    configuration: Configuration
+    opened: Published
+    table_bytes: int
+    index_bytes: int
+    text_table: Any = None
+
+    def ranked(self, vectors: np.ndarray, queries: Sequence[str], depth: int, oversample: int) -> list[list[Hit]]:
+        """Hits of each query until ``depth`` documents are among them; of a document's chunks all that were found."""
+        return [self._ranked(vectors[at : at + 1], query, depth, oversample) for at, query in enumerate(queries)]
+
+    def _ranked(self, vector: np.ndarray, query: str, depth: int, oversample: int) -> list[Hit]:
+        limit = depth
+        while True:
+            hits = self._search(vector, query, limit, oversample, [])
+            if len({hit.id for hit in hits}) >= depth or len(hits) < limit:
+                return hits
+            limit *= 2
+
+    def timed(self, vectors: np.ndarray, queries: Sequence[str], oversample: int) -> Latency:
+        """Times searches for a page of results with their payload."""
+
+        def ask(at: int) -> float:
+            start = time.perf_counter()
+            self._search(vectors[at : at + 1], queries[at], SHOWN, oversample, None)
+            return time.perf_counter() - start
+
+        ask(0)
+        seconds = [ask(at) for at in range(len(queries))]
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+            start = time.perf_counter()
+            list(threads.map(ask, range(len(queries))))
+            rate = len(queries) / (time.perf_counter() - start)
+        p50, p95 = np.percentile(seconds, [50, 95])
+        return Latency(float(p50), float(p95), rate)
+
+    def _search(
+        self, vector: np.ndarray, query: str, limit: int, oversample: int, columns: Sequence[str] | None
+    ) -> list[Hit]:
+        chosen = self.configuration
+        if self.text_table is not None:
+            return self._fused(matryoshka.cut(vector, chosen.width)[0], query, limit)
+        times = oversample if chosen.rescored else 1
+        return self.opened.nearest(vector, limit, chosen.width, oversample=times, columns=columns)[0]
+
+    def _fused(self, vector: np.ndarray, query: str, limit: int) -> list[Hit]:
+        found = scratch.hybrid_query(self.text_table, vector, query, PASSAGE).limit(limit).to_arrow()
+        columns = [found[name].to_pylist() for name in (*KEY, "_relevance_score")]
+        return [Hit(name, chunk, score, score, {}) for name, chunk, score in zip(*columns, strict=True)]

@@ -1,0 +1,244 @@
+"""Tables to try configurations on: the published ones where they serve, else copies beside the results.
+
+A copy differs from the published table in what is evaluated (width, precision, index) and, where documents are asked
+for by their own words, in these documents' texts and vectors.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from indexer import schema
+from indexer.errors import IndexerError
+from indexer.evaluation.configurations import Configuration
+from indexer.evaluation.trial import KEY, PASSAGE, Trial
+from indexer.inference import matryoshka
+from indexer.search.hits import Hit
+from indexer.search.published import Published
+from indexer.storage import cleanup, scratch, tables, vector_index
+from indexer.storage.records import TableState
+from indexer.storage.vector_index import NO_INDEX
+
+RECALL_QUERIES = 100
+
+
+@dataclass(frozen=True)
+class RewrittenDocuments:
+    """Documents with other texts than their own.
+
+    Attributes:
+        rows: Their rows in the index's schema, without vectors.
+        vectors: float32, shape (rows, dimension).
+    """
+
+    rows: pa.Table
+    vectors: np.ndarray
+
+    @cached_property
+    def ids(self) -> pa.Array:
+        """Ids of the documents."""
+        return pc.unique(self.rows[schema.ID].combine_chunks())
+
+
+class Workbench:
+    """Makes trials; copies are made once for all that need them, and dropped at the end."""
+
+    def __init__(self, published: Published, uri: str, altered: RewrittenDocuments | None, recall: float) -> None:
+        """Describes the workbench.
+
+        Args:
+            published: The index.
+            uri: LanceDB database for the copies.
+            altered: Documents that are asked for by their own words.
+            recall: Recall up to which partitions of a vector index are looked into.
+        """
+        self._published = published
+        self._uri = uri
+        self._altered = altered
+        self._recall = recall
+        self._own = {state.width: state for state in published.epoch.tables}
+        self._copies: dict[tuple[Any, ...], TableState] = {}
+
+    def trial(self, configuration: Configuration) -> Trial:
+        """The tables of a configuration.
+
+        Raises:
+            IndexerError: They cannot be made.
+        """
+        own = [self._published_state(configuration, width) for width in configuration.widths]
+        states = [state for state in own if state is not None]
+        uri = self._published.uri
+        if len(states) < len(own):
+            uri = self._uri
+            states = [self._copied(configuration, width) for width in configuration.widths]
+        epoch = self._published.epoch.model_copy(update={"tables": states})
+        indexed = sum(
+            scratch.index_bytes(uri, state.name, state.version, schema.VECTOR) for state in states if state.probes
+        )
+        text = self._with_text(configuration) if configuration.text else None
+        if text is not None:
+            indexed += scratch.index_bytes(self._uri, text.name, text.version, PASSAGE)
+        return Trial(
+            configuration,
+            self._published.at(uri, epoch),
+            sum(state.bytes for state in states),
+            indexed,
+            None if text is None else tables.search_table(self._uri, text.name, text.version),
+        )
+
+    def drop(self) -> None:
+        """Deletes the copies."""
+        for name in {state.name for state in self._copies.values()}:
+            cleanup.drop(self._uri, name)
+
+    def _published_state(self, configuration: Configuration, width: int) -> TableState | None:
+        """The published table of a width, where it is as the configuration wants it."""
+        state = self._own.get(width)
+        if state is None or self._altered is not None or configuration.precision != self._precision:
+            return None
+        if width != configuration.width or configuration.index == NO_INDEX:
+            return state.model_copy(update={"index": NO_INDEX, "probes": None})
+        return state if state.index == configuration.index else None
+
+    def _copied(self, configuration: Configuration, width: int) -> TableState:
+        index = configuration.index if width == configuration.width else NO_INDEX
+        plain = self._copy(
+            ("plain", width, configuration.precision), f"d{width}_{configuration.precision}", self._plain
+        )
+        return plain if index == NO_INDEX else self._indexed(plain, configuration.precision, index)
+
+    def _copy(self, key: tuple[str, int, str], name: str, write: Callable[[str, int, str], None]) -> TableState:
+        if key not in self._copies:
+            write(name, *key[1:])
+            vector_index.maintain(self._uri, name, NO_INDEX, self._metric)
+            found = vector_index.measure(self._uri, name)
+            self._copies[key] = TableState(
+                name=name,
+                width=key[1],
+                version=found.version,
+                rows=found.rows,
+                bytes=found.bytes,
+                index=NO_INDEX,
+                probes=None,
+                trained_rows=None,
+            )
+        return self._copies[key]
+
+    def _indexed(self, plain: TableState, precision: str, index: str) -> TableState:
+        """A later version of a copy: earlier ones keep the index they had."""
+        key = (index, plain.width, precision)
+        if key not in self._copies:
+            version = scratch.build_vector_index(self._uri, plain.name, index, self._metric)
+            found = vector_index.measure_recall(
+                self._uri, plain.name, version, self._metric, RECALL_QUERIES, self._recall
+            )
+            update = {"version": version, "index": index, "probes": found.probes, "trained_rows": plain.rows}
+            self._copies[key] = plain.model_copy(update=update)
+        return self._copies[key]
+
+    def _with_text(self, configuration: Configuration) -> TableState:
+        width, precision = configuration.width, configuration.precision
+        key = ("text", width, precision)
+        if key in self._copies:
+            return self._copies[key]
+        plain = self._copy(key, f"d{width}_{precision}_text", self._passages)
+        version = scratch.index_text(self._uri, plain.name, PASSAGE)
+        self._copies[key] = plain.model_copy(update={"version": version})
+        return self._copies[key]
+
+    def _plain(self, name: str, width: int, precision: str) -> None:
+        target = self._schema(width, precision)
+        scratch.write(self._uri, name, target, self._batches(width, precision, target.names[:-1]))
+
+    def _passages(self, name: str, width: int, precision: str) -> None:
+        columns = self._published.text_columns
+        spans = [schema.CHAR_START, schema.CHAR_END]
+        target = pa.schema(
+            [*(self._schema(width, precision).field(key) for key in KEY), pa.field(PASSAGE, pa.string())]
+        )
+        target = target.append(self._schema(width, precision).field(schema.VECTOR))
+        batches = self._batches(width, precision, [*KEY, *spans, *columns])
+        scratch.write(self._uri, name, target, (_passage(batch, columns, target) for batch in batches))
+
+    def _batches(self, width: int, precision: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Rows of the index with vectors of a width and precision, altered documents as they are altered."""
+        source = width if width in self._own else None
+        target = pa.schema([self._schema(width, precision).field(name) for name in (*columns, schema.VECTOR)])
+        for batch in self._published.batches([*columns, schema.VECTOR], source):
+            kept = batch
+            if self._altered is not None:
+                kept = batch.filter(pc.invert(pc.is_in(batch[schema.ID], value_set=self._altered.ids)))
+            yield _with_vectors(kept, tables.to_matrix(kept[schema.VECTOR]), width, precision, target)
+        if self._altered is not None:
+            for rows in self._altered.rows.select(list(columns)).combine_chunks().to_batches():
+                yield _with_vectors(rows, self._altered.vectors, width, precision, target)
+
+    def _schema(self, width: int, precision: str) -> pa.Schema:
+        source = self._published.schema()
+        vector = pa.field(schema.VECTOR, pa.list_(schema.ARROW_PRECISION[precision], width), nullable=False)
+        return pa.schema([*(field for field in source if field.name != schema.VECTOR), vector])
+
+    @property
+    def _precision(self) -> str:
+        return str(self._published.epoch.description["layout"]["precision"])
+
+    @property
+    def _metric(self) -> str:
+        return str(self._published.epoch.description["layout"]["metric"])
+
+
+def rewrite(
+    published: Published, texts: Mapping[str, str], embed: Callable[[Sequence[Sequence[int]]], np.ndarray]
+) -> RewrittenDocuments:
+    """Rows and vectors of documents with other texts.
+
+    Args:
+        published: The index the documents are of.
+        texts: Their texts by id.
+        embed: Gives vectors of token ids.
+
+    Returns:
+        The rows, chunked and embedded as the index's own.
+
+    Raises:
+        IndexerError: A text has no tokens.
+    """
+    tokens = published.model.tokenizer.documents(list(texts.values()))
+    if tokens.rejected:
+        raise IndexerError(
+            f"{len(tokens.rejected)} of {len(texts)} altered documents cannot be embedded: {tokens.rejected[0][1]}"
+        )
+    names = [field.name for field in published.schema() if field.name != schema.VECTOR]
+    rows = published.rows(list(texts), names).to_pylist()
+    known = {row[schema.ID]: row for row in rows if row[schema.CHUNK] == 0}
+    first, *others = published.text_columns
+    made = []
+    for at, name in enumerate(texts):
+        known[name] |= {first: texts[name], **dict.fromkeys(others)}
+        for chunk in np.flatnonzero(tokens.row == at):
+            span = {schema.CHAR_START: int(tokens.char_start[chunk]), schema.CHAR_END: int(tokens.char_end[chunk])}
+            made.append((int(chunk), known[name] | {schema.CHUNK: int(tokens.chunk[chunk])} | span))
+    target = pa.schema([published.schema().field(name) for name in names])
+    vectors = embed(tokens.ids)[[chunk for chunk, _ in made]]
+    return RewrittenDocuments(pa.Table.from_pylist([row for _, row in made], target), vectors)
+
+
+def _with_vectors(
+    rows: pa.RecordBatch, vectors: np.ndarray, width: int, precision: str, target: pa.Schema
+) -> pa.RecordBatch:
+    columns = [rows[name] for name in target.names[:-1]]
+    return pa.RecordBatch.from_arrays(
+        [*columns, matryoshka.fixed_size_list(matryoshka.cut(vectors, width), precision)], schema=target
+    )
+
+
+def _passage(batch: pa.RecordBatch, columns: Sequence[str], target: pa.Schema) -> pa.RecordBatch:
+    spans = batch.select([schema.CHAR_START, schema.CHAR_END, *columns]).to_pylist()
+    texts = [Hit("", 0, 0.0, 0.0, row).text(columns) for row in spans]
+    arrays = [batch[name] for name in KEY]
+    return pa.RecordBatch.from_arrays([*arrays, pa.array(texts, pa.string()), batch[schema.VECTOR]], schema=target)

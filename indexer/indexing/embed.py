@@ -1,0 +1,221 @@
+"""A shard of documents end to end: read, tokenise, embed, cut to widths, stage, receipt."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import compress
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from indexer import schema
+from indexer.cluster.pipeline import Pipeline
+from indexer.corpus.documents import DocumentBatch, read_part
+from indexer.corpus.shards import FileRows, Shard
+from indexer.indexing.job import Target
+from indexer.indexing.quarantine import each_part
+from indexer.inference import matryoshka
+from indexer.inference.embed_inputs import TokenBatch
+from indexer.inference.engine import Embedder
+from indexer.progress import Stopwatch
+from indexer.reasons import QuarantineReason
+from indexer.schema import Layout
+from indexer.storage import tables
+from indexer.storage.control import ControlStore
+from indexer.storage.records import Receipt
+
+
+class Tokenizer(Protocol):
+    """What the pipeline needs of a tokenizer."""
+
+    def documents(self, texts: Sequence[str]) -> TokenBatch:
+        """Token ids of the chunks of ``texts``."""
+        ...
+
+
+@dataclass
+class Batch:
+    """Some documents of a shard on their way: texts are dropped once they are tokens."""
+
+    ids: pa.Array
+    payload: pa.Table
+    content_hash: pa.Array
+    payload_hash: pa.Array
+    file: str
+    rows: np.ndarray
+    tokens: TokenBatch
+    refused: dict[int, QuarantineReason]
+    vectors: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
+
+    @property
+    def kept(self) -> np.ndarray:
+        """bool, shape (chunks,): chunks of documents that are not refused."""
+        return ~np.isin(self.tokens.row, list(self.refused))
+
+
+@dataclass
+class ShardInFlight:
+    """A shard on its way.
+
+    Attributes:
+        batches: Its documents.
+        unread: Quarantine rows of files that changed or went away since they were compared.
+        sampled: Number of a row among those that are kept.
+        again: That row's vector, computed once more alone; float32, shape (1, dimension). Without rows none.
+    """
+
+    batches: list[Batch]
+    unread: pa.Table
+    sampled: int = 0
+    again: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
+
+
+class EmbedPipeline(Pipeline[Shard, Embedder, ShardInFlight, Receipt]):
+    """Takes shards to receipts on one engine in embed mode."""
+
+    def __init__(
+        self, target: Target, make_engine: Callable[[], Embedder], make_tokenizer: Callable[[], Tokenizer]
+    ) -> None:
+        """Starts the engine.
+
+        Args:
+            target: Where the rows go.
+            make_engine: Starts the engine; called in the thread that will use it.
+            make_tokenizer: Loads the tokenizer.
+
+        Raises:
+            SettingsError: A width is not possible with the engine's dimension.
+        """
+        self._target = target
+        self._control = ControlStore(target.uri, target.layout.name)
+        self._tokenizer = make_tokenizer()
+        super().__init__(make_engine)
+        matryoshka.check(target.layout.widths, self._engine.dimension)
+
+    def _read(self, piece: Shard, watch: Stopwatch) -> ShardInFlight:
+        def read(part: FileRows) -> list[Batch]:
+            return list(self._batches(part, watch))
+
+        batches, unread = each_part(self._control, self._target.corpus, piece, read)
+        return ShardInFlight(batches, unread, sampled=int(piece.shard_id, 16))
+
+    def _batches(self, part: FileRows, watch: Stopwatch) -> Iterator[Batch]:
+        documents = read_part(self._target.corpus, part)
+        while True:
+            with watch("read"):
+                batch = next(documents, None)
+            if batch is None:
+                return
+            with watch("tokenise"):
+                yield _tokenised(batch, self._tokenizer)
+
+    def _compute(self, held: ShardInFlight, watch: Stopwatch) -> None:
+        with watch("engine"):
+            for batch in held.batches:
+                batch.vectors = self._engine.embed(batch.tokens.ids)
+                self._refuse_unusable(batch)
+            kept = [ids for batch in held.batches for ids in compress(batch.tokens.ids, batch.kept)]
+            if kept:
+                held.sampled %= len(kept)
+                held.again = self._engine.embed([kept[held.sampled]])
+
+    def _refuse_unusable(self, batch: Batch) -> None:
+        """A vector that is not finite or has no norm is computed once more alone; then its document is refused."""
+        narrowest = min(self._target.layout.widths)
+        for sequence in matryoshka.unusable_rows(batch.vectors, narrowest):
+            again = self._engine.embed([batch.tokens.ids[sequence]])
+            if matryoshka.unusable_rows(again, narrowest).size:
+                batch.refused[int(batch.tokens.row[sequence])] = QuarantineReason.BAD_VECTOR
+            else:
+                batch.vectors[sequence] = again[0]
+
+    def _store(self, piece: Shard, held: ShardInFlight, watch: Stopwatch) -> Receipt:
+        batches = held.batches
+        layout = self._target.layout
+        with watch("widths"):
+            staged = {name: table for name, table in _tables(batches, layout).items() if table.num_rows}
+            refused = [_quarantined(batch, piece.shard_id) for batch in batches]
+            quarantine = pa.concat_tables([held.unread, *refused])
+        with watch("stage"):
+            if quarantine.num_rows:
+                staged[layout.quarantine] = quarantine
+            fragments = {name: tables.stage(self._target.uri, name, table) for name, table in staged.items()}
+        chunks = sum(int(batch.kept.sum()) for batch in batches)
+        receipt = Receipt(
+            shard_id=piece.shard_id,
+            fragments=fragments,
+            documents=piece.documents - quarantine.num_rows,
+            chunks=chunks,
+            quarantined=quarantine.num_rows,
+            unread=held.unread.num_rows,
+            truncated=sum(int((batch.tokens.truncated & batch.kept).sum()) for batch in batches),
+            tokens=sum(map(len, (ids for batch in batches for ids in batch.tokens.ids))),
+            sampled_cosine=self._sampled_cosine(held, fragments),
+            seconds=watch.seconds,
+        )
+        return self._control.put_receipt(self._target.epoch, receipt)
+
+    def _sampled_cosine(self, held: ShardInFlight, fragments: Mapping[str, list[dict[str, Any]]]) -> float | None:
+        """Whether what is on storage is what the model gives: order, cut, precision and writing in one number."""
+        if not held.again.size:
+            return None
+        width = max(self._target.layout.widths)
+        name = self._target.layout.table(width)
+        stored = tables.read_staged_vector(self._target.uri, name, fragments[name], held.sampled)
+        return float(stored @ matryoshka.cut(held.again, width)[0] / max(float(np.linalg.norm(stored)), 1e-12))
+
+
+def _tokenised(documents: DocumentBatch, tokenizer: Tokenizer) -> Batch:
+    tokens = tokenizer.documents(documents.texts)
+    return Batch(
+        ids=pa.array(documents.ids, pa.string()),
+        payload=documents.payload,
+        content_hash=documents.content_hash,
+        payload_hash=documents.payload_hash,
+        file=documents.file,
+        rows=documents.rows,
+        tokens=tokens,
+        refused={row: QuarantineReason(reason) for row, reason in tokens.rejected},
+    )
+
+
+def _tables(batches: Sequence[Batch], layout: Layout) -> dict[str, pa.Table]:
+    """Rows of every width table; the tables share all columns but the vector."""
+    parts: dict[int, list[pa.Table]] = {width: [] for width in layout.widths}
+    for batch in batches:
+        kept = batch.kept
+        columns = _columns(batch, kept)
+        for width, vectors in matryoshka.columns(batch.vectors[kept], layout.widths, layout.precision).items():
+            target = layout.schema(width)
+            parts[width].append(pa.table([columns.get(name, vectors) for name in target.names], schema=target))
+    return {layout.table(width): pa.concat_tables(tables_) for width, tables_ in parts.items() if tables_}
+
+
+def _columns(batch: Batch, kept: np.ndarray) -> dict[str, pa.Array | pa.ChunkedArray]:
+    document = pa.array(batch.tokens.row[kept])
+    return {
+        schema.ID: batch.ids.take(document),
+        schema.CHUNK: pa.array(batch.tokens.chunk[kept]),
+        schema.CHAR_START: pa.array(batch.tokens.char_start[kept]),
+        schema.CHAR_END: pa.array(batch.tokens.char_end[kept]),
+        **{name: batch.payload.column(name).take(document) for name in batch.payload.schema.names},
+        schema.CONTENT_HASH: batch.content_hash.take(document),
+        schema.PAYLOAD_HASH: batch.payload_hash.take(document),
+    }
+
+
+def _quarantined(batch: Batch, shard_id: str) -> pa.Table:
+    refused = sorted(batch.refused)
+    documents = pa.array(refused, pa.int32())
+    count = len(refused)
+    columns = {
+        schema.ID: batch.ids.take(documents),
+        "shard": pa.array([shard_id] * count, pa.string()),
+        "file": pa.array([batch.file] * count, pa.string()),
+        "row": pa.array(batch.rows[refused], pa.int64()),
+        "reason": pa.array([batch.refused[row].value for row in refused], pa.string()),
+        "detail": pa.array([batch.refused[row].description for row in refused], pa.string()),
+        schema.CONTENT_HASH: batch.content_hash.take(documents),
+        schema.PAYLOAD_HASH: batch.payload_hash.take(documents),
+    }
+    return pa.table(columns, schema=schema.QUARANTINE_SCHEMA)

@@ -1,0 +1,71 @@
+"""Builds the intent: everything the next epoch will be."""
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from indexer import schema
+from indexer.indexing.changes import Changes
+from indexer.indexing.job import Job
+from indexer.indexing.stage import Staged
+from indexer.progress import Stopwatch
+from indexer.publishing.gates import Gate
+from indexer.storage import tables
+from indexer.storage.records import Intent, canonical
+
+
+def make_intent(job: Job, found: Changes, staged: Staged, hold: Sequence[Gate], watch: Stopwatch) -> Intent:
+    """Describes the epoch that the staged shards become."""
+    uri, layout = job.settings.index.uri, job.layout
+    trained = {table.name: table.trained_rows for table in (job.published.tables if job.published else [])}
+    bases = tables.create_missing(uri, layout.schemas()) | (job.published.versions() if job.published else {})
+    quarantine = pa.concat_tables([schema.QUARANTINE_SCHEMA.empty_table(), *staged.quarantine])
+    dropped = [ids for ids in found.dropped if len(ids)]
+    model = job.model.describe()
+    return Intent(
+        epoch=job.epoch,
+        generation=layout.generation,
+        bases={name: bases[name] for name in layout.schemas()},
+        widths={layout.table(width): width for width in layout.widths},
+        quarantine_table=layout.quarantine,
+        vector_index=job.settings.index.vector_index,
+        trained_rows={name: rows for name, rows in trained.items() if rows is not None},
+        receipts=staged.receipts,
+        quarantine=tables.stage(uri, layout.quarantine, quarantine) if quarantine.num_rows else [],
+        removals=[job.store.put_removals(job.epoch, ids) for ids in dropped],
+        documents=found.counts["unchanged"] + staged.documents,
+        metadata={
+            "fingerprint": canonical(job.model.fingerprint),
+            "metric": layout.metric,
+            **{key: str(model[key]) for key in ("name", "revision", "dimension", "query_template")},
+            "query_instruction": str(model["query_instruction"]),
+        },
+        description={
+            "fingerprint": job.model.fingerprint,
+            "layout": layout.describe(),
+            "corpus": job.corpus.digest,
+            "text_columns": job.settings.corpus.text_columns,
+            "model": model,
+            "to_retry": staged.to_retry,
+            "counts": found.counts | {"moved": staged.moved},
+            "gates": {gate.name: gate.measured for gate in hold},
+            "run": {
+                "documents": found.counts["documents"],
+                "indexed": staged.documents - staged.moved,
+                "quarantined": found.counts["quarantined"] + staged.quarantined,
+                "truncated": staged.truncated,
+                "chunks": staged.chunks,
+                "tokens": staged.tokens,
+                "resumed_shards": staged.resumed,
+                "resumed_tokens": staged.resumed_tokens,
+                "restarts": staged.restarts,
+                "tokens_per_second": _rate(staged, watch),
+            },
+        },
+    )
+
+
+def _rate(staged: Staged, watch: Stopwatch) -> float:
+    """Tokens per second while the engines were at work; 0 where this run needed none."""
+    seconds = watch.seconds.get("embed", 0.0)
+    return round((staged.tokens - staged.resumed_tokens) / seconds, 1) if seconds else 0.0

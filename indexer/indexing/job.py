@@ -1,0 +1,116 @@
+"""A run's inputs, opened and checked before any engine starts."""
+
+from dataclasses import dataclass, replace
+
+from indexer.corpus.documents import Corpus, open_corpus
+from indexer.errors import SettingsError
+from indexer.inference import matryoshka
+from indexer.inference.model import Model, open_model
+from indexer.progress import say
+from indexer.schema import Layout
+from indexer.settings import Settings
+from indexer.storage.control import ControlStore
+from indexer.storage.records import Epoch
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a run works with, opened and checked.
+
+    Attributes:
+        settings: The settings.
+        corpus: The listed corpus.
+        model: The model.
+        layout: The tables.
+        store: Control files.
+        published: The epoch the run starts from, ``None`` for the first one of a generation.
+        latest: The latest epoch, ``None`` before the first; another one than ``published`` for a rebuild.
+    """
+
+    settings: Settings
+    corpus: Corpus
+    model: Model
+    layout: Layout
+    store: ControlStore
+    published: Epoch | None
+    latest: Epoch | None
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch the run builds."""
+        return (self.latest.number if self.latest else 0) + 1
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the published epoch was made of these very files, with nothing left to try again."""
+        if self.published is None or self.published.description["corpus"] != self.corpus.digest:
+            return False
+        return not self.published.description["to_retry"] and not self.query_instruction_changed
+
+    @property
+    def query_instruction_changed(self) -> bool:
+        """Whether readers are to embed queries in another way than published; the documents' vectors stay."""
+        if self.published is None:
+            return False
+        return bool(self.published.description["model"]["query_instruction"] != self.settings.model.query_instruction)
+
+
+def open_job(settings: Settings, *, rebuild: bool = False) -> Job:
+    """Opens and checks everything a run needs, before any engine starts.
+
+    Args:
+        settings: The settings.
+        rebuild: Whether other vectors or tables than the published ones make a new generation instead of an error.
+
+    Returns:
+        The run's inputs.
+
+    Raises:
+        SettingsError: The model cannot be had, a width is impossible, or the published index was built otherwise.
+        CorpusError: There is no usable corpus.
+    """
+    corpus = open_corpus(settings.corpus)
+    model = open_model(settings.model, settings.engine)
+    index = settings.index
+    wide = tuple(sorted(index.widths, reverse=True))
+    matryoshka.check(wide, model.checkpoint.dimension)
+    store = ControlStore(index.uri, index.name)
+    latest = published = store.latest_epoch()
+    generation = latest.generation if latest else 1
+    layout = Layout(index.name, generation, wide, index.precision, index.metric, corpus.payload)
+    differing = _differing(published, model, layout) if published else []
+    if differing:
+        changed = f"the published index was built with other {', '.join(differing)}"
+        if not rebuild:
+            raise SettingsError(
+                f"{changed}; vectors are never mixed: restore the settings, build everything anew with --rebuild, or "
+                "choose another index.name"
+            )
+        layout = replace(layout, generation=store.next_generation())
+        say(f"{changed}: building generation {layout.generation} beside it")
+        published = None
+    return Job(settings, corpus, model, layout, store, published, latest)
+
+
+def _differing(published: Epoch, model: Model, layout: Layout) -> list[str]:
+    """What makes vectors that are not comparable, or tables of another schema, by name."""
+    ours = {**model.fingerprint, **layout.describe()}
+    theirs = {**published.description["fingerprint"], **published.description["layout"]}
+    return sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the rows of a run go.
+
+    Attributes:
+        corpus: The listed corpus.
+        layout: The tables.
+        uri: The LanceDB database.
+        epoch: The epoch being built.
+    """
+
+    corpus: Corpus
+    layout: Layout
+    uri: str
+    epoch: int

@@ -1,0 +1,123 @@
+"""Quarantine rows that the driver knows of; those that workers find are staged by the workers."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from indexer import schema
+from indexer.corpus.documents import Corpus
+from indexer.corpus.files import retry_once
+from indexer.corpus.shards import FileRows, Shard
+from indexer.errors import BadFile
+from indexer.indexing.job import Job
+from indexer.indexing.scan import Unread
+from indexer.progress import say
+from indexer.reasons import QuarantineReason
+from indexer.storage.control import ControlStore
+
+
+def rows_of_killed_shard(job: Job, shard: Shard, reason: str) -> pa.Table:
+    """Quarantine rows of the documents, mostly one, that workers died of.
+
+    Args:
+        job: The run's inputs.
+        shard: What was given up.
+        reason: What was seen of it.
+    """
+    detail = f"{QuarantineReason.POISON.description}: {reason}"
+    rows = [
+        rows_of_file(job.store, job.corpus, part, shard.shard_id, QuarantineReason.POISON, detail)
+        for part in shard.parts
+    ]
+    found = pa.concat_tables(rows)
+    for file, row in zip(found["file"].to_pylist(), found["row"].to_pylist(), strict=True):
+        say(f"row {row} of {file} goes to the quarantine: {detail}")
+    return found
+
+
+def rows_of_changes(quarantine: pa.Table, corpus: Corpus, unread: Mapping[str, Unread]) -> pa.Table:
+    """Rows of a comparison in the quarantine's schema: with the paths of their files, and why.
+
+    Args:
+        quarantine: Rows as :class:`indexer.comparison.Changes` has them.
+        corpus: The corpus.
+        unread: Files that could not be read, by the name of their digest.
+    """
+    count = quarantine.num_rows
+    at, reasons = (quarantine[name].to_pylist() for name in ("file", "reason"))
+    left = {number: unread.get(corpus.digest_name(corpus.files[number])) for number in set(at)}
+    details = [
+        file.detail if (file := left[number]) else QuarantineReason(reason).description
+        for number, reason in zip(at, reasons, strict=True)
+    ]
+    columns = {name: quarantine[name] for name in quarantine.column_names}
+    columns |= {
+        "file": pa.array([corpus.files[number].path for number in at], pa.string()),
+        "shard": pa.array([""] * count, pa.string()),
+        "detail": pa.array(details, pa.string()),
+    }
+    target = schema.QUARANTINE_SCHEMA
+    return pa.table([columns[field.name].cast(field.type) for field in target], schema=target)
+
+
+ReadT = TypeVar("ReadT")
+
+
+def each_part(
+    control: ControlStore, corpus: Corpus, shard: Shard, read: Callable[[FileRows], list[ReadT]]
+) -> tuple[list[ReadT], pa.Table]:
+    """Reads the parts of a shard; files that have become unreadable since they were compared are left out.
+
+    Args:
+        control: Control files of the index.
+        corpus: The corpus.
+        shard: The shard.
+        read: Reads one part.
+
+    Returns:
+        What was read, and quarantine rows of the documents that were not.
+    """
+    found: list[ReadT] = []
+    unread = schema.QUARANTINE_SCHEMA.empty_table()
+    for part in shard.parts:
+        try:
+            found += retry_once(corpus.settings.uri, partial(read, part))
+        except BadFile as error:
+            rows = rows_of_file(control, corpus, part, shard.shard_id, QuarantineReason.BAD_FILE, str(error))
+            unread = pa.concat_tables([unread, rows])
+    return found, unread
+
+
+def rows_of_file(
+    control: ControlStore,
+    corpus: Corpus,
+    part: FileRows,
+    shard_id: str,
+    fate: QuarantineReason,
+    detail: str | None = None,
+) -> pa.Table:
+    """Quarantine rows of all documents of a part, which are known by the file's digest.
+
+    Args:
+        control: Control files of the index.
+        corpus: The corpus.
+        part: The rows.
+        shard_id: Their shard.
+        fate: The reason.
+        detail: A sentence without text of the documents; the fate's own where none is given.
+
+    Returns:
+        Rows of :data:`indexer.schema.QUARANTINE_SCHEMA`.
+    """
+    columns = [schema.ID, "row", schema.CONTENT_HASH, schema.PAYLOAD_HASH]
+    digest = control.digest(corpus.digest_name(part.file), columns)
+    rows = digest.filter(pc.is_in(digest["row"], value_set=pa.array(np.flatnonzero(part.chosen) + part.start)))
+    given = {"shard": shard_id, "file": part.file.path, "reason": fate.value, "detail": detail or fate.description}
+    known = {name: rows[name] for name in columns}
+    known |= {name: pa.array([value] * rows.num_rows, pa.string()) for name, value in given.items()}
+    target = schema.QUARANTINE_SCHEMA
+    return pa.table([known[field.name].cast(field.type) for field in target], schema=target)

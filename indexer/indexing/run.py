@@ -1,0 +1,165 @@
+"""The main job: corpus -> changes -> shards on workers -> intent -> epoch; plan and summary."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
+from itertools import count
+from typing import Any
+
+from indexer.cluster.connection import SMALL_ROWS, Cluster
+from indexer.corpus.documents import open_corpus
+from indexer.errors import CorpusError, RefusedError
+from indexer.indexing import changes, scan
+from indexer.indexing.intent import make_intent
+from indexer.indexing.job import Job, open_job
+from indexer.indexing.sandbox import ReaderProcess
+from indexer.indexing.stage import MakePipeline, Recipe, Staged, stage
+from indexer.progress import Stopwatch, say
+from indexer.publishing import publish
+from indexer.publishing.gates import Gate, check_counts, check_files, check_vectors
+from indexer.settings import Settings
+from indexer.storage.records import Epoch, Intent
+
+LISTINGS = 3
+"""How often a corpus that changes while it is read is listed before files are left out."""
+
+
+def run(settings: Settings, recipe: Recipe = MakePipeline, *, rebuild: bool = False) -> dict[str, Any]:
+    """Brings the index up to date with the corpus.
+
+    Args:
+        settings: The settings.
+        recipe: How workers build their pipelines; tests put a fake engine here.
+        rebuild: Where the settings make other vectors or tables than the published ones, build a new generation of
+            tables beside these and switch to it.
+
+    Returns:
+        The summary, JSON-ready.
+
+    Raises:
+        SettingsError: The settings contradict the model or the published index.
+        CorpusError: The corpus cannot be read as configured.
+        RefusedError: A gate refused, or another run's epoch is in the way; nothing was published.
+        IndexerError: Anything else that ends the run.
+    """
+    watch = Stopwatch()
+    with watch("open"):
+        job = open_job(settings, rebuild=rebuild)
+        pending = job.store.pending_intent()
+    if pending is None and job.published is not None and job.is_published:
+        return _unchanged(job.published)
+    reader = scan.start_reader(job)
+    with ExitStack() as stack:
+        with watch("connect"):
+            cluster = stack.enter_context(Cluster(settings.cluster, settings.engine.replicas_per_gpu))
+        tries = count(1)
+        while (summary := _attempt(job, cluster, reader, recipe, watch, next(tries))) is None:
+            job = open_job(settings, rebuild=rebuild)
+            reader = scan.start_reader(job)
+    return summary
+
+
+def _attempt(
+    job: Job, cluster: Cluster, reader: ReaderProcess, recipe: Recipe, watch: Stopwatch, number: int
+) -> dict[str, Any] | None:
+    """One epoch; ``None`` where another run's was in the way and is published now, or the corpus is another one."""
+    pending = job.store.pending_intent()
+    if pending is not None:
+        say(f"epoch {pending.epoch} was begun by another run: finishing it")
+        _finish(job, cluster, pending, watch)
+        return None
+    with watch("scan"):
+        unread = scan.scan(job, cluster, reader)
+        if unread and number < LISTINGS and open_corpus(job.settings.corpus).files != job.corpus.files:
+            say("the corpus changed while it was read: listing it again")
+            return None
+    with watch("compare"):
+        found = changes.compare(job, cluster, unread)
+    if not found.counts["documents"]:
+        raise CorpusError(f"corpus.uri: {job.settings.corpus.uri} has files and not a single row")
+    if not found.differs and job.published is not None and not job.query_instruction_changed:
+        return _unchanged(job.published)
+    gates = job.settings.gates
+    check_files(len(unread), len(job.corpus.files), gates)
+    _check_counts(job, found.counts)
+    staged = stage(job, cluster, found, unread, recipe, watch)
+    cluster.stop_workers()
+    with watch("check"):
+        quarantined = found.counts["quarantined"] + staged.quarantined
+        hold = _check_counts(job, found.counts | {"quarantined": quarantined})
+        names = [job.layout.table(width) for width in job.layout.widths]
+        hold += check_vectors(job.settings.index.uri, job.store, job.epoch, staged.receipts, names, gates)
+        ours = make_intent(job, found, staged, hold, watch)
+        counted = job.store.put_intent(ours)
+    epoch = _finish(job, cluster, counted, watch)
+    if counted != ours:
+        say(f"another run published epoch {epoch.number} first: comparing with it")
+        return None
+    if "rollback_of" in epoch.description:
+        raise RefusedError(
+            f"epoch {epoch.number} was given up by a rollback to epoch {epoch.description['rollback_of']}"
+        )
+    return _summary(epoch) | _times(watch, staged, epoch)
+
+
+def _finish(job: Job, cluster: Cluster, intent: Intent, watch: Stopwatch) -> Epoch:
+    """Publishes; the work on large tables in tasks, so that this process stays small."""
+    each = partial(cluster.map, in_driver=intent.documents < SMALL_ROWS)
+    return publish.finish(job.settings.index.uri, job.store, intent, job.settings.gates, each, watch)
+
+
+def _check_counts(job: Job, counts: Mapping[str, int]) -> list[Gate]:
+    before = _documents(job.latest) if job.latest else 0
+    if job.published is None:  # a rebuild compares with nothing; what it leaves out of the old index is removed too
+        usable = counts["documents"] - counts["quarantined"] - counts["duplicates"]
+        counts = {**counts, "deleted": max(0, before - usable)}
+    return check_counts(counts, before, job.settings.gates, job.settings.run.max_quarantine)
+
+
+def _documents(epoch: Epoch) -> int:
+    counts, run = epoch.description["counts"], epoch.description["run"]
+    return int(counts["unchanged"] + counts["moved"] + run["indexed"])
+
+
+def _summary(epoch: Epoch) -> dict[str, Any]:
+    changed = {name: epoch.description["counts"][name] for name in ("new", "changed", "unchanged", "deleted", "moved")}
+    return {
+        "epoch": epoch.number,
+        **epoch.description["run"],
+        **changed,
+        "duplicates": epoch.description["counts"]["duplicates"],
+        "quarantine_reasons": epoch.description["quarantine_reasons"],
+        "gates": epoch.description["gates"],
+        "maintenance": epoch.description["maintenance"],
+        "tables": _tables(epoch),
+    }
+
+
+def _times(watch: Stopwatch, staged: Staged, epoch: Epoch) -> dict[str, Any]:
+    """Seconds of the run in all and by stage, of its workers by stage, which overlap, and its rate."""
+    return {
+        "seconds": round(sum(watch.seconds.values()), 3),
+        "stages": {stage: round(value, 3) for stage, value in watch.seconds.items()},
+        "worker_stages": {stage: round(value, 3) for stage, value in staged.seconds.items()},
+        "tokens_per_second": epoch.description["run"]["tokens_per_second"],
+    }
+
+
+def _unchanged(epoch: Epoch) -> dict[str, Any]:
+    """Summary of a run that had nothing to do."""
+    say(f"nothing changed since epoch {epoch.number}: nothing embedded, nothing published")
+    counts = ("indexed", "truncated", "chunks", "tokens", "seconds", "tokens_per_second")
+    kept = {name: epoch.description["run"][name] for name in ("documents", "quarantined")}
+    reasons = epoch.description["quarantine_reasons"]
+    return {
+        "epoch": epoch.number,
+        **kept,
+        "quarantine_reasons": reasons,
+        **dict.fromkeys(counts, 0),
+        "gates": epoch.description["gates"],
+        "tables": _tables(epoch),
+    }
+
+
+def _tables(epoch: Epoch) -> list[dict[str, Any]]:
+    return [table.model_dump(include={"name", "width", "rows", "bytes", "index"}) for table in epoch.tables]

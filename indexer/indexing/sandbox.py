@@ -1,0 +1,176 @@
+"""Digests files of the corpus in a process of its own, under a memory limit.
+
+What a damaged or hostile file does to a Parquet reader, such as taking all memory or a segmentation fault, ends that
+process and not the run. Requests and answers are lines of JSON; digests go straight to the control files.
+"""
+
+import base64
+import json
+import os
+import resource
+import subprocess
+import sys
+import threading
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
+
+from indexer.corpus.digests import scan_file
+from indexer.corpus.documents import Corpus
+from indexer.corpus.files import DataFile
+from indexer.errors import BadFile, IndexerError, WrongColumns
+from indexer.settings import CorpusSettings
+from indexer.storage.control import ControlStore
+
+GIB = 1 << 30
+
+
+PATIENCE_SECONDS = 300.0
+
+
+SLOWEST_BYTES = 1 << 20
+"""A file that takes more than its bytes at so many per second, and the patience, hangs its reader."""
+
+
+KINDS: dict[str, type[IndexerError]] = {kind.__name__: kind for kind in (BadFile, WrongColumns, IndexerError)}
+"""Errors that travel from one process to the other by name."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Digests files into the control files of an index.
+
+    Attributes:
+        corpus: The corpus.
+        uri: LanceDB database of the index.
+        name: Name of the index.
+    """
+
+    corpus: Corpus
+    uri: str
+    name: str
+
+    def digest(self, file: DataFile) -> None:
+        """Reads one file and records its digest.
+
+        Raises:
+            BadFile: The file cannot be read.
+            WrongColumns: Its columns are not those of the corpus.
+            IndexerError: The digest cannot be written.
+        """
+        store = ControlStore(self.uri, self.name)
+        store.put_digest(self.corpus.digest_name(file), scan_file(self.corpus, file))
+
+
+class ReaderProcess:
+    """A :class:`Reader` in another process, which is replaced when it ends."""
+
+    def __init__(self, reader: Reader) -> None:
+        """Starts the process and does not wait for it: it takes half a second to load its libraries."""
+        self._reader = reader
+        self._process: subprocess.Popen[str] | None = _start(reader)
+
+    def __enter__(self) -> Self:
+        """Nothing more: the process is already there."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Ends the process."""
+        self._end()
+
+    def digest(self, file: DataFile) -> None:
+        """Like :meth:`Reader.digest`; a file that ends the process is a bad one."""
+        process = self._process = self._process or _start(self._reader)
+        most_seconds = PATIENCE_SECONDS + file.size / SLOWEST_BYTES
+        alarm = threading.Timer(most_seconds, process.kill)
+        alarm.start()
+        if process.stdin is None or process.stdout is None:
+            raise TypeError("the reader's process has no pipes")
+        try:
+            process.stdin.write(json.dumps(asdict(file)) + "\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        finally:
+            alarm.cancel()
+        if not answer:
+            status = self._end()
+            most = self._reader.corpus.settings.reader_gb
+            raise BadFile(
+                f"{file.path}: the process that read it ended (status {status}); it may have {most} GiB and "
+                f"{most_seconds:.0f} s"
+            )
+        kind, message = json.loads(answer)
+        if kind is not None:
+            raise KINDS[kind](message)
+
+    def _end(self) -> int | None:
+        if self._process is None:
+            return None
+        self._process.kill()
+        status = self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        self._process = None
+        return status
+
+
+def _start(reader: Reader) -> subprocess.Popen[str]:
+    corpus = reader.corpus
+    described = {
+        "settings": corpus.settings.model_dump(mode="json"),
+        "payload": base64.b64encode(corpus.payload.serialize()).decode(),
+        "uri": reader.uri,
+        "name": reader.name,
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "indexer.indexing.sandbox"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        # Ctrl-C is for the run, which then ends this process.
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    if process.stdin is None:
+        raise TypeError("the reader's process has no pipes")
+    process.stdin.write(json.dumps(described) + "\n")
+    process.stdin.flush()
+    return process
+
+
+def _described(line: str) -> Reader:
+    described = json.loads(line)
+    payload = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(described["payload"])))
+    corpus = Corpus(CorpusSettings.model_validate(described["settings"]), (), payload)
+    return Reader(corpus, described["uri"], described["name"])
+
+
+def _answer(reader: Reader, file: DataFile) -> tuple[str | None, str]:
+    try:
+        reader.digest(file)
+    except IndexerError as error:
+        return type(error).__name__ if type(error).__name__ in KINDS else IndexerError.__name__, str(error)
+    except Exception as error:  # noqa: BLE001  # whatever a damaged file makes a library raise, without its words
+        return BadFile.__name__, f"{file.path}: cannot be read: {type(error).__name__}"
+    return None, ""
+
+
+def main() -> None:
+    """Answers requests until there are no more."""
+    reader = _described(sys.stdin.readline())
+    most = int(reader.corpus.settings.reader_gb * GIB)
+    # One thread: what a thread reserves counts too. Address space is not limited, since mapped files are none of it.
+    pa.set_cpu_count(1)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    for line in sys.stdin:
+        print(json.dumps(_answer(reader, DataFile(**json.loads(line)))), flush=True)  # noqa: T201  # the answer
+
+
+if __name__ == "__main__":
+    main()

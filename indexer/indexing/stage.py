@@ -1,0 +1,147 @@
+"""Stages every shard of a night on workers, or takes it from an earlier run's receipt."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from indexer.cluster.connection import SMALL_ROWS, Cluster
+from indexer.cluster.pool import GivenUp
+from indexer.corpus.shards import Shard
+from indexer.indexing import reuse, worklist
+from indexer.indexing.changes import Changes
+from indexer.indexing.embed import EmbedPipeline
+from indexer.indexing.job import Job, Target
+from indexer.indexing.quarantine import rows_of_changes, rows_of_killed_shard
+from indexer.indexing.scan import Unread
+from indexer.inference.model import Model
+from indexer.progress import Progress, Stopwatch, say
+from indexer.storage import tables
+from indexer.storage.records import Receipt
+
+Recipe = Callable[[Target, Model], Callable[[], EmbedPipeline]]
+"""How workers build their pipelines."""
+
+
+@dataclass(frozen=True)
+class MakePipeline:
+    """Builds a worker's pipeline in the worker's process."""
+
+    target: Target
+    model: Model
+
+    def __call__(self) -> EmbedPipeline:
+        """Starts the engine."""
+        return EmbedPipeline(self.target, self.model.engine, lambda: self.model.tokenizer)
+
+
+@dataclass
+class Staged:
+    """What is staged for the epoch so far, in numbers; the fragments are in the receipts.
+
+    Attributes:
+        receipts: Shards staged.
+        quarantine: Quarantined rows that no receipt has.
+        documents: Documents staged; likewise chunks, truncated and tokens of the receipts.
+        quarantined: Documents that workers refused or died of.
+        resumed: Shards an earlier run had staged.
+        resumed_tokens: Tokens of those.
+        to_retry: Files and documents quarantined for reasons that may pass.
+        moved: Documents whose vectors were taken over.
+        restarts: Workers that died and were replaced.
+        seconds: Seconds of this run's workers by stage, all workers together.
+    """
+
+    receipts: list[str]
+    quarantine: list[pa.Table]
+    documents: int = 0
+    chunks: int = 0
+    quarantined: int = 0
+    truncated: int = 0
+    tokens: int = 0
+    resumed: int = 0
+    resumed_tokens: int = 0
+    to_retry: int = 0
+    moved: int = 0
+    restarts: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, receipt: Receipt) -> None:
+        """Counts a shard."""
+        self.receipts.append(receipt.shard_id)
+        self.documents += receipt.documents
+        self.chunks += receipt.chunks
+        self.quarantined += receipt.quarantined
+        self.to_retry += receipt.unread
+        self.truncated += receipt.truncated
+        self.tokens += receipt.tokens
+
+
+def stage(
+    job: Job, cluster: Cluster, found: Changes, unread: Mapping[str, Unread], recipe: Recipe, watch: Stopwatch
+) -> Staged:
+    """Takes every shard to a receipt, those of an earlier run as they are."""
+    tables.create_missing(job.settings.index.uri, job.layout.schemas())
+    receipts = job.store.receipt_ids(job.epoch)
+    left = [rows_of_changes(table, job.corpus, unread) for table in found.quarantine]
+    staged = Staged([], left, to_retry=len(unread))
+    target = Target(job.corpus, job.layout, job.settings.index.uri, job.epoch)
+    with watch("move"):
+        _move(job, cluster, found, target, staged)
+    shards = documents = 0
+    for shard in worklist.shards(job, found):
+        if shard.shard_id in receipts:
+            staged.add(job.store.receipt(job.epoch, shard.shard_id))
+            staged.resumed += 1
+            staged.resumed_tokens = staged.tokens
+        else:
+            shards += 1
+            documents += shard.documents
+    if staged.resumed:
+        say(f"resuming epoch {job.epoch}: {staged.resumed} shards ({staged.documents:,} documents) are staged already")
+    if shards:
+        say(f"starting {min(cluster.workers, shards)} workers for {documents:,} documents in {shards} shards")
+        with watch("start"):
+            workers = cluster.start_workers(recipe(target, job.model), shards)
+        with watch("embed"), Progress(documents, workers, job.settings.run.progress) as progress:
+            rest = (shard for shard in worklist.shards(job, found) if shard.shard_id not in receipts)
+            given = job.settings.run
+            _embed(job, cluster.run(rest, given.retries, given.max_restarts), staged, progress)
+            staged.restarts = cluster.restarts
+    return staged
+
+
+def _move(job: Job, cluster: Cluster, found: Changes, target: Target, staged: Staged) -> None:
+    """Stages what moved; the receipts of an earlier run that did so are found when the shards put theirs."""
+    if job.published is None or not found.moved.num_rows:
+        return
+    say(f"{found.moved.num_rows:,} documents moved: their vectors are taken over")
+    paths = [file.path for file in job.corpus.files]
+    rows = zip(*(found.moved[name].to_pylist() for name in ("file", "row", "id")), strict=True)
+    old_ids = {(paths[file], row): name for file, row, name in rows}
+    versions = job.published.versions()
+    items = ((target, shard, _of(shard, old_ids), versions) for shard in worklist.moved_shards(job, found))
+    for receipt in cluster.map(reuse.move, items, in_driver=found.moved.num_rows < SMALL_ROWS):
+        staged.add(receipt)
+        staged.moved += receipt.documents
+
+
+def _of(shard: Shard, old_ids: Mapping[tuple[str, int], str]) -> dict[tuple[str, int], str]:
+    """The part of the mapping that a shard needs."""
+    keys = ((part.file.path, part.start + int(at)) for part in shard.parts for at in np.flatnonzero(part.chosen))
+    return {key: old_ids[key] for key in keys}
+
+
+def _embed(job: Job, outcomes: Iterable[Receipt | GivenUp[Shard]], staged: Staged, progress: Progress) -> None:
+    for outcome in outcomes:
+        if isinstance(outcome, GivenUp):
+            rows = rows_of_killed_shard(job, outcome.piece, outcome.reason)
+            staged.quarantine.append(rows)
+            staged.quarantined += rows.num_rows
+            progress.add(rows.num_rows, 0)
+        else:
+            staged.add(outcome)
+            for stage, seconds in outcome.seconds.items():
+                staged.seconds[stage] = staged.seconds.get(stage, 0.0) + seconds
+            progress.add(outcome.documents + outcome.quarantined, outcome.tokens)

@@ -1,0 +1,80 @@
+"""The engine settings that are fastest on this machine for a user's own corpus and model."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+from indexer.corpus.documents import Corpus, first_texts, open_corpus
+from indexer.errors import CorpusError, IndexerError
+from indexer.inference import sweep
+from indexer.inference.model import open_model
+from indexer.inference.sweep import Subject, Timing
+from indexer.progress import say
+from indexer.settings import EngineSettings, Settings
+
+FILES = 8
+"""Files of the corpus that are sampled."""
+
+
+TOKENS = 200_000
+"""Tokens every setting is timed on, about; on a GPU a second of work of a small model."""
+
+
+GPU_TOKENS = 5_000_000
+
+
+ROWS = 4_000
+"""Rows looked at in a file."""
+
+
+def tune(settings: Settings, written: Path) -> dict[str, Any]:
+    """Times engine settings on a sample of the corpus and writes the best ``[engine]`` block.
+
+    Args:
+        settings: Settings of the job; its own engine arguments are not looked at.
+        written: TOML file for the block, with all measured rates as comments.
+
+    Returns:
+        Every setting with its rate, the best first; JSON-ready.
+
+    Raises:
+        CorpusError: The corpus has no text to try.
+        SettingsError: The model cannot be had.
+        IndexerError: No setting works.
+    """
+    model = open_model(settings.model, EngineSettings())
+    start, choices = sweep.machine(settings.model.max_tokens)
+    ids = model.tokenizer.documents(_sample(open_corpus(settings.corpus))).ids
+    ids = _about(ids, TOKENS if start.pinned else GPU_TOKENS)
+    say(f"timing engine settings on {sum(map(len, ids)):,} tokens of {len(ids):,} texts")
+    found: list[Timing] = []
+    for measured in sweep.best(
+        Subject(model.checkpoint.path, model.dtype, settings.model.max_tokens, ids), start, choices
+    ):
+        say(
+            f"{measured.tokens_per_second:,.0f} tokens/s with {measured.setting.named or 'defaults'} {measured.failure}"
+        )
+        found.append(measured)
+    found.sort(key=lambda measured: -measured.tokens_per_second)
+    if not found[0].tokens_per_second:
+        raise IndexerError(f"no engine setting works: {found[0].failure}")
+    rates = "".join(f"# {measured.tokens_per_second:,.0f} tokens/s: {measured.setting.named}\n" for measured in found)
+    written.write_text(f"# Measured by jobs.index --tune\n{rates}{found[0].setting.toml()}\n", encoding="utf-8")
+    return {"written": str(written), "settings": [measured.describe() for measured in found]}
+
+
+def _sample(corpus: Corpus) -> list[str]:
+    files = random.Random(0).sample(corpus.files, min(FILES, len(corpus.files)))  # noqa: S311  # a sample, not a secret
+    texts = [text for file in files for text in first_texts(corpus, file, ROWS) if text.strip()]
+    if len(texts) < 2:  # noqa: PLR2004  # the engine's canary compares two
+        raise CorpusError(f"{corpus.settings.uri}: no texts to try in {files[0].path}")
+    return random.Random(0).sample(texts, len(texts))  # noqa: S311
+
+
+def _about(ids: list[list[int]], tokens: int) -> list[list[int]]:
+    """As many sequences as have that many tokens together, from the beginning again where there are too few."""
+    taken: list[list[int]] = []
+    while tokens > 0:
+        taken.append(ids[len(taken) % len(ids)])
+        tokens -= len(taken[-1])
+    return taken

@@ -1,0 +1,125 @@
+"""The model's files: where they are, what they are, and the digest that tells one set of weights from another."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from indexer.errors import SettingsError
+
+FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*/config.json", "*/model.safetensors")
+"""What is fetched of a hub repository: configuration, tokenizer, weights; no code and no pickled weights."""
+
+
+READ_BYTES = 1 << 22
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model on local disk.
+
+    Attributes:
+        name: Hub id or directory as configured.
+        revision: Commit of a hub model, ``None`` for a local directory.
+        path: Directory with the files.
+    """
+
+    name: str
+    revision: str | None
+    path: str
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """Content of ``config.json``."""
+        return dict(json.loads((Path(self.path) / "config.json").read_text(encoding="utf-8")))
+
+    @property
+    def dimension(self) -> int:
+        """Native width of the vectors: ``hidden_size``."""
+        return int(self.config["hidden_size"])
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the weights and how they are pooled: the commit of a hub model, else the files' content."""
+        if self.revision is not None:
+            return self.revision
+        root = Path(self.path)
+        files = sorted({*root.glob("*.safetensors"), *root.glob("*/config.json"), root / "config.json"})
+        with ThreadPoolExecutor() as threads:
+            digests = threads.map(_file_digest, files)
+            parts = [f"{file.relative_to(root)}:{digest}" for file, digest in zip(files, digests, strict=True)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def resolve(name: str, revision: str | None) -> Checkpoint:
+    """Finds a model, fetching it from the hub when ``name`` is not a directory.
+
+    Args:
+        name: Hub id or local directory.
+        revision: Branch, tag or commit on the hub; must be ``None`` for a directory.
+
+    Returns:
+        The checkpoint, its revision resolved to a commit.
+
+    Raises:
+        SettingsError: No such model, no ``config.json``, no safetensors weights, or a revision of a directory.
+    """
+    directory = Path(name).expanduser()
+    if directory.is_dir():
+        if revision is not None:
+            raise SettingsError("model.revision is for hub models; model.name is a directory")
+        return _checked(Checkpoint(name, None, str(directory.resolve())))
+    return _checked(_fetch(name, revision))
+
+
+def check_files(checkpoint: Checkpoint, sha256: Mapping[str, str]) -> None:
+    """Compares files with their recorded digests.
+
+    Args:
+        checkpoint: The model.
+        sha256: Hexadecimal SHA-256 by the file's name in the checkpoint.
+
+    Raises:
+        SettingsError: A file is missing or another one.
+    """
+    for name, recorded in sha256.items():
+        file = Path(checkpoint.path) / name
+        if not file.is_file():
+            raise SettingsError(f"model.sha256: {checkpoint.name!r} has no file {name}")
+        found = _file_digest(file)
+        if found != recorded.lower():
+            raise SettingsError(f"model.sha256: {name} of {checkpoint.name!r} is {found}, not {recorded}")
+
+
+def _fetch(name: str, revision: str | None) -> Checkpoint:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        path = snapshot_download(name, revision=revision, allow_patterns=list(FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SettingsError(
+            f"model.name: {name!r} is neither a directory nor a model the hub gives: {reason}"
+        ) from None
+    return Checkpoint(name, Path(path).name, path)
+
+
+def _checked(checkpoint: Checkpoint) -> Checkpoint:
+    root = Path(checkpoint.path)
+    if not (root / "config.json").is_file():
+        raise SettingsError(f"model.name: {checkpoint.name!r} has no config.json")
+    if not any(root.glob("*.safetensors")):
+        raise SettingsError(f"model.name: {checkpoint.name!r} has no safetensors weights; other formats are not loaded")
+    if "hidden_size" not in checkpoint.config:
+        raise SettingsError(f"model.name: config.json of {checkpoint.name!r} names no hidden_size")
+    return checkpoint
+
+
+def _file_digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

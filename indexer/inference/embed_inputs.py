@@ -1,0 +1,176 @@
+"""Token ids of documents and queries for an embedding model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from semantic_text_splitter import TextSplitter
+
+from indexer.errors import IndexerError, SettingsError
+from indexer.inference.tokenizer import INSTRUCTION, Beginning, TextEncoder, is_qwen3, token_id, tokenizer_digest
+from indexer.reasons import QuarantineReason
+
+Overflow = Literal["truncate", "chunk", "quarantine"]
+
+
+QUERY_TEMPLATE = "Instruct: {instruction}\nQuery:{query}"
+"""Qwen3-Embedding's model card; there is no space after the second colon."""
+
+
+END_TOKEN = "<|endoftext|>"
+"""Whose last hidden state is Qwen3-Embedding's vector; ``eos_token`` of its tokenizer is another token."""
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Token ids of the chunks of some documents.
+
+    Attributes:
+        ids: Token ids of every chunk, special tokens included.
+        row: int32, shape (chunks,): number of the chunk's document.
+        chunk: int32, shape (chunks,): number of the chunk in its document.
+        char_start: int32, shape (chunks,): first character of the chunk in the document.
+        char_end: int32, shape (chunks,): character after the last one that the ids cover.
+        truncated: bool, shape (chunks,): whether text was cut off.
+        rejected: Number of a document that has no chunks, and the value of its :class:`QuarantineReason`.
+    """
+
+    ids: list[list[int]]
+    row: np.ndarray
+    chunk: np.ndarray
+    char_start: np.ndarray
+    char_end: np.ndarray
+    truncated: np.ndarray
+    rejected: list[tuple[int, str]]
+
+
+@dataclass
+class _Chunks:
+    """Chunks of a batch as they come; columns of a :class:`TokenBatch`."""
+
+    ids: list[list[int]] = field(default_factory=list)
+    spans: list[tuple[int, int, int, int, bool]] = field(default_factory=list)
+
+    def add(self, row: int, chunk: int, start: int, beginning: Beginning) -> None:
+        """Adds a chunk that begins at character ``start``."""
+        self.ids.append(beginning.ids)
+        self.spans.append((row, chunk, start, start + beginning.char_end, not beginning.complete))
+
+    def batch(self, ids: list[list[int]], rejected: list[tuple[int, str]]) -> TokenBatch:
+        """The columns, with the ids given instead of the chunks' own."""
+        columns = np.array(self.spans, np.int32).reshape(-1, 5).T
+        row, chunk, start, end = (np.ascontiguousarray(column) for column in columns[:4])
+        return TokenBatch(ids, row, chunk, start, end, columns[4].astype(bool), rejected)
+
+
+class EmbedTokenizer:
+    """Documents and queries to the ids an embedding model reads.
+
+    Qwen3 models get their text and the end token, whose position is the one that is pooled, and queries their
+    instruction; other models get the special tokens of their own tokenizer and queries as they are.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        max_tokens: int,
+        overflow: Overflow = "truncate",
+        chunk_overlap: int = 64,
+        instruction: str = INSTRUCTION,
+    ) -> None:
+        """Loads the tokenizer of a checkpoint.
+
+        Args:
+            path: Directory of the checkpoint.
+            max_tokens: Most ids of a chunk, special tokens included.
+            overflow: What becomes of a document with more: its beginning, several chunks, or the quarantine.
+            chunk_overlap: Most tokens that neighbouring chunks share.
+            instruction: The task put before queries, for models that follow instructions.
+
+        Raises:
+            SettingsError: No fast tokenizer, no end token in it, or ``max_tokens`` leaves no room for text.
+        """
+        self._encoder = TextEncoder(path)
+        qwen3 = is_qwen3(path)
+        self.query_template = QUERY_TEMPLATE if qwen3 else "{query}"
+        self._end = token_id(self._encoder, END_TOKEN) if qwen3 else None
+        # Qwen3-Embedding's tokenizer.json appends the end token and base Qwen3's does not: both get exactly one.
+        self._before, self._behind = self._encoder.frame() if self._end is None else ([], [self._end])
+        self._limit = max_tokens - len(self._before) - len(self._behind)
+        if self._limit < 1:
+            raise SettingsError(f"model.max_tokens: {max_tokens} leaves no room beside the special tokens")
+        self._overflow = overflow
+        self._overlap = chunk_overlap
+        self._instruction = instruction
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of everything that changes the ids of a document, and of the query template."""
+        overlap = self._overlap if self._overflow == "chunk" else None
+        parts = [self._encoder.text, self._before, self._behind, self._limit, self._overflow, overlap]
+        return tokenizer_digest([self.query_template, *parts])
+
+    def documents(self, texts: Sequence[str]) -> TokenBatch:
+        """Token ids of documents.
+
+        Args:
+            texts: Texts of the documents.
+
+        Returns:
+            One chunk for a document that fits or is cut, one or more where documents are chunked. A document without
+            tokens is rejected, and so is one that is too long where those go to the quarantine.
+
+        Raises:
+            IndexerError: A row does not end with the end token.
+        """
+        chunks = _Chunks()
+        rejected: list[tuple[int, str]] = []
+        long: list[int] = []
+        for row, beginning in enumerate(self._encoder.beginnings(texts, self._limit)):
+            if not beginning.ids:
+                rejected.append((row, QuarantineReason.NO_TOKENS.value))
+            elif beginning.complete or self._overflow == "truncate":
+                chunks.add(row, 0, 0, beginning)
+            elif self._overflow == "quarantine":
+                rejected.append((row, QuarantineReason.TOO_LONG.value))
+            else:
+                long.append(row)
+        self._split([texts[row] for row in long], long, chunks)
+        return chunks.batch(self._framed(chunks.ids), rejected)
+
+    def queries(self, texts: Sequence[str], instructions: Sequence[str | None] | None = None) -> list[list[int]]:
+        """Token ids of queries, in their template; a query that is too long is cut.
+
+        Args:
+            texts: The queries.
+            instructions: One instruction per query; ``None`` for the one given at the start.
+
+        Returns:
+            Token ids of each query.
+        """
+        tasks = [self._instruction if task is None else task for task in instructions or [None] * len(texts)]
+        prompts = [
+            self.query_template.format(instruction=task, query=text) for task, text in zip(tasks, texts, strict=True)
+        ]
+        return self._framed([beginning.ids for beginning in self._encoder.beginnings(prompts, self._limit)])
+
+    @cached_property
+    def _splitter(self) -> TextSplitter:
+        return TextSplitter.from_huggingface_tokenizer(self._encoder.plain, self._limit, overlap=self._overlap)
+
+    def _split(self, texts: list[str], rows: list[int], chunks: _Chunks) -> None:
+        """Adds the chunks of long texts: as full as sentences, else words, else characters allow."""
+        for row, parts in zip(rows, self._splitter.chunk_all_indices(texts) if texts else [], strict=True):
+            # A character of more tokens than fit is cut like any text: a chunk never has more than the limit.
+            beginnings = self._encoder.beginnings([text for _, text in parts], self._limit)
+            spans = ((start, begin) for (start, _), begin in zip(parts, beginnings, strict=True) if begin.ids)
+            for number, (start, beginning) in enumerate(spans):
+                chunks.add(row, number, start, beginning)
+
+    def _framed(self, bodies: list[list[int]]) -> list[list[int]]:
+        framed = [[*self._before, *ids, *self._behind] for ids in bodies]
+        if self._end is not None and any(ids[-1] != self._end for ids in framed):
+            raise IndexerError("a token row does not end with the end token; its vector would be read elsewhere")
+        return framed

@@ -1,0 +1,179 @@
+"""The vLLM engine in this process: token ids in, an array out, rows in input order. The only door to vLLM.
+
+vLLM is imported when an engine is made, so that a process without one starts fast.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+from indexer.errors import EngineDead
+from indexer.inference.canary import check_scores, check_vectors
+from indexer.inference.deadline import deadline
+from indexer.inference.start import GRACE_SECONDS, SLOWEST, Mode, failure_reason, start_engine
+
+if TYPE_CHECKING:
+    from vllm import PoolingParams
+
+
+class Embedder(Protocol):
+    """What the pipeline needs of an engine in embed mode."""
+
+    dimension: int
+
+    def embed(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
+        """Unit vectors, float32, shape (len(token_ids), dimension), in input order."""
+        ...
+
+
+TASKS: dict[Mode, Literal["embed", "classify"]] = {"embed": "embed", "score": "classify"}
+
+
+class Engine:
+    """A model in vLLM, for vectors or for scores.
+
+    Attributes:
+        dimension: Width of the vectors.
+        max_tokens: Most ids of one sequence.
+        cached_tokens: Tokens so far that were not computed, because an earlier sequence began with the same ones.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        mode: Mode = "embed",
+        dtype: str = "auto",
+        max_tokens: int,
+        canary: Sequence[Sequence[int]],
+        canary_second: Sequence[int] | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        slowest: float = SLOWEST,
+    ) -> None:
+        """Loads the model and tries it on a few sequences.
+
+        Args:
+            path: Local directory of the checkpoint.
+            mode: ``embed`` for :meth:`embed`, ``score`` for :meth:`score`.
+            dtype: dtype of the computation as vLLM names it; ``auto`` for the checkpoint's own.
+            max_tokens: Most ids of one sequence.
+            canary: Token ids of at least two texts (or pairs) whose vectors (scores) must differ.
+            canary_second: As in :meth:`score`.
+            arguments: vLLM engine arguments by their own names; they go before our defaults.
+            slowest: Tokens per second. A step of the engine that takes :data:`GRACE_SECONDS` more than its tokens at
+                this rate ends the process.
+
+        Raises:
+            SettingsError: An argument is not vLLM's, or ours to set.
+            EngineError: vLLM refuses the settings or the model, or the canary's result is unusable.
+        """
+        self._engine = start_engine(path, mode, dtype, max_tokens, arguments or {})
+        from vllm import PoolingParams
+        from vllm.inputs.engine import tokens_input
+
+        self.max_tokens = max_tokens
+        self.cached_tokens = 0
+        self._prompt = tokens_input
+        self._params = PoolingParams(task=TASKS[mode])
+        self._sequences = 0
+        self._broken = False
+        self._slowest = slowest
+        self.dimension = int(self._engine.model_config.embedding_size)
+        # Twice as many as one step takes are always waiting; more would only fill memory.
+        scheduler = self._engine.vllm_config.scheduler_config
+        self._ahead = 2 * scheduler.max_num_seqs
+        self._step_tokens = scheduler.max_num_batched_tokens
+        if mode == "embed":
+            check_vectors(self.embed(canary), self.dimension)
+        else:
+            check_scores(self.score(canary, canary_second), bounded=not _is_unbounded(path))
+
+    def embed(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
+        """Vectors of sequences.
+
+        Args:
+            token_ids: Ids of each sequence, special tokens included.
+
+        Returns:
+            Unit vectors, float32, C-contiguous, shape (len(token_ids), dimension), in input order.
+
+        Raises:
+            ValueError: A sequence is empty or longer than ``max_tokens``.
+            EngineDead: vLLM failed.
+        """
+        return self._run(token_ids, [self._params] * len(token_ids), self.dimension)
+
+    def score(self, token_ids: Sequence[Sequence[int]], second: Sequence[int] | None = None) -> np.ndarray:
+        """Scores of prompts that hold a pair.
+
+        Args:
+            token_ids: Ids of each prompt, special tokens included.
+            second: Place of the document's first token in each prompt, for models with token types.
+
+        Returns:
+            Probability that the document answers the query, float32, shape (len(token_ids),), in input order.
+
+        Raises:
+            ValueError: A prompt is empty or longer than ``max_tokens``.
+            EngineDead: vLLM failed.
+        """
+        params = [self._params] * len(token_ids) if second is None else [self._typed(place) for place in second]
+        return self._run(token_ids, params, 1)[:, 0]
+
+    def _typed(self, second: int) -> "PoolingParams":
+        params = self._params.clone()
+        params.extra_kwargs = {"compressed_token_type_ids": second}
+        return params
+
+    def _run(self, token_ids: Sequence[Sequence[int]], params: Sequence["PoolingParams"], width: int) -> np.ndarray:
+        for ids in token_ids:
+            if not 0 < len(ids) <= self.max_tokens:
+                raise ValueError(f"a sequence has {len(ids)} token ids; 1 to {self.max_tokens} are possible")
+        if self._broken:
+            raise EngineDead("vLLM failed before and may still hold sequences of that time")
+        results = np.empty((len(token_ids), width), np.float32)
+        self._broken = True
+        try:
+            self._fill(results, token_ids, params)
+        except Exception as error:
+            raise EngineDead(f"vLLM failed: {failure_reason(error)}") from error
+        self._broken = False
+        return results
+
+    def _fill(self, results: np.ndarray, token_ids: Sequence[Sequence[int]], params: Sequence["PoolingParams"]) -> None:
+        """Puts the result of each sequence into its row, in whatever order they come."""
+        first = self._sequences
+        self._sequences += len(token_ids)
+        added = done = inside = 0
+        while done < len(token_ids):
+            while added < len(token_ids) and added - done < self._ahead:
+                prompt = self._prompt(list(token_ids[added]))
+                self._engine.add_request(str(first + added), prompt, params[added])
+                inside += len(token_ids[added])
+                added += 1
+            with deadline(GRACE_SECONDS + min(inside, self._step_tokens) / self._slowest):
+                outputs = self._engine.step()
+            for output in outputs:
+                row = int(output.request_id) - first
+                inside -= len(token_ids[row])
+                self.cached_tokens += output.num_cached_tokens or 0
+                # bfloat16 has no NumPy type; with vLLM's float32 heads this is no copy.
+                results[row] = output.outputs.data.float().numpy().reshape(-1)
+                done += 1
+
+
+def _is_unbounded(path: str) -> bool:
+    """Whether a cross-encoder gives its logit: sentence-transformers' convention in ``config.json``."""
+    return "torch.nn.modules.linear.Identity" in (Path(path) / "config.json").read_text(encoding="utf-8")
+
+
+class Scorer(Protocol):
+    """What the pipeline needs of an engine in score mode."""
+
+    cached_tokens: int
+
+    def score(self, token_ids: Sequence[Sequence[int]], second: Sequence[int] | None = None) -> np.ndarray:
+        """Scores, float32, shape (len(token_ids),), in input order."""
+        ...

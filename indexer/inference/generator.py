@@ -1,0 +1,86 @@
+"""A language model in vLLM that continues prompts."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from indexer.errors import EngineDead
+from indexer.inference.deadline import deadline
+from indexer.inference.start import GRACE_SECONDS, SLOWEST, failure_reason, start_engine
+
+if TYPE_CHECKING:
+    pass
+
+
+TEMPERATURE = 0.7
+"""Of what a generator writes: with 0 small models write the same question for many texts."""
+
+
+class Generator:
+    """A language model in vLLM that goes on writing after prompts."""
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        dtype: str,
+        max_tokens: int,
+        written: int,
+        ends: Sequence[int],
+        arguments: Mapping[str, Any] | None = None,
+        slowest: float = SLOWEST,
+    ) -> None:
+        """Loads the model.
+
+        Args:
+            path: Local directory of the checkpoint.
+            dtype: dtype of the computation as vLLM names it.
+            max_tokens: Most ids of a prompt with what is written.
+            written: Most ids written after a prompt.
+            ends: Ids after which nothing more is written.
+            arguments: As for :class:`Engine`.
+            slowest: Likewise.
+
+        Raises:
+            SettingsError: An argument is not vLLM's, or ours to set.
+            EngineError: vLLM refuses the settings or the model.
+        """
+        self._engine = start_engine(path, "write", dtype, max_tokens, arguments or {})
+        from vllm import SamplingParams
+        from vllm.inputs.engine import tokens_input
+
+        self._prompt = tokens_input
+        self._params = SamplingParams(
+            temperature=TEMPERATURE, seed=0, max_tokens=written, stop_token_ids=list(ends), detokenize=False
+        )
+        self._sequences = 0
+        self._slowest = slowest
+
+    def write(self, token_ids: Sequence[Sequence[int]]) -> list[list[int]]:
+        """What the model writes after each prompt, the same whenever it is asked.
+
+        Args:
+            token_ids: Ids of each prompt.
+
+        Returns:
+            Ids written, in input order.
+
+        Raises:
+            EngineDead: vLLM failed.
+        """
+        first = self._sequences
+        self._sequences += len(token_ids)
+        found: dict[int, list[int]] = {}
+        try:
+            for at, ids in enumerate(token_ids):
+                self._engine.add_request(str(first + at), self._prompt(list(ids)), self._params)
+            while len(found) < len(token_ids):
+                with deadline(GRACE_SECONDS + sum(map(len, token_ids)) / self._slowest):
+                    outputs = self._engine.step()
+                found |= {
+                    int(output.request_id) - first: list(output.outputs[0].token_ids)
+                    for output in outputs
+                    if output.finished
+                }
+        except Exception as error:
+            raise EngineDead(f"vLLM failed: {failure_reason(error)}") from error
+        return [found[at] for at in range(len(token_ids))]

@@ -1,0 +1,179 @@
+"""The models of a run as every process builds them: tokenizer, engine, and the fingerprint of what they give."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+from indexer.inference import checkpoint
+from indexer.inference.checkpoint import Checkpoint
+from indexer.inference.embed_inputs import EmbedTokenizer
+from indexer.inference.engine import Engine
+from indexer.inference.engine_arguments import check_arguments
+from indexer.inference.pair_inputs import PairTokenizer
+from indexer.progress import say
+from indexer.settings import CheckpointSettings, EngineSettings, ModelSettings, RerankerSettings
+
+CANARY_TEXTS = ("The capital of China is Beijing.", "Gravity pulls bodies towards each other.", "def add(a, b): ...")
+"""Texts every engine embeds before it is trusted."""
+
+
+CANARY_PAIRS = (
+    ("What is the capital of China?", CANARY_TEXTS[0]),
+    ("What is the capital of China?", CANARY_TEXTS[1]),
+    ("How do I add two numbers in Python?", CANARY_TEXTS[2]),
+)
+"""Likewise pairs for rerankers."""
+
+
+SettingsT = TypeVar("SettingsT", bound=CheckpointSettings)
+
+
+@dataclass(frozen=True)
+class Configured(Generic[SettingsT]):
+    """A model and how it is run; small enough to travel to workers.
+
+    Attributes:
+        settings: The model section.
+        engine_settings: The engine section.
+        revision: Commit of a hub model, so that every worker loads the same one.
+    """
+
+    settings: SettingsT
+    engine_settings: EngineSettings
+    revision: str | None
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The files on this machine, fetched where they are missing."""
+        return checkpoint.resolve(self.settings.name, self.revision)
+
+    @property
+    def dtype(self) -> str:
+        """dtype of the computation; ``auto`` is the checkpoint's own.
+
+        vLLM's ``auto`` makes float32 checkpoints float16, which a CPU computes 10 times slower (measured on MiniLM).
+        """
+        config = self.checkpoint.config
+        own = config.get("dtype") or config.get("torch_dtype") or "float32"
+        return str(own) if self.settings.dtype == "auto" else self.settings.dtype
+
+
+@dataclass(frozen=True)
+class Model(Configured[ModelSettings]):
+    """An embedding model."""
+
+    @cached_property
+    def tokenizer(self) -> EmbedTokenizer:
+        """The tokenizer with the model's templates and limits."""
+        return EmbedTokenizer(
+            self.checkpoint.path,
+            max_tokens=self.settings.max_tokens,
+            overflow=self.settings.overflow,
+            chunk_overlap=self.settings.chunk_overlap,
+            instruction=self.settings.query_instruction,
+        )
+
+    def engine(self) -> Engine:
+        """Starts the engine in this process.
+
+        Raises:
+            SettingsError: The files on this machine are not those of ``model.sha256``.
+            EngineError: It cannot start or gives unusable vectors.
+        """
+        checkpoint.check_files(self.checkpoint, self.settings.sha256)
+        return Engine(
+            self.checkpoint.path,
+            mode="embed",
+            dtype=self.dtype,
+            max_tokens=self.settings.max_tokens,
+            arguments=self.engine_settings.arguments,
+            slowest=self.engine_settings.slowest,
+            canary=self.tokenizer.documents(CANARY_TEXTS).ids,
+        )
+
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """What changes a vector, by its name: equal fingerprints mean comparable vectors."""
+        return {
+            "weights": self.checkpoint.digest,
+            "tokenizer": self.tokenizer.digest,
+            "max_tokens": str(self.settings.max_tokens),
+            "overflow": self.settings.overflow,
+            "dtype": self.dtype,
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """What a reader needs to embed queries for the vectors."""
+        return self.settings.model_dump() | {
+            "revision": self.revision,
+            "dimension": self.checkpoint.dimension,
+            "query_template": self.tokenizer.query_template,
+        }
+
+
+@dataclass(frozen=True)
+class Reranker(Configured[RerankerSettings]):
+    """A reranker."""
+
+    @cached_property
+    def tokenizer(self) -> PairTokenizer:
+        """The tokenizer with the model's template and limit."""
+        return PairTokenizer(self.checkpoint.path, self.settings.max_tokens, self.settings.instruction)
+
+    def engine(self) -> Engine:
+        """Starts the engine in this process.
+
+        Raises:
+            SettingsError: The files on this machine are not those of ``model.sha256``.
+            EngineError: It cannot start or gives unusable scores.
+        """
+        checkpoint.check_files(self.checkpoint, self.settings.sha256)
+        canary = self.tokenizer.pairs(*zip(*CANARY_PAIRS, strict=True))
+        return Engine(
+            self.checkpoint.path,
+            mode="score",
+            dtype=self.dtype,
+            max_tokens=self.settings.max_tokens,
+            arguments=self.engine_settings.arguments,
+            slowest=self.engine_settings.slowest,
+            canary=canary.ids,
+            canary_second=canary.second,
+        )
+
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """What changes a score, by its name."""
+        return {"weights": self.checkpoint.digest, "tokenizer": self.tokenizer.digest, "dtype": self.dtype}
+
+
+def open_model(settings: ModelSettings, engine: EngineSettings) -> Model:
+    """Finds the model's files.
+
+    Args:
+        settings: The model section.
+        engine: The engine section.
+
+    Returns:
+        The model, its revision resolved to a commit.
+
+    Raises:
+        SettingsError: There is no such model, its files cannot be used or are not those of ``model.sha256``, or an
+            engine argument is not vLLM's.
+    """
+    check_arguments(engine.arguments)
+    return Model(settings, engine, resolved(settings).revision)
+
+
+def open_reranker(settings: RerankerSettings, engine: EngineSettings) -> Reranker:
+    """Finds the reranker's files; as :func:`open_model`."""
+    check_arguments(engine.arguments)
+    return Reranker(settings, engine, resolved(settings).revision)
+
+
+def resolved(settings: CheckpointSettings) -> Checkpoint:
+    """A model's files, compared with the digests that are recorded."""
+    found = checkpoint.resolve(settings.name, settings.revision)
+    checkpoint.check_files(found, settings.sha256)
+    if found.revision != settings.revision:
+        say(f'warning: {settings.name} is not pinned to a commit; the one of today is revision = "{found.revision}"')
+    return found

@@ -1,0 +1,202 @@
+"""Engine settings side by side: each is started in fresh processes and timed on the same token ids.
+
+Knows neither Ray nor tables, so that it runs where only vLLM is installed.
+"""
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from indexer.errors import IndexerError
+from indexer.inference.engine import Engine
+
+WARM_SEQUENCES = 64
+"""Sequences every engine embeds before the clock starts: compilation and first touches of memory."""
+
+
+GPU_SHARE = 0.85
+"""Share of a GPU's memory that the engines on it take together."""
+
+
+PATIENCE_SECONDS = 1800
+"""Longest wait of one replica for the others to be ready."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is timed.
+
+    Attributes:
+        path: Directory of the checkpoint.
+        dtype: dtype of the computation.
+        max_tokens: Most ids of one sequence.
+        ids: Token ids of the sequences.
+    """
+
+    path: str
+    dtype: str
+    max_tokens: int
+    ids: Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to run engines.
+
+    Attributes:
+        arguments: vLLM engine arguments.
+        replicas: Engines that work at once.
+        pinned: Whether each has a share of the cores, as on a machine without a GPU; else they share one GPU.
+        separate: Whether vLLM's core runs in a process of its own, as it does unless told otherwise.
+    """
+
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    replicas: int = 1
+    pinned: bool = False
+    separate: bool = False
+
+    def toml(self) -> str:
+        """The ``[engine]`` block that has it."""
+        return "\n".join(["[engine]", *(f"{name} = {json.dumps(value)}" for name, value in self.named.items())])
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """The keys of the ``[engine]`` block."""
+        return {**self.arguments, **({} if self.pinned else {"replicas_per_gpu": self.replicas})}
+
+
+@dataclass(frozen=True)
+class Timing:
+    """A setting and how fast it is.
+
+    Attributes:
+        setting: The setting.
+        tokens_per_second: Of all replicas together; 0 where they do not start.
+        start_seconds: Until the last replica was ready.
+        failure: Why they do not start.
+    """
+
+    setting: Setting
+    tokens_per_second: float
+    start_seconds: float
+    failure: str = ""
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            **self.setting.named,
+            "separate_process": self.setting.separate,
+            "tokens_per_second": round(self.tokens_per_second),
+            "start_seconds": round(self.start_seconds, 1),
+            **({"failure": self.failure} if self.failure else {}),
+        }
+
+
+def measure(subject: Subject, setting: Setting) -> Timing:
+    """Starts the replicas, waits until all are ready, and times them on a share of the sequences each."""
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, ProcessPoolExecutor(setting.replicas, context) as processes:
+        meeting = _Meeting(manager.Barrier(setting.replicas), manager.Lock())
+        started = time.time()
+        running = [
+            processes.submit(_time, replace(subject, ids=subject.ids[at :: setting.replicas]), setting, at, meeting)
+            for at in range(setting.replicas)
+        ]
+        try:
+            spans = [process.result() for process in running]
+        except (IndexerError, BrokenProcessPool, OSError) as error:
+            meeting.ready.abort()
+            return Timing(setting, 0.0, time.time() - started, str(error) or type(error).__name__)
+    first, last = min(start for start, _ in spans), max(end for _, end in spans)
+    return Timing(setting, sum(map(len, subject.ids)) / (last - first), first - started)
+
+
+@dataclass(frozen=True)
+class _Meeting:
+    """How replicas wait for each other: proxies of the manager's objects."""
+
+    ready: Any
+    turn: Any
+
+
+def _time(subject: Subject, setting: Setting, number: int, meeting: _Meeting) -> tuple[float, float]:
+    """In a replica's process: when it began and ended, by the machine's clock."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = str(int(setting.separate))
+    if setting.pinned:
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[number :: setting.replicas])
+        os.environ["OMP_NUM_THREADS"] = str(len(cores[number :: setting.replicas]))
+    # One at a time on a GPU: vLLM sizes its memory by what is free when it starts.
+    with nullcontext() if setting.pinned else meeting.turn:
+        engine = Engine(
+            subject.path,
+            dtype=subject.dtype,
+            max_tokens=subject.max_tokens,
+            canary=subject.ids[:2],
+            arguments=setting.arguments,
+        )
+        engine.embed(subject.ids[:WARM_SEQUENCES])
+    meeting.ready.wait(PATIENCE_SECONDS)
+    start = time.time()
+    engine.embed(subject.ids)
+    return start, time.time()
+
+
+def machine(max_tokens: int) -> tuple[Setting, dict[str, Sequence[Any]]]:
+    """What to begin with on this machine, and what to try.
+
+    Args:
+        max_tokens: Most ids of one sequence: a step must take as many.
+
+    Returns:
+        As :func:`best` takes them.
+    """
+    import torch
+
+    batched = [max(size, max_tokens) for size in (4096, 8192, 16384, 32768, 65536)]
+    if not torch.cuda.is_available():
+        cores = len(os.sched_getaffinity(0))
+        return Setting(replicas=cores, pinned=True), {"max_num_batched_tokens": sorted(set(batched[:3]))}
+    choices: dict[str, Sequence[Any]] = {
+        "max_num_batched_tokens": sorted(set(batched[1:])),
+        "enforce_eager": [True],
+        "max_num_seqs": [256, 512, 1024],
+        "replicas_per_gpu": [2],
+    }
+    return Setting({"gpu_memory_utilization": GPU_SHARE}), choices
+
+
+def best(subject: Subject, start: Setting, choices: Mapping[str, Sequence[Any]]) -> Iterator[Timing]:
+    """Looks for the fastest setting, changing one thing at a time and keeping what is faster.
+
+    Args:
+        subject: What is timed.
+        start: Setting to begin with.
+        choices: Values to try of each vLLM argument and of ``replicas_per_gpu``.
+
+    Yields:
+        Every measurement, as it is made.
+    """
+    leader = measure(subject, start)
+    yield leader
+    for name, values in choices.items():
+        for setting in [_with(leader.setting, name, value) for value in values]:
+            measured = measure(subject, setting)
+            yield measured
+            if measured.tokens_per_second > leader.tokens_per_second:
+                leader = measured
+
+
+def _with(setting: Setting, name: str, value: Any) -> Setting:
+    if name != "replicas_per_gpu":
+        return replace(setting, arguments={**setting.arguments, name: value})
+    return replace(
+        setting, replicas=value, arguments={**setting.arguments, "gpu_memory_utilization": GPU_SHARE / value}
+    )

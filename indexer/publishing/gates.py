@@ -1,0 +1,141 @@
+"""Gates: the conditions an epoch must meet before it is published."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from indexer import schema
+from indexer.errors import RefusedError
+from indexer.publishing.upkeep import MaintainedTable
+from indexer.settings import GateSettings
+from indexer.storage import tables
+from indexer.storage.control import ControlStore
+from indexer.storage.records import Intent
+
+SHARDS_READ_BACK = 200
+"""Staged shards whose vectors are read back before an epoch is committed."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One condition on an epoch.
+
+    Attributes:
+        name: Its name in the summary.
+        measured: What was found.
+        allowed: The bound.
+        holds: Whether the epoch may be published.
+    """
+
+    name: str
+    measured: float
+    allowed: float
+    holds: bool
+
+
+def check_files(unread: int, files: int, gates: GateSettings) -> None:
+    """Refuses a run that would leave out too many files: each is one row of the quarantine, whatever it holds.
+
+    Raises:
+        RefusedError: The share is above the bound of quarantined documents.
+    """
+    share = unread / files
+    enforce([Gate("gates.max_quarantined (files)", share, gates.max_quarantined, share <= gates.max_quarantined)])
+
+
+def check_counts(counts: Mapping[str, int], published: int, gates: GateSettings, most: int | None = None) -> list[Gate]:
+    """Refuses a run that would remove or quarantine too much, before anything is committed.
+
+    Args:
+        counts: Counts of the comparison: ``documents``, ``deleted``, ``quarantined``.
+        published: Documents of the published epoch.
+        gates: Bounds.
+        most: Likewise of quarantined rows, ``run.max_quarantine``.
+
+    Returns:
+        The gates, all of which hold.
+
+    Raises:
+        RefusedError: A number is above its bound.
+    """
+    removed = counts["deleted"] / max(published, 1)
+    quarantined = counts["quarantined"] / max(counts["documents"], 1)
+    found = [
+        Gate("gates.max_removed", removed, gates.max_removed, removed <= gates.max_removed),
+        Gate("gates.max_quarantined", quarantined, gates.max_quarantined, quarantined <= gates.max_quarantined),
+    ]
+    if most is not None:
+        found.append(Gate("run.max_quarantine", counts["quarantined"], most, counts["quarantined"] <= most))
+    enforce(found)
+    return found
+
+
+def check_vectors(
+    uri: str, store: ControlStore, epoch: int, receipts: Sequence[str], names: Sequence[str], gates: GateSettings
+) -> list[Gate]:
+    """Refuses staged vectors that are not unit vectors or not the model's, before anything is committed.
+
+    Args:
+        uri: LanceDB database.
+        store: Control files of the index.
+        epoch: Epoch the shards are staged for.
+        receipts: Its shards; of many, as many as :data:`SHARDS_READ_BACK` drawn at random.
+        names: The width tables.
+        gates: Bounds.
+
+    Returns:
+        The gates, all of which hold.
+
+    Raises:
+        RefusedError: A vector is not finite, its norm is not 1, or embedding its text again gives another.
+    """
+    sampled = [store.receipt(epoch, shard_id).sampled_cosine for shard_id in receipts]
+    least = min((cosine for cosine in sampled if cosine is not None), default=1.0)
+    drawn = random.Random(epoch).sample(receipts, min(len(receipts), SHARDS_READ_BACK))  # noqa: S311  # a sample
+    fragments = [store.receipt(epoch, shard_id).fragments for shard_id in drawn]
+    worst = max((_norm_error(uri, name, part.get(name, [])) for part in fragments for name in names), default=0.0)
+    found = [
+        Gate("gates.norm_tolerance", worst, gates.norm_tolerance, worst <= gates.norm_tolerance),
+        Gate("gates.sampled_cosine", least, gates.sampled_cosine, least >= gates.sampled_cosine),
+    ]
+    enforce(found)
+    return found
+
+
+def table_gates(intent: Intent, tended: Sequence[MaintainedTable], gates: GateSettings) -> list[Gate]:
+    """Gates on the committed tables; whether they hold is for :func:`enforce`."""
+    first = tended[0].identity
+    other = sum(table.identity != first for table in tended)
+    missing = abs(first.documents - intent.documents)
+    unindexed = sum(table.measured.unindexed for table in tended)
+    recall = min((table.recall.share for table in tended if table.recall), default=1.0)
+    return [
+        Gate("documents_missing", missing, 0, missing == 0),
+        Gate("keys_doubled", first.rows - first.keys, 0, first.rows == first.keys),
+        Gate("tables_with_other_keys", other, 0, other == 0),
+        Gate("rows_unindexed", unindexed, 0, unindexed == 0),
+        Gate("gates.recall", recall, gates.recall, recall >= gates.recall),
+    ]
+
+
+def _norm_error(uri: str, name: str, added: Sequence[dict[str, Any]]) -> float:
+    """Largest distance from 1 of a new vector's norm; infinite where one is not finite."""
+    worst = 0.0
+    for batch in tables.read_staged(uri, name, added, [schema.VECTOR]):
+        column = batch.column(0)
+        flat = pc.cast(column.flatten(), pa.float32()).to_numpy()
+        norms = np.linalg.norm(flat.reshape(len(column), -1).astype(np.float32), axis=1)
+        worst = max(worst, float(np.nan_to_num(np.abs(norms - 1.0), nan=np.inf).max(initial=0.0)))
+    return worst
+
+
+def enforce(gates: Sequence[Gate], way_out: str = "") -> None:
+    """Raises :class:`RefusedError` with every gate that fails, its measured value and its bound."""
+    refused = [f"{gate.name} is {gate.measured:.4g}, allowed {gate.allowed:.4g}" for gate in gates if not gate.holds]
+    if refused:
+        raise RefusedError(f"not published: {'; '.join(refused)}; the published epoch stays as it is{way_out}")

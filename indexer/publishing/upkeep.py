@@ -1,0 +1,57 @@
+"""Maintains and measures a committed table: compaction, vector index, identity."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from indexer import schema
+from indexer.settings import GateSettings
+from indexer.storage import tables, vector_index
+from indexer.storage.records import Intent
+from indexer.storage.vector_index import Maintenance, Recall, TableStats
+
+
+@dataclass(frozen=True)
+class MaintainedTable:
+    """A committed table after its maintenance."""
+
+    name: str
+    measured: TableStats
+    identity: "_Identity"
+    recall: Recall | None
+    maintenance: Maintenance
+
+
+def maintain_table(uri: str, name: str, width: int, intent: Intent, gates: GateSettings) -> MaintainedTable:
+    """Compacts and indexes a committed width table, then measures it."""
+    metric = intent.metadata["metric"]
+    kind = vector_index.choose_index_type(intent.vector_index, vector_index.measure(uri, name).rows, width)
+    maintenance = vector_index.maintain(uri, name, kind, metric, intent.trained_rows.get(name))
+    measured = vector_index.measure(uri, name)
+    recall = None
+    if measured.index != vector_index.NO_INDEX:
+        recall = vector_index.measure_recall(uri, name, measured.version, metric, gates.recall_queries, gates.recall)
+    return MaintainedTable(name, measured, _identity(uri, name, measured.version), recall, maintenance)
+
+
+@dataclass(frozen=True)
+class _Identity:
+    """Which (id, chunk) a table holds, in a few numbers: equal for equal sets, in any order."""
+
+    rows: int
+    keys: int
+    documents: int
+    digest: int
+
+
+def _identity(uri: str, name: str, version: int) -> _Identity:
+    hashes = [np.empty(0, np.uint64)]
+    documents = 0
+    for batch in tables.read(uri, name, version, [schema.ID, schema.CHUNK]):
+        frame = pl.DataFrame(pl.from_arrow(batch))
+        hashes.append(frame.hash_rows(seed=0).to_numpy())
+        documents += int((frame[schema.CHUNK] == 0).sum())
+    merged = np.concatenate(hashes)
+    digest = int(np.add.reduce(merged, dtype=np.uint64))
+    return _Identity(merged.size, int(np.unique(merged).size), documents, digest)

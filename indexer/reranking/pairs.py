@@ -1,0 +1,119 @@
+"""Parquet rows to score: ranges of rows as the unit of work, and what is in them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from indexer.corpus.files import DataFile, batches, open_parquet
+from indexer.errors import CorpusError
+
+
+@dataclass(frozen=True)
+class RowRange:
+    """Rows ``start`` to ``stop`` of one file: the unit of work, retry and resume.
+
+    Attributes:
+        uri: URI the file was listed at.
+        file: The file.
+        at: Its place in the listing.
+        start: First row.
+        stop: Row after the last.
+    """
+
+    uri: str
+    file: DataFile
+    at: int
+    start: int
+    stop: int
+
+    @property
+    def shard_id(self) -> str:
+        """Name that sorts like the rows."""
+        return f"{self.at:05d}-{self.start:012d}"
+
+    def halves(self) -> tuple["RowRange", ...]:
+        """None: its results are one file, in the order of the rows."""
+        return ()
+
+
+def require(uri: str, file: DataFile, columns: Sequence[str], added: Sequence[str] = ()) -> None:
+    """Refuses a file that lacks a column, or has one that the results add.
+
+    Raises:
+        CorpusError: Names the file and the column.
+    """
+    with open_parquet(uri, file) as parquet:
+        names = parquet.schema_arrow.names
+    for name in columns:
+        if names.count(name) != 1:
+            raise CorpusError(f"{file.path}: column {name!r} is missing (or occurs twice); it has: {', '.join(names)}")
+    for name in added:
+        if name in names:
+            raise CorpusError(f"{file.path}: column {name!r} has the name of a column of the results")
+
+
+def cut(uri: str, file: DataFile, at: int, most: int, together: Sequence[str] = ()) -> list[RowRange]:
+    """Cuts a file into ranges of about ``most`` rows.
+
+    Args:
+        uri: URI the file was listed at.
+        file: The file.
+        at: Its place in the listing.
+        most: Rows per range.
+        together: Columns whose equal values in neighbouring rows keep these in one range of up to twice ``most``:
+            pairs of one query share the beginning of their prompts.
+
+    Returns:
+        The ranges, in order.
+
+    Raises:
+        CorpusError: The file cannot be read.
+    """
+    with open_parquet(uri, file) as parquet:
+        rows = parquet.metadata.num_rows
+        starts = _changes(parquet, file, together) if together else np.arange(rows)
+    bounds = [0]
+    while bounds[-1] < rows:
+        later = starts[np.searchsorted(starts, bounds[-1] + most) :]
+        bounds.append(int(min(later[0] if later.size else rows, bounds[-1] + 2 * most)))
+    return [RowRange(uri, file, at, start, stop) for start, stop in pairwise(bounds)]
+
+
+def read(rows: RowRange, columns: Sequence[str] | None = None) -> pa.Table:
+    """Columns of a range of rows, all by default.
+
+    Raises:
+        CorpusError: The file changed or is damaged.
+    """
+    with open_parquet(rows.uri, rows.file) as parquet:
+        found = [
+            batch.slice(max(0, rows.start - first), min(rows.stop, first + batch.num_rows) - max(rows.start, first))
+            for first, batch in batches(parquet, rows.file, columns, rows.start, rows.stop)
+        ]
+        return pa.Table.from_batches(found, parquet.schema_arrow if not found else found[0].schema)
+
+
+def strings(table: pa.Table, column: str) -> list[str | None]:
+    """Values of a column as text; ``None`` for nulls and for what is not UTF-8."""
+    return [_decoded(value) for value in table[column].cast(pa.string()).cast(pa.binary()).to_pylist()]
+
+
+def _decoded(value: bytes | None) -> str | None:
+    try:
+        return None if value is None else value.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _changes(parquet: pq.ParquetFile, file: DataFile, columns: Sequence[str]) -> np.ndarray:
+    """Numbers of the rows that differ from the one before."""
+    hashes = [np.empty(0, np.uint64)]
+    for _, batch in batches(parquet, file, columns):
+        hashes.append(pl.DataFrame(pl.from_arrow(batch)).hash_rows(seed=0).to_numpy())
+    merged = np.concatenate(hashes)
+    return np.flatnonzero(np.diff(merged, prepend=~merged[:1]))

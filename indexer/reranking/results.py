@@ -1,0 +1,177 @@
+"""The folder of one scoring run: what it is of, receipts, Parquet parts, the TREC run file. Each put once.
+
+``scores/`` holds the Parquet dataset, ``_candidates/`` what the search found for the reranker, ``_control/`` the
+receipts. A folder belongs to one run: other pairs, another model or another epoch are refused.
+"""
+
+import json
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+import pyarrow as pa
+
+from indexer.errors import SettingsError
+from indexer.storage.put_once import PutOnceFolder, Record
+
+Phase = Literal["search", "score"]
+
+
+FOLDERS: dict[Phase, str] = {"search": "_candidates", "score": "scores"}
+
+
+TABLE = "scores"
+"""LanceDB table of a search's results."""
+
+
+CANDIDATE_SCHEMA = pa.schema(
+    [
+        pa.field("query_id", pa.string(), nullable=False),
+        pa.field("query", pa.string(), nullable=False),
+        pa.field("instruction", pa.string()),
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("chunk", pa.int32(), nullable=False),
+        pa.field("vector_score", pa.float32(), nullable=False),
+    ]
+)
+"""What the search gives the reranker; the documents' texts stay in the index."""
+
+
+RESULT_SCHEMA = pa.schema(
+    [
+        pa.field("query_id", pa.string(), nullable=False),
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("chunk", pa.int32(), nullable=False),
+        pa.field("rank", pa.int32(), nullable=False),
+        pa.field("score", pa.float32()),
+        pa.field("vector_score", pa.float32(), nullable=False),
+        pa.field("truncated", pa.bool_(), nullable=False),
+    ]
+)
+"""Reranked results: ``rank`` counts from 1 within a query, by descending ``score``."""
+
+
+class PartReceipt(Record):
+    """One shard is written.
+
+    Attributes:
+        shard_id: The shard.
+        rows: Rows of its part.
+        unscored: Rows without a score: no query, no document, or a score that is not finite.
+        truncated: Rows whose text was cut.
+        tokens: Tokens the engine read.
+        cached_tokens: Those of them that it did not compute again, because pairs of a query begin alike.
+        fragments: Lance fragments of the part, where results also go to a table.
+        seconds: Seconds per stage.
+    """
+
+    shard_id: str
+    rows: int
+    unscored: int
+    truncated: int
+    tokens: int
+    cached_tokens: int
+    fragments: list[dict[str, Any]]
+    seconds: dict[str, float]
+
+
+class ResultFolder:
+    """Files of one scoring run."""
+
+    def __init__(self, uri: str) -> None:
+        """Opens the folder.
+
+        Args:
+            uri: Directory, made when missing, or object-store URI.
+
+        Raises:
+            IndexerError: The location cannot be opened.
+        """
+        self.uri = uri
+        self._files = PutOnceFolder(uri, "", "output.uri")
+
+    def claim(self, run: Mapping[str, Any]) -> None:
+        """Makes the folder that of a run.
+
+        Args:
+            run: What the results follow from, JSON-ready.
+
+        Raises:
+            SettingsError: It holds the results of another run; names what differs.
+        """
+        if self._files.put("_control/run.json", json.dumps(run, sort_keys=True).encode()):
+            return
+        known = json.loads(self._files.get("_control/run.json"))
+        differing = sorted(key for key in known.keys() | run.keys() if known.get(key) != run.get(key))
+        if differing:
+            raise SettingsError(
+                f"output.uri: {self.uri} holds the results of another run (other {', '.join(differing)}); "
+                "choose an empty folder"
+            )
+
+    def receipt_ids(self, phase: Phase) -> set[str]:
+        """Shards that are written."""
+        return self._files.stems(f"_control/receipts/{phase}")
+
+    def receipt(self, phase: Phase, shard_id: str) -> PartReceipt:
+        """Receipt of a shard."""
+        return PartReceipt.model_validate_json(self._files.get(f"_control/receipts/{phase}/{shard_id}.json"))
+
+    def put_receipt(self, phase: Phase, receipt: PartReceipt) -> PartReceipt:
+        """Records a written shard; gives the receipt that counts, the first one put."""
+        if self._files.put(f"_control/receipts/{phase}/{receipt.shard_id}.json", receipt.model_dump_json().encode()):
+            return receipt
+        return self.receipt(phase, receipt.shard_id)
+
+    def put_part(self, phase: Phase, shard_id: str, table: pa.Table) -> pa.Table:
+        """Writes a part; gives the one that counts: two computations of one shard may differ by rounding."""
+        name = f"{FOLDERS[phase]}/part-{shard_id}.parquet"
+        return table if self._files.put_table(name, table) else self._files.get_table(name)
+
+    def candidates_uri(self) -> str:
+        """Where the search's parts are."""
+        return f"{self.uri.rstrip('/')}/{FOLDERS['search']}"
+
+    def put_trec(self, run: str) -> None:
+        """Writes ``scores.trec`` from the parts of a finished run.
+
+        A line is ``query_id Q0 id rank score run``. Of a document's chunks the best one counts; white space in ids is
+        percent-encoded, because the format has no quoting.
+
+        Args:
+            run: Name of the run.
+        """
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".trec") as lines:
+            for stem in sorted(self._files.stems(FOLDERS["score"])):
+                lines.writelines(_trec_lines(self._files.get_table(f"{FOLDERS['score']}/{stem}.parquet"), run))
+            lines.flush()
+            self._files.put("scores.trec", Path(lines.name))
+
+    def summary(self) -> dict[str, Any] | None:
+        """Summary of the finished run, or ``None``."""
+        if "summary" not in self._files.stems("_control/finished"):
+            return None
+        return dict(json.loads(self._files.get("_control/finished/summary.json")))
+
+    def put_summary(self, summary: Mapping[str, Any]) -> None:
+        """Records that the run is finished."""
+        self._files.put("_control/finished/summary.json", json.dumps(summary).encode())
+
+
+def _trec_lines(part: pa.Table, run: str) -> list[str]:
+    lines: list[str] = []
+    ranks: dict[str, dict[str, int]] = {}
+    for row in part.to_pylist():
+        documents = ranks.setdefault(row["query_id"], {})
+        if row["score"] is not None and row["id"] not in documents:
+            documents[row["id"]] = len(documents) + 1
+            query, document = _one_word(row["query_id"]), _one_word(row["id"])
+            lines.append(f"{query} Q0 {document} {documents[row['id']]} {row['score']:.9g} {run}\n")
+    return lines
+
+
+def _one_word(name: str) -> str:
+    return re.sub(r"\s", lambda found: quote(found.group()), name)

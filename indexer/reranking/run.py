@@ -1,0 +1,286 @@
+"""The scoring job: pairs to scores, or queries through a published index and a reranker to ranked results."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+from indexer.cluster.connection import SMALL_BYTES, Cluster
+from indexer.cluster.pool import GivenUp
+from indexer.corpus.files import DataFile, list_files, open_parquet
+from indexer.errors import CorpusError, IndexerError, SettingsError
+from indexer.inference.model import Reranker, open_reranker
+from indexer.progress import Progress, Stopwatch, say
+from indexer.reranking import pairs
+from indexer.reranking.pairs import RowRange
+from indexer.reranking.pipelines import ScorePipeline, SearchPipeline
+from indexer.reranking.results import RESULT_SCHEMA, TABLE, PartReceipt, Phase, ResultFolder
+from indexer.search.published import Published, open_published
+from indexer.settings import PairsSettings, QueriesSettings, ScoreSettings
+from indexer.storage import tables
+from indexer.storage.records import canonical
+from indexer.storage.tables import Change
+
+CANDIDATES = {"query_column": "query", "document_id_column": "id", "instruction_column": "instruction"}
+"""Columns of the search's candidates."""
+
+
+def make_search(settings: ScoreSettings, epoch: int) -> SearchPipeline:
+    """A worker's pipeline of the first phase, with an engine of the index's own model."""
+    published = _published(settings, epoch)
+    return SearchPipeline(settings.output.uri, _given(settings.queries), published, published.model.engine)
+
+
+def make_score(settings: ScoreSettings, columns: PairsSettings, epoch: int | None, reranker: Reranker) -> ScorePipeline:
+    """A worker's pipeline of the second phase, with an engine of the reranker."""
+    published = None if epoch is None else _published(settings, epoch)
+    ranked = settings.queries is not None
+    return ScorePipeline(
+        settings.output.uri, columns, published, reranker.engine, lambda: reranker.tokenizer, ranked=ranked
+    )
+
+
+@dataclass
+class ScoreJob:
+    """What a run works with, opened and checked.
+
+    Attributes:
+        settings: The settings.
+        reranker: The reranker.
+        published: The index, where there is one.
+        files: Files of pairs or queries.
+        folder: Where results go.
+        watch: Seconds by stage.
+        resumed: Shards an earlier run had written.
+        left_out: Queries without an id or a text.
+        tokens: Tokens read by this run, by phase.
+    """
+
+    settings: ScoreSettings
+    reranker: Reranker
+    published: Published | None
+    files: tuple[DataFile, ...]
+    folder: ResultFolder
+    watch: Stopwatch
+    resumed: int = 0
+    left_out: int = 0
+    tokens: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def epoch(self) -> int | None:
+        """Epoch of the index."""
+        return self.published.epoch.number if self.published else None
+
+
+def run(
+    settings: ScoreSettings,
+    search: Callable[..., SearchPipeline] = make_search,
+    score: Callable[..., ScorePipeline] = make_score,
+) -> dict[str, Any]:
+    """Scores what the settings name; run again, it resumes what an earlier run wrote.
+
+    Args:
+        settings: The settings.
+        search: Makes the pipelines that find candidates; tests put a fake engine here.
+        score: Likewise those that score.
+
+    Returns:
+        The summary, JSON-ready.
+
+    Raises:
+        SettingsError: The settings contradict the model, the index or what the output holds.
+        CorpusError: A file of pairs or queries cannot be used.
+        IndexerError: Anything else that ends the run.
+    """
+    job = _open(settings)
+    finished = job.folder.summary()
+    if finished is not None:
+        say("finished by an earlier run: nothing scored")
+        return finished
+    with Cluster(settings.cluster, settings.engine.replicas_per_gpu) as cluster:
+        if settings.queries is not None:
+            make_searcher = partial(search, settings, job.epoch)
+            searched = _phase(job, cluster, "search", _query_pieces(job, settings.queries), make_searcher)
+            job.left_out = sum(receipt.unscored for receipt in searched)
+        columns, pieces = _pair_pieces(job, cluster)
+        make = partial(score, settings, columns, job.epoch, job.reranker)
+        receipts = _phase(job, cluster, "score", pieces, make)
+    with job.watch("publish"):
+        if settings.queries is not None:
+            _publish(job, receipts)
+    summary = _summary(job, receipts)
+    job.folder.put_summary(summary)
+    return summary
+
+
+def _open(settings: ScoreSettings) -> ScoreJob:
+    watch = Stopwatch()
+    with watch("open"):
+        reranker = open_reranker(settings.model, settings.engine)
+        published = None
+        if settings.index is not None:
+            published = _published(settings, None)
+            published.text_columns  # noqa: B018  # refused here rather than by every worker
+        given = settings.pairs or _given(settings.queries)
+        if given.instruction_column is not None and not reranker.tokenizer.takes_instructions:
+            raise SettingsError(f"instruction_column: {settings.model.name} takes no instructions; leave it out")
+        files = list_files(given.uri, "pairs.uri" if settings.pairs else "queries.uri")
+        for file in files:
+            pairs.require(given.uri, file, _columns(settings), RESULT_COLUMNS if settings.pairs else ())
+        if settings.queries is not None:
+            _given(published).table(settings.queries.width)
+            _check_ids(settings.queries, files)
+        folder = ResultFolder(settings.output.uri)
+        folder.claim(_identity(settings, reranker, published, files))
+    return ScoreJob(settings, reranker, published, files, folder, watch)
+
+
+RESULT_COLUMNS = ("score", "truncated")
+"""Columns that pairs gain."""
+
+
+def _published(settings: ScoreSettings, epoch: int | None) -> Published:
+    index = _given(settings.index)
+    return open_published(index.uri, index.name, epoch=epoch, engine=settings.engine.arguments)
+
+
+def _columns(settings: ScoreSettings) -> list[str]:
+    given = settings.pairs or _given(settings.queries)
+    return [value for key, value in given.model_dump().items() if key.endswith("_column") and value is not None]
+
+
+def _check_ids(settings: QueriesSettings, files: Sequence[DataFile]) -> None:
+    """Results are told apart by the query's id."""
+    seen: set[str] = set()
+    for at, file in enumerate(files):
+        (whole,) = pairs.cut(settings.uri, file, at, most=max(1, _rows(settings.uri, file)))
+        for name in pairs.strings(pairs.read(whole, [settings.id_column]), settings.id_column):
+            if name in seen:
+                raise CorpusError(f"{file.path}: query id {name!r} occurs twice")
+            if name is not None:
+                seen.add(name)
+
+
+def _identity(
+    settings: ScoreSettings, reranker: Reranker, published: Published | None, files: Sequence[DataFile]
+) -> dict[str, Any]:
+    """Everything that changes a result."""
+    given = settings.pairs or _given(settings.queries)
+    index = None
+    if published is not None:
+        given_index = _given(settings.index)
+        index = [given_index.uri, given_index.name, published.epoch.number, published.epoch.description["fingerprint"]]
+    return {
+        "files": [file.identity for file in files],
+        "columns": given.model_dump(exclude={"uri"}),
+        "shard_pairs": settings.run.shard_pairs,
+        "reranker": reranker.fingerprint,
+        "index": index,
+    }
+
+
+def _query_pieces(job: ScoreJob, queries: QueriesSettings) -> list[RowRange]:
+    most = -(-job.settings.run.shard_pairs // queries.candidates)
+    return [piece for at, file in enumerate(job.files) for piece in pairs.cut(queries.uri, file, at, most)]
+
+
+def _pair_pieces(job: ScoreJob, cluster: Cluster) -> tuple[PairsSettings, list[RowRange]]:
+    """What is scored: the pairs given, or the parts that the search wrote, one query never in two."""
+    most = job.settings.run.shard_pairs
+    if job.settings.pairs is not None:
+        columns = job.settings.pairs
+        together = [columns.query_column]
+        items = ((columns.uri, file, at, most, together) for at, file in enumerate(job.files))
+        small = sum(file.size for file in job.files) < SMALL_BYTES
+        found = [piece for pieces in cluster.map(pairs.cut, items, in_driver=small) for piece in pieces]
+        return columns, sorted(found, key=lambda piece: piece.shard_id)
+    columns = PairsSettings(uri=job.folder.candidates_uri(), **CANDIDATES)
+    files = list_files(columns.uri, "output.uri")
+    rows = ((file, _rows(columns.uri, file)) for file in files)
+    return columns, [RowRange(columns.uri, file, at, 0, count) for at, (file, count) in enumerate(rows)]
+
+
+def _rows(uri: str, file: DataFile) -> int:
+    with open_parquet(uri, file) as parquet:
+        return int(parquet.metadata.num_rows)
+
+
+def _phase(
+    job: ScoreJob, cluster: Cluster, phase: Phase, pieces: Sequence[RowRange], make: Callable[[], Any]
+) -> list[PartReceipt]:
+    """Takes every piece to a receipt, those of an earlier run as they are."""
+    known = job.folder.receipt_ids(phase)
+    receipts = [job.folder.receipt(phase, piece.shard_id) for piece in pieces if piece.shard_id in known]
+    rest = [piece for piece in pieces if piece.shard_id not in known]
+    if receipts:
+        say(f"{phase}: {len(receipts)} of {len(pieces)} shards are written already")
+        job.resumed += len(receipts)
+    if not rest:
+        return receipts
+    rows = sum(piece.stop - piece.start for piece in rest)
+    unit = "queries" if phase == "search" else "pairs"
+    say(f"{phase}: starting {min(cluster.workers, len(rest))} workers for {rows:,} {unit} in {len(rest)} shards")
+    failed: list[GivenUp[RowRange]] = []
+    settings = job.settings.run
+    with job.watch("start"):
+        workers = cluster.start_workers(make, len(rest))
+    with job.watch(phase), Progress(rows, workers, settings.progress, unit) as progress:
+        by_id = {piece.shard_id: piece for piece in rest}
+        for outcome in cluster.run(rest, settings.retries, settings.max_restarts):
+            if isinstance(outcome, GivenUp):
+                failed.append(outcome)
+                continue
+            receipts.append(outcome)
+            piece = by_id[outcome.shard_id]
+            progress.add(piece.stop - piece.start, outcome.tokens)
+            job.tokens[phase] = job.tokens.get(phase, 0) + outcome.tokens
+    cluster.stop_workers()
+    if failed:
+        first = failed[0]
+        raise IndexerError(
+            f"{phase}: {len(failed)} of {len(pieces)} shards failed, the first one {first.piece.shard_id} of "
+            f"{first.piece.file.path}: {first.reason}; the others are written: run again to retry these"
+        )
+    return receipts
+
+
+def _publish(job: ScoreJob, receipts: Sequence[PartReceipt]) -> None:
+    """The results of a search as one LanceDB table, committed once, and as a TREC run."""
+    uri = job.settings.output.uri
+    base = tables.create_missing(uri, {TABLE: RESULT_SCHEMA})[TABLE]
+    ordered = sorted(receipts, key=lambda receipt: receipt.shard_id)
+    fragments = [fragment for receipt in ordered for fragment in receipt.fragments]
+    metadata = {"reranker": canonical(job.reranker.fingerprint), "index_epoch": str(job.epoch)}
+    tables.commit(uri, TABLE, Change(1, base, fragments, None, metadata))
+    job.folder.put_trec(job.settings.model.name.rstrip("/").rsplit("/", 1)[-1])
+
+
+def _summary(job: ScoreJob, receipts: Sequence[PartReceipt]) -> dict[str, Any]:
+    rows = sum(receipt.rows for receipt in receipts)
+    unscored = sum(receipt.unscored for receipt in receipts)
+    spent = job.watch.seconds
+    seconds = spent.get("score", 0.0)
+    return {
+        "pairs": rows,
+        "scored": rows - unscored,
+        "unscored": unscored,
+        "queries_left_out": job.left_out,
+        "truncated": sum(receipt.truncated for receipt in receipts),
+        "tokens": sum(receipt.tokens for receipt in receipts),
+        "cached_tokens": sum(receipt.cached_tokens for receipt in receipts),
+        "seconds": round(sum(spent.values()), 3),
+        "stages": {stage: round(value, 3) for stage, value in spent.items()},
+        "tokens_per_second": round(job.tokens.get("score", 0) / seconds, 1) if seconds else 0.0,
+        "resumed_shards": job.resumed,
+        "output": job.settings.output.uri,
+    }
+
+
+GivenT = TypeVar("GivenT")
+
+
+def _given(value: GivenT | None) -> GivenT:
+    """A section that the settings' own check has found to be there."""
+    if value is None:
+        raise TypeError("a section is missing that the settings need")
+    return value

@@ -1,0 +1,1 @@
+"""Answers questions from the published tables of one epoch. Reads only."""

@@ -1,0 +1,59 @@
+"""Hits: what a search gives for a query, and the texts they show."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from indexer import schema
+
+HIDDEN = frozenset({schema.VECTOR, schema.CONTENT_HASH, schema.PAYLOAD_HASH})
+"""Columns a result does not show."""
+
+
+DISTANCE = "_distance"
+"""Column that LanceDB adds to results."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One result.
+
+    Attributes:
+        id: Document id.
+        chunk: Chunk of the document.
+        score: What the hits are ordered by: the reranker's probability, else ``vector_score``.
+        vector_score: Similarity to the query, larger is nearer: 1 - distance for cosine and dot, -distance for l2.
+        payload: Payload columns and the chunk's character span.
+    """
+
+    id: str
+    chunk: int
+    score: float
+    vector_score: float
+    payload: dict[str, Any]
+
+    def text(self, columns: Sequence[str]) -> str:
+        """Text of the chunk, from the payload columns that hold the document's."""
+        return span_text(self.payload, columns)
+
+
+def shown_columns(names: Sequence[str]) -> list[str]:
+    """Columns of a result beside its key."""
+    return [name for name in names if name not in HIDDEN | {schema.ID, schema.CHUNK}]
+
+
+def make_hit(row: dict[str, Any], metric: str) -> Hit:
+    """A hit of one result row of LanceDB."""
+    distance = float(row.pop(DISTANCE))
+    score = -distance if metric == "l2" else 1.0 - distance
+    return Hit(str(row.pop(schema.ID)), int(row.pop(schema.CHUNK)), score, score, row)
+
+
+def joined_text(row: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """The text as the corpus reader joined it."""
+    return "\n".join(str(row[name]) for name in columns if row.get(name) is not None)
+
+
+def span_text(row: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """Text of one chunk."""
+    return joined_text(row, columns)[row[schema.CHAR_START] : row[schema.CHAR_END]]

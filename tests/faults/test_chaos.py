@@ -1,0 +1,83 @@
+"""Exactly once, whatever is killed: every durable step fails in every way, and nights under random kills."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.faults.chaos import ACTIONS, POINTS, World, failpoint
+
+ROOT = Path(__file__).parents[2]
+
+
+def storm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A process of its own: drivers are forked, which only one without Lance's threads can do."""
+    command = [sys.executable, "-m", "tests.faults.chaos", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+
+
+def test_a_hundred_kills_lose_and_double_nothing() -> None:
+    done = storm("--kills", "100", "--seed", "1")
+    print(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert '"crashed": 0' in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["append", "no_intent"])
+def test_the_storm_has_teeth(fault: str) -> None:
+    """Without the one commit or without the intent, 200 kills show it."""
+    done = storm("--kills", "200", "--seed", "0", "--fault", fault)
+    print(done.stderr.splitlines()[-1:])
+    assert "Broken" in done.stderr
+
+
+def matrix(root: Path, seed: int) -> dict[str, int]:
+    """Every durable step fails in every way, with none to three drivers beside; each time a night must settle."""
+    drawn = random.Random(seed)
+    world = World(root, seed)
+    tried = dict.fromkeys(ACTIONS, 0)
+    try:
+        world.next_night()
+        world.settle()
+        for point in POINTS:
+            for action in ACTIONS:
+                _fail_once(world, failpoint(point, action, drawn.randint(1, 2)), action, drawn.randint(0, 3))
+                tried[action] += 1
+    finally:
+        world.end()
+    return tried
+
+
+def _fail_once(world: World, prepare: object, action: str, others: int) -> None:
+    world.next_night()
+    failing = world.start(prepare)  # type: ignore[arg-type]
+    for _ in range(others):
+        world.start()
+    if action != "pause":
+        world.wait(failing)
+        if others % 2:
+            world.next_night()  # what was begun is of another corpus than what comes
+        world.settle()
+        return
+    world.drivers.remove(failing)
+    os.waitid(os.P_PID, failing, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    world.settle()
+    world.next_night()
+    world.settle()
+    os.kill(failing, signal.SIGCONT)
+    world.drivers.append(failing)
+    world.settle()
+
+
+def test_every_durable_step_may_fail_in_every_way(tmp_path: Path) -> None:
+    code = "import pathlib, sys, tests.test_chaos as t; print(t.matrix(pathlib.Path(sys.argv[1]), seed=2))"
+    command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    print(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(dict.fromkeys(ACTIONS, len(POINTS)))

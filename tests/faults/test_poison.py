@@ -1,0 +1,61 @@
+"""One document that kills a real engine."""
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexer.indexing import run
+from indexer.indexing.embed import EmbedPipeline
+from indexer.indexing.job import Target
+from indexer.inference.embed_inputs import EmbedTokenizer
+from indexer.inference.engine import Engine
+from indexer.inference.model import Model
+from tests.support.fakes import published_rows, quarantine, settings, words, write
+
+DOCUMENTS = 2000
+
+
+MARKER = "zebra"
+
+
+class Aborting:
+    """A real engine in a process that aborts, as a failed assertion in C does, when it reads the marker."""
+
+    def __init__(self, engine: Engine, marker: int) -> None:
+        self._engine = engine
+        self._marker = marker
+        self.dimension = engine.dimension
+
+    def embed(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
+        if any(self._marker in ids for ids in token_ids):
+            os.abort()
+        return self._engine.embed(token_ids)
+
+
+def _pipeline(target: Target, model: Model, marker: int) -> EmbedPipeline:
+    return EmbedPipeline(target, lambda: Aborting(model.engine(), marker), lambda: model.tokenizer)
+
+
+def _recipe(marker: int, target: Target, model: Model) -> Callable[[], EmbedPipeline]:
+    return partial(_pipeline, target, model, marker)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.usefixtures("ray_cluster")
+def test_one_of_two_thousand_kills_the_engine(tmp_path: Path) -> None:
+    documents = words(DOCUMENTS)
+    documents[777] = ("killer", f"{MARKER} {MARKER}")
+    write(tmp_path / "corpus" / "a.parquet", documents)
+    given = settings(tmp_path, engine={"enforce_eager": True}, run={"shard_mb": 8.0, "progress": "none"})
+    (ids,) = EmbedTokenizer(given.model.name, max_tokens=128).documents([MARKER]).ids
+    summary = run.run(given, partial(_recipe, ids[1]))
+    print(f"{summary['restarts']} restarts, {summary['indexed']} documents indexed")
+    assert quarantine(given) == [("killer", "poison")]
+    assert published_rows(given, 96) == sorted((name, 0) for name, _ in documents if name != "killer")
+    assert summary["restarts"] <= math.ceil(math.log2(DOCUMENTS)) + 2

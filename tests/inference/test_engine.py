@@ -1,0 +1,196 @@
+"""The engine: order, refusals, death. Real engines, in a process of their own, and the checks of what they give."""
+
+import dataclasses
+import sys
+from concurrent.futures import Executor
+from typing import Any
+
+import numpy as np
+import pytest
+
+from indexer.errors import EngineDead, EngineError, SettingsError
+from indexer.inference.canary import check_scores, check_vectors
+from indexer.inference.embed_inputs import EmbedTokenizer
+from indexer.inference.engine import Engine
+from indexer.inference.engine_arguments import argument_names, check_arguments
+from indexer.inference.pair_inputs import PairTokenizer
+from indexer.testing import corpora, random_weights
+
+MAX_TOKENS = 64
+
+
+EAGER = {"enforce_eager": True}
+
+
+YES, NO = 9693, 2152
+
+
+UNIT = np.eye(3, 8, dtype=np.float32)
+
+
+def embed_cases(path: str) -> dict[str, Any]:
+    """Everything that is asked of one engine in embed mode; small batches, so that one call takes several steps."""
+    tokenizer = EmbedTokenizer(path, MAX_TOKENS)
+    ids = tokenizer.documents(corpora.random_texts(60, words=(1, 30))).ids
+    shuffled = np.random.default_rng(0).permutation(len(ids))
+    engine = Engine(
+        path, dtype="float32", max_tokens=MAX_TOKENS, canary=ids[:3], arguments={**EAGER, "max_num_seqs": 4}
+    )
+    found = {
+        "dimension": engine.dimension,
+        "together": engine.embed(ids),
+        "shuffled": engine.embed([ids[row] for row in shuffled])[np.argsort(shuffled)],
+        "alone": np.concatenate([engine.embed([row]) for row in ids]),
+        "none": engine.embed([]),
+        "refused": [_refusal(engine, row) for row in ([], [1] * (MAX_TOKENS + 1))],
+        "after refusals": engine.embed(ids[:1]),
+    }
+    # No such row in the embedding table: vLLM itself fails.
+    found["dead"] = [_refusal(engine, row) for row in ([random_weights.QWEN_VOCABULARY + 10**6], ids[0])]
+    return found
+
+
+def score_cases(path: str) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of a causal reranker by vLLM and by the logits of the causal model."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    documents = corpora.random_texts(20, words=(1, 60))
+    ids = PairTokenizer(path, 256).pairs(["one query", "another query"] * 10, documents).ids
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    with torch.no_grad():
+        logits = torch.stack([model(input_ids=torch.tensor([row])).logits[0, -1, [NO, YES]] for row in ids])
+    engine = Engine(path, mode="score", dtype="float32", max_tokens=256, canary=ids[:2], arguments=EAGER)
+    return engine.score(ids), torch.softmax(logits, dim=1)[:, 1].numpy()
+
+
+def refused_start(path: str, max_tokens: int, arguments: dict[str, Any], canary: list[list[int]]) -> str:
+    """The message with which an engine refuses to start."""
+    with pytest.raises(EngineError) as refused:
+        Engine(path, max_tokens=max_tokens, canary=canary, arguments={**EAGER, **arguments})
+    return str(refused.value)
+
+
+def vllm_argument_names() -> set[str]:
+    """Engine arguments as vLLM's dataclass has them."""
+    from vllm import EngineArgs
+
+    return {field.name for field in dataclasses.fields(EngineArgs)}
+
+
+def read_argument_names() -> tuple[set[str], bool]:
+    """Engine arguments as we read them, and whether that imported vLLM."""
+    return set(argument_names()), "vllm" in sys.modules
+
+
+def _refusal(engine: Engine, row: list[int]) -> tuple[type[Exception], str]:
+    with pytest.raises((ValueError, EngineDead)) as refused:
+        engine.embed([row])
+    return refused.type, str(refused.value)
+
+
+@pytest.fixture(scope="module")
+def embedded(qwen_path: str, engine_process: Executor) -> dict[str, Any]:
+    """What an engine in embed mode answers."""
+    return engine_process.submit(embed_cases, qwen_path).result()
+
+
+def test_rows_keep_their_order(embedded: dict[str, Any]) -> None:
+    together = embedded["together"]
+    assert (together.dtype, together.shape) == (np.float32, (60, embedded["dimension"]))
+    assert together.flags.c_contiguous
+    np.testing.assert_allclose(embedded["shuffled"], together, atol=1e-4)
+    np.testing.assert_allclose(embedded["alone"], together, atol=1e-4)
+    assert (together @ together.T - 2 * np.eye(60)).max() < 0.99, "vectors that are all alike show no order"
+
+
+def test_an_empty_batch_gives_an_empty_array(embedded: dict[str, Any]) -> None:
+    assert embedded["none"].shape == (0, embedded["dimension"])
+
+
+def test_unusable_sequences_are_refused_before_vllm_sees_them(embedded: dict[str, Any]) -> None:
+    assert embedded["refused"] == [
+        (ValueError, "a sequence has 0 token ids; 1 to 64 are possible"),
+        (ValueError, "a sequence has 65 token ids; 1 to 64 are possible"),
+    ]
+    np.testing.assert_allclose(embedded["after refusals"], embedded["alone"][:1], atol=1e-6)
+
+
+def test_an_engine_that_failed_is_dead(embedded: dict[str, Any]) -> None:
+    """Also for every later call: sequences of the failed one could come back in its rows."""
+    (first, reason), (second, _) = embedded["dead"]
+    assert first is second is EngineDead
+    assert "index out of range" in reason
+
+
+def test_scores_are_the_probability_of_yes(reranker_path: str, engine_process: Executor) -> None:
+    scores, expected = engine_process.submit(score_cases, reranker_path).result()
+    assert np.ptp(expected) > 0.05
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "arguments", "message"),
+    [
+        (64, {"max_num_batched_tokens": 32}, "max_num_batched_tokens"),
+        (64, {"gpu_memory_utilization": 7}, "gpu_memory_utilization: Input should be less than or equal to 1"),
+        (10**6, {}, "max_model_len"),
+    ],
+)
+def test_what_vllm_refuses_is_said_in_one_line(
+    max_tokens: int, arguments: dict[str, Any], message: str, qwen_path: str, engine_process: Executor
+) -> None:
+    said = engine_process.submit(refused_start, qwen_path, max_tokens, arguments, []).result()
+    assert message in said
+    assert "\n" not in said
+
+
+def test_an_engine_whose_canary_fails_does_not_start(qwen_path: str, engine_process: Executor) -> None:
+    same = [[1, 2, 3], [1, 2, 3]]
+    assert "the same vector" in engine_process.submit(refused_start, qwen_path, MAX_TOKENS, {}, same).result()
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        (UNIT[:, :7], "width 7, not 8"),
+        (np.where(UNIT == 1, np.nan, UNIT), "not finite"),
+        (UNIT * 0.9, "norm 0.9000 to 0.9000"),
+        (UNIT[[0, 0, 1]], "the same vector"),
+    ],
+)
+def test_the_canary_refuses_unusable_vectors(vectors: np.ndarray, message: str) -> None:
+    check_vectors(UNIT, 8)
+    with pytest.raises(EngineError, match=message):
+        check_vectors(vectors, 8)
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ([0.5, 0.5, 0.5], "every pair the score 0.5000"),
+        ([0.0, 1e-9, 3e-9], "every pair the score 0.0000"),
+        ([0.2, np.nan, 0.1], "not finite"),
+        ([0.2, 1.2, 0.1], "not within 0 to 1"),
+    ],
+)
+def test_the_canary_refuses_unusable_scores(scores: list[float], message: str) -> None:
+    check_scores(np.array([0.0, 1.0, 0.3], np.float32))
+    with pytest.raises(EngineError, match=message):
+        check_scores(np.array(scores, np.float32))
+
+
+def test_arguments_are_vllms_own() -> None:
+    check_arguments({"max_num_seqs": 8})
+    with pytest.raises(SettingsError, match=r"did you mean engine\.max_num_seqs\?"):
+        check_arguments({"max_num_seq": 8})
+    with pytest.raises(SettingsError, match=r"set model\.max_tokens"):
+        check_arguments({"max_model_len": 8})
+    with pytest.raises(SettingsError, match="cannot be set"):
+        check_arguments({"trust_remote_code": True})
+
+
+def test_arguments_are_known_without_importing_vllm(engine_process: Executor, reference_process: Executor) -> None:
+    names, imported = reference_process.submit(read_argument_names).result()
+    assert names == engine_process.submit(vllm_argument_names).result()
+    assert not imported

@@ -1,0 +1,1 @@
+"""Tests of the commands, the quickstart and the configurations."""

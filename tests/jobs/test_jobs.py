@@ -1,0 +1,300 @@
+"""The commands as a user types them, with real engines: MiniLM on the CPU."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from indexer.inference.tokenizer import TextEncoder
+from indexer.testing.checkpoints import minilm_path, qwen3_checkpoint
+from indexer.testing.corpora import tiny_corpus
+from tests.support.checkpoints import marked_reranker
+from tests.support.rays import RAY, end_ray, ray_processes
+
+ROOT = Path(__file__).parents[2]
+
+
+DOCUMENTS = 150
+
+
+CONFIG = """
+[corpus]
+uri = "{root}/corpus"
+payload = ["kind", "text"]
+[model]
+name = "{model}"
+max_tokens = 128
+[engine]
+enforce_eager = true  # compiling takes longer than these documents
+[index]
+uri = "{root}/index"
+widths = [384, 64]
+[cluster]
+workers = 1  # every command starts its engines anew, and the other tests share the cores
+[run]
+shard_mb = 0.02
+"""
+
+
+SCORE_CONFIG = """
+[queries]
+uri = "{output}/queries.parquet"
+candidates = {candidates}
+width = 64
+oversample = 1
+[index]
+uri = "{root}/index"
+[model]
+name = "{model}"
+max_tokens = 512
+[engine]
+enforce_eager = true
+[output]
+uri = "{output}/out"
+[cluster]
+workers = 1
+[run]
+shard_pairs = {candidates}
+"""
+
+
+Job = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def ray_folder() -> Iterator[str]:
+    """A folder of its own for the Ray that a command starts; short, because sockets lie in it."""
+    folder = tempfile.mkdtemp(prefix="ray-")
+    yield folder
+    end_ray(folder)
+
+
+@pytest.fixture(scope="module")
+def environment(ray_folder: str) -> dict[str, str]:
+    """A Ray of the command's own: by default it would join the other tests' cluster, which ends with them."""
+    hidden = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
+    kept = {key: value for key, value in os.environ.items() if key not in hidden}
+    return kept | {"RAY_TMPDIR": ray_folder, "INDEXER_CLUSTER__ADDRESS": "local"}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("job")
+    tiny_corpus(root / "corpus", DOCUMENTS)
+    file = root / "job.toml"
+    file.write_text(CONFIG.format(root=root, model=minilm_path()), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def job(config: Path, environment: dict[str, str]) -> Job:
+    def call(module: str, *arguments: str, config: Path = config) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", f"jobs.{module}", "--config", str(config), *arguments]
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False
+        )
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def indexed(job: Job) -> dict[str, Any]:
+    """Summary of the first run."""
+    done = job("index")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_summary_is_the_last_line(indexed: dict[str, Any]) -> None:
+    keys = {"epoch", "documents", "indexed", "quarantined", "truncated", "chunks", "tokens", "seconds"}
+    assert keys | {"tokens_per_second", "tables"} <= indexed.keys()
+    assert (indexed["epoch"], indexed["indexed"]) == (1, DOCUMENTS)
+    assert [set(table) for table in indexed["tables"]] == [{"name", "width", "rows", "bytes", "index"}] * 2
+
+
+def test_nothing_is_left_running(indexed: dict[str, Any], ray_folder: str) -> None:
+    assert indexed["epoch"] == 1
+    _wait_for(lambda: not ray_processes(ray_folder), seconds=30)
+
+
+def test_a_rerun_says_that_nothing_changed(indexed: dict[str, Any], job: Job) -> None:
+    done = job("index")
+    assert done.returncode == 0
+    assert "nothing changed since epoch 1" in done.stderr
+    assert json.loads(done.stdout)["tables"] == indexed["tables"]
+
+
+def test_questions_are_answered(indexed: dict[str, Any], job: Job, config: Path) -> None:
+    text = _first_text(config)
+    done = job("search", text, "second question", "--k", "3", "--width", "64", "--where", "kind = 'page'", "--json")
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads(line) for line in done.stdout.splitlines())
+    assert first["results"][0]["id"] == "doc-00000"
+    assert first["results"][0]["score"] == pytest.approx(1.0, abs=1e-3)
+    assert [len(answer["results"]) for answer in (first, second)] == [3, 3]
+    assert {hit["payload"]["kind"] for hit in first["results"]} == {"page"}
+    assert indexed["indexed"] == DOCUMENTS
+
+
+@pytest.fixture(scope="module")
+def liked(config: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, set[str]]:
+    """A reranker that likes one token, and the documents that have it."""
+    path = tmp_path_factory.mktemp("reranker")
+    texts = _texts(config)
+    encoder = TextEncoder(qwen3_checkpoint(path, kind="reranker"))
+    having: dict[int, set[str]] = {}
+    for name, encoding in zip(texts, encoder.encodings(list(texts.values())), strict=True):
+        for token in encoding.ids:
+            having.setdefault(token, set()).add(name)
+    marker = next(token for token, names in having.items() if len(names) == 3)
+    return marked_reranker(path, marker), having[marker]
+
+
+def test_reranking_puts_what_the_reranker_likes_first(
+    indexed: dict[str, Any], job: Job, config: Path, liked: tuple[str, set[str]]
+) -> None:
+    assert indexed["epoch"] == 1
+    path, names = liked
+    arguments = ["any question", "--k", "3", "--json"]
+    plain = json.loads(job("search", *arguments).stdout)["results"]
+    done = job("search", *arguments, "--rerank", path, "--candidates", str(DOCUMENTS))
+    assert done.returncode == 0, done.stderr
+    reranked = json.loads(done.stdout)["results"]
+    assert {hit["id"] for hit in plain} != names
+    assert {hit["id"] for hit in reranked} == names
+    assert min(hit["score"] for hit in reranked) > 0.9
+    text = _first_text(config)
+    refused = job("search", text, "--rerank", "/no/such/model")
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+
+
+def test_queries_are_searched_and_reranked(
+    indexed: dict[str, Any], job: Job, config: Path, liked: tuple[str, set[str]], tmp_path: Path
+) -> None:
+    """Two stages with real engines: candidates at a narrow width, then the reranker's order."""
+    assert indexed["epoch"] == 1
+    path, names = liked
+    file = tmp_path / "score.toml"
+    file.write_text(SCORE_CONFIG.format(root=config.parent, output=tmp_path, model=path, candidates=DOCUMENTS))
+    texts = _texts(config)
+    pq.write_table(pa.table({"query_id": [1, 2], "query": list(texts.values())[:2]}), tmp_path / "queries.parquet")
+    done = job("score", config=file)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["scored"] == 2 * DOCUMENTS
+    found = pq.read_table(tmp_path / "out" / "scores").to_pylist()
+    for query, own in zip("12", texts, strict=False):
+        rows = {row["id"]: row for row in found if row["query_id"] == query}
+        assert rows.keys() == texts.keys()
+        assert {name for name, row in rows.items() if row["rank"] <= 3} == names
+        assert max(rows.values(), key=lambda row: row["vector_score"])["id"] == own
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "message"),
+    [
+        ("index", ["--index.widths", "512"], "512 is not between 32 and the model's dimension 384"),
+        ("index", ["--corpus.text_columns", "body"], "column 'body' is missing"),
+        ("index", ["--model.name", "/no/such/model"], "model.name"),
+        ("index", ["--engine.max_num_seq", "3"], "did you mean engine.max_num_seqs?"),
+        ("search", ["question", "--index.name", "other"], "no epoch of index 'other' is published"),
+        ("search", ["question", "--width", "100"], "no table of width 100; there are 64, 384"),
+    ],
+)
+def test_unusable_settings_end_with_status_2(
+    indexed: dict[str, Any], job: Job, module: str, arguments: list[str], message: str
+) -> None:
+    assert indexed["epoch"] == 1
+    done = job(module, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_terminated_run_leaves_nothing_behind_and_is_resumed(
+    job: Job, config: Path, environment: dict[str, str], ray_folder: str, tmp_path: Path
+) -> None:
+    tiny_corpus(tmp_path / "corpus", 1200)
+    flags = ["--corpus.uri", str(tmp_path / "corpus"), "--index.uri", str(tmp_path / "index")]
+    command = [sys.executable, "-m", "jobs.index", "--config", str(config), *flags]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as running:
+        _wait_for(lambda: any((tmp_path / "index").glob("_docs/receipts/*/*")), seconds=200)
+        assert running.poll() is None, "ended before it could be terminated"
+        running.send_signal(signal.SIGTERM)
+        _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "run the same command again to resume" in errors
+    _wait_for(lambda: not ray_processes(ray_folder), seconds=30)
+    done = job("index", *flags)
+    assert "resuming epoch 1" in done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["tables"][0]["rows"] == 1200
+
+
+def test_ray_job_submit(config: Path, tmp_path: Path) -> None:
+    """As the README has it: a head node with its dashboard and token, the working directory uploaded."""
+    dashboard, port = _free_port(), _free_port()
+    folder = tempfile.mkdtemp(prefix="ray-")
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {"RAY_TMPDIR": folder}
+    head = [RAY, "start", "--head", f"--port={port}", "--num-cpus=2", "--node-ip-address=127.0.0.1"]
+    # The other tests' cluster has the agent's usual port, without which an agent takes no jobs.
+    ports = [f"--dashboard-port={dashboard}", "--dashboard-agent-listen-port=0"]
+    try:
+        subprocess.run(
+            [*head, *ports, "--disable-usage-stats", f"--object-store-memory={256 << 20}"],
+            env=environment,
+            check=True,
+            capture_output=True,
+            timeout=120,
+        )
+        submit = [RAY, "job", "submit", "--address", f"http://127.0.0.1:{dashboard}", "--working-dir", "."]
+        command = [sys.executable, "-m", "jobs.index", "--config", str(config), "--index.uri", str(tmp_path / "index")]
+        done = _submitted([*submit, "--", *command], environment)
+    finally:
+        end_ray(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f'"indexed": {DOCUMENTS}' in done.stdout
+    assert "succeeded" in done.stdout
+
+
+def _submitted(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Submits a job, again while the head node's agent is still starting."""
+    for _ in range(10):
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False
+        )
+        if "No available agent" not in done.stderr:
+            break
+        time.sleep(3)
+    return done
+
+
+def _texts(config: Path) -> dict[str, str]:
+    table = pq.read_table(config.parent / "corpus")
+    return dict(zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True))
+
+
+def _first_text(config: Path) -> str:
+    return _texts(config)["doc-00000"]
+
+
+def _wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

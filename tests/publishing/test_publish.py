@@ -1,0 +1,94 @@
+"""What the gates refuse leaves the published epoch and the staged work as they are. Real tables, fake engine."""
+
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from indexer.errors import RefusedError
+from indexer.indexing import run as indexing_run
+from indexer.inference import matryoshka
+from indexer.publishing import history
+from indexer.search.published import open_published
+from indexer.storage import vector_index
+from indexer.storage.control import ControlStore
+from tests.faults.chaos import LocalCluster
+from tests.support import drive
+from tests.support.fakes import published_rows, published_vectors, run, settings, words, write
+
+Columns = dict[int, Any]
+
+
+def longer(vectors: np.ndarray, wide: Sequence[int], precision: Any) -> Columns:
+    return {width: matryoshka.fixed_size_list(matryoshka.cut(vectors, width) * 1.01, precision) for width in wide}
+
+
+def not_finite(vectors: np.ndarray, wide: Sequence[int], precision: Any) -> Columns:
+    return {width: matryoshka.fixed_size_list(matryoshka.cut(vectors, width) * np.nan, precision) for width in wide}
+
+
+def in_another_order(vectors: np.ndarray, wide: Sequence[int], precision: Any) -> Columns:
+    turned = np.roll(vectors, 1, axis=0)
+    return {width: matryoshka.fixed_size_list(matryoshka.cut(turned, width), precision) for width in wide}
+
+
+@pytest.mark.parametrize(
+    ("fault", "refusal"),
+    [
+        (longer, r"gates\.norm_tolerance is 0\.01, allowed 0\.001"),
+        (not_finite, r"gates\.norm_tolerance is inf"),
+        (in_another_order, r"gates\.sampled_cosine is "),
+    ],
+)
+def test_vectors_that_are_not_the_models_are_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[..., Columns], refusal: str
+) -> None:
+    monkeypatch.setattr(indexing_run, "Cluster", LocalCluster)
+    given = settings(tmp_path)
+    write(tmp_path / "corpus" / "a.parquet", words(60))
+    run(given)
+    before = published_vectors(given, 96)
+    write(tmp_path / "corpus" / "a.parquet", words(90))
+    with monkeypatch.context() as patch:
+        patch.setattr(matryoshka, "columns", fault)
+        with pytest.raises(RefusedError, match=refusal):
+            run(given)
+    store = ControlStore(given.index.uri, "docs")
+    assert store.receipt_ids(2), "what is staged is kept"
+    after = published_vectors(given, 96)
+    assert after.keys() == before.keys()
+    assert all((after[name] == before[name]).all() for name in before)
+    history.rollback(given.index.uri, store, 1)  # gives up what is staged
+    assert run(given)["indexed"] == 30
+    assert len(published_rows(given, 96)) == 90
+
+
+def test_a_vector_index_that_misses_too_much_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexing_run, "Cluster", LocalCluster)
+    monkeypatch.setattr(vector_index, "REFINED", {})  # neighbours by their codes alone
+    write(tmp_path / "corpus" / "a.parquet", words(600))
+    with pytest.raises(RefusedError, match=r"gates\.recall is 0\.\d+, allowed 1"):
+        run(settings(tmp_path, index={"vector_index": "IVF_PQ"}, gates={"recall": 1.0}))
+    assert ControlStore(str(tmp_path / "index"), "docs").latest_epoch() is None
+    lower = settings(tmp_path, index={"vector_index": "IVF_PQ"}, gates={"recall": 0.01})
+    run(lower)
+    published = open_published(lower.index.uri, "docs").epoch
+    assert published.number == 1
+    assert published.description["run"]["indexed"] == 600
+    assert 0.01 <= published.description["gates"]["gates.recall"] < 1
+
+
+def test_a_refusal_ends_with_status_3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexing_run, "Cluster", LocalCluster)
+    write(tmp_path / "corpus" / "a.parquet", words(100))
+    run(settings(tmp_path))
+    write(tmp_path / "corpus" / "a.parquet", words(70))
+    alone = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    ended = subprocess.run(drive.command(tmp_path), env=alone, capture_output=True, text=True, timeout=240, check=False)
+    assert ended.returncode == 3
+    assert "gates.max_removed is 0.3, allowed 0.2" in ended.stderr.splitlines()[-1]
+    assert len(published_rows(settings(tmp_path), 96)) == 100

@@ -1,0 +1,247 @@
+"""The scoring job on real Ray and real tables, with fake engines in the workers: plumbing, never relevance."""
+
+import itertools
+import json
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lancedb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from indexer.errors import CorpusError, IndexerError, SettingsError
+from indexer.inference.model import Reranker
+from indexer.inference.pair_inputs import PairTokenizer
+from indexer.reranking import run as reranking_run
+from indexer.reranking.pipelines import ScorePipeline, SearchPipeline
+from indexer.search.published import open_published
+from indexer.settings import PairsSettings, ScoreSettings
+from indexer.testing.fakes import FakeEngine
+from tests.support import fakes
+from tests.support.checkpoints import cross_encoder
+from tests.support.fakes import words, write
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+POISON, CANARY = "zebra", "canarytext"
+
+
+def settings(root: Path, path: str, **sections: Any) -> ScoreSettings:
+    """Settings of a run on ``root/pairs.parquet`` in several shards."""
+    base: dict[str, Any] = {
+        "model": {"name": path, "max_tokens": 256},
+        "output": {"uri": str(root / "out")},
+        "run": {"shard_pairs": 20, "progress": "none"},
+    }
+    if "queries" not in sections:
+        base["pairs"] = {"uri": str(root / "pairs.parquet"), "document_column": "document"}
+    return ScoreSettings(**{name: base.get(name, {}) | sections.get(name, {}) for name in {*base, *sections}})
+
+
+def fake_search(given: ScoreSettings, epoch: int) -> SearchPipeline:
+    published = open_published(given.index.uri, given.index.name, epoch=epoch)
+    return SearchPipeline(given.output.uri, given.queries, published, lambda: FakeEngine(fakes.WIDTHS[0]))
+
+
+def fake_score(
+    faults: dict[str, Any], given: ScoreSettings, columns: PairsSettings, epoch: int | None, reranker: Reranker
+) -> ScorePipeline:
+    published = open_published(given.index.uri, given.index.name, epoch=epoch) if epoch else None
+    engine = partial(FakeEngine, **faults)
+    ranked = given.queries is not None
+    return ScorePipeline(given.output.uri, columns, published, engine, lambda: reranker.tokenizer, ranked=ranked)
+
+
+def run(given: ScoreSettings, **faults: Any) -> dict[str, Any]:
+    return reranking_run.run(given, fake_search, partial(fake_score, faults))
+
+
+def results(given: ScoreSettings) -> list[dict[str, Any]]:
+    """Rows of the Parquet dataset in the order of its files."""
+    files = sorted((Path(given.output.uri) / "scores").glob("*.parquet"))
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> list[dict[str, Any]]:
+    """100 pairs of 10 queries, written with a column of their own, two of them without a side."""
+    rows = [
+        {"query": f"query {query}", "document": f"document {number} of {query}", "kept": query * 10 + number}
+        for query, number in itertools.product(range(10), range(10))
+    ]
+    rows[13]["document"] = None
+    rows[57]["query"] = None
+    rows[58]["document"] = ""
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pairs.parquet", row_group_size=7)
+    return rows
+
+
+def expected_scores(model: str, rows: list[dict[str, Any]]) -> list[float | None]:
+    tokenizer, engine = PairTokenizer(model, 256), FakeEngine()
+    whole = [row for row in rows if row["query"] is not None and row["document"] is not None]
+    ids = tokenizer.pairs([row["query"] for row in whole], [row["document"] for row in whole]).ids
+    scores = iter(engine.score(ids).tolist())
+    return [next(scores) if row in whole else None for row in rows]
+
+
+def test_every_pair_gets_its_score_and_keeps_its_columns(
+    tmp_path: Path, pairs: list[dict[str, Any]], reranker_path: str
+) -> None:
+    given = settings(tmp_path, reranker_path)
+    summary = run(given)
+    found = results(given)
+    assert [{key: row[key] for key in ("query", "document", "kept")} for row in found] == pairs
+    assert [row["score"] for row in found] == pytest.approx(expected_scores(reranker_path, pairs))
+    assert (summary["pairs"], summary["scored"], summary["unscored"]) == (100, 98, 2)
+    shards = sorted((tmp_path / "out" / "scores").glob("*"))
+    assert len(shards) == 5
+    per_shard = [set(pq.read_table(file)["query"].to_pylist()) - {None} for file in shards]
+    assert sum(map(len, per_shard)) == 10, "pairs of one query stay together"
+    assert run(given, exits_on=1) == summary
+
+
+def test_a_killed_worker_loses_and_doubles_no_pair(
+    tmp_path: Path, pairs: list[dict[str, Any]], reranker_path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs[44]["document"] = POISON
+    pq.write_table(pa.Table.from_pylist(pairs), tmp_path / "pairs.parquet")
+    given = settings(tmp_path, reranker_path, run={"retries": 0})
+    (poison, *_) = set(_ids(reranker_path, POISON)) - set(_ids(reranker_path, "document"))
+    with pytest.raises(IndexerError, match="1 of 5 shards failed"):
+        run(given, exits_on=poison)
+    assert len(results(given)) == 80
+    summary = run(given)
+    assert summary["resumed_shards"] == 4
+    assert "4 of 5 shards are written already" in capsys.readouterr().err
+    assert [row["kept"] for row in results(given)] == list(range(100))
+    assert [row["score"] for row in results(given)] == pytest.approx(expected_scores(reranker_path, pairs))
+
+
+def test_neither_query_nor_document_is_written_anywhere_but_in_the_results(
+    tmp_path: Path, pairs: list[dict[str, Any]], reranker_path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for row in pairs:
+        row |= {"query": f"{CANARY} {row['query']}", "document": f"{CANARY} {row['document']}"}
+    pairs[44]["document"] = f"{CANARY} {POISON}"
+    pq.write_table(pa.Table.from_pylist(pairs), tmp_path / "pairs.parquet")
+    given = settings(tmp_path, reranker_path, run={"retries": 0, "progress": "lines"})
+    (poison, *_) = set(_ids(reranker_path, POISON)) - set(_ids(reranker_path, f"{CANARY} document"))
+    with pytest.raises(IndexerError) as failure:
+        run(given, exits_on=poison)
+    summary = run(given)
+    assert summary["resumed_shards"] > 0
+    logs = [path for path in Path(os.environ["RAY_TMPDIR"]).rglob("*") if path.is_file()]
+    assert any("worker" in path.name for path in logs)
+    kept = [path for path in (tmp_path / "out").rglob("*") if path.is_file() and path.suffix != ".parquet"]
+    assert any("receipts" in path.parts for path in kept)
+    said = [json.dumps(summary), str(failure.value), *capsys.readouterr()]
+    for content in (*(text.encode() for text in said), *(path.read_bytes() for path in (*logs, *kept))):
+        assert CANARY.encode() not in content
+
+
+def _ids(path: str, text: str) -> list[int]:
+    return PairTokenizer(path, 256).pairs(["q"], [text]).ids[0]
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> dict[str, str]:
+    """A published index whose payload holds the texts."""
+    write(tmp_path / "corpus" / "a.parquet", words(60))
+    given = fakes.settings(tmp_path, corpus={"payload": ["kind", "text"]})
+    fakes.run(given)
+    return {"uri": given.index.uri, "name": given.index.name}
+
+
+def test_queries_are_searched_and_reranked(tmp_path: Path, index: dict[str, str], reranker_path: str) -> None:
+    texts = dict(words(60))
+    asked = {"query_id": ["a", "b", "with space", "no text"], "query": ["first", texts["doc-00007"], "third", None]}
+    pq.write_table(pa.table(asked), tmp_path / "queries.parquet")
+    queries = {"uri": str(tmp_path / "queries.parquet"), "candidates": 5, "width": 96, "oversample": 4}
+    given = settings(tmp_path, reranker_path, queries=queries, index=index, run={"shard_pairs": 10})
+    summary = run(given)
+    found = results(given)
+    assert (summary["pairs"], summary["scored"], summary["queries_left_out"]) == (15, 15, 1)
+    assert [(row["query_id"], row["rank"]) for row in found] == [
+        (name, rank) for name in ("a", "b", "with space") for rank in range(1, 6)
+    ]
+    for name, rows in itertools.groupby(found, key=lambda row: row["query_id"]):
+        ranked = list(rows)
+        query = asked["query"][asked["query_id"].index(name)]
+        pairs = [{"query": query, "document": texts[row["id"]]} for row in ranked]
+        assert [row["score"] for row in ranked] == pytest.approx(expected_scores(reranker_path, pairs))
+        assert [row["score"] for row in ranked] == sorted((row["score"] for row in ranked), reverse=True)
+    table = lancedb.connect(given.output.uri).open_table("scores").to_arrow().to_pylist()
+    key = lambda row: (row["query_id"], row["rank"])  # noqa: E731
+    assert sorted(table, key=key) == found
+    lines = (tmp_path / "out" / "scores.trec").read_text().splitlines()
+    assert len(lines) == 15
+    assert lines[0].split()[:4] == ["a", "Q0", found[0]["id"], "1"]
+    assert lines[-1].startswith("with%20space Q0 ")
+    assert run(given, exits_on=1) == summary
+
+
+def test_candidates_are_the_best_at_full_width(index: dict[str, str]) -> None:
+    published = open_published(**index)
+    vectors = np.stack([FakeEngine(fakes.WIDTHS[0]).embed([[row]])[0] for row in range(3)])
+    exact = published.nearest(vectors, 5)
+    rescored = published.nearest(vectors, 5, width=96, oversample=12)
+    assert [[hit.id for hit in hits] for hits in rescored] == [[hit.id for hit in hits] for hits in exact]
+    narrow = published.nearest(vectors, 5, width=96)
+    assert narrow != exact
+    for left, right in zip(rescored, exact, strict=True):
+        assert [hit.score for hit in left] == pytest.approx([hit.score for hit in right], abs=1e-5)
+
+
+def test_pairs_of_ids_take_their_texts_from_the_index(
+    tmp_path: Path, index: dict[str, str], reranker_path: str
+) -> None:
+    texts = dict(words(60))
+    rows = [{"query": "q", "doc": name} for name in ("doc-00003", "doc-00050", "unknown", None)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pairs.parquet")
+    given = settings(tmp_path, reranker_path, pairs={"document_column": None, "document_id_column": "doc"}, index=index)
+    summary = run(given)
+    pairs = [{"query": row["query"], "document": texts.get(row["doc"] or "")} for row in rows]
+    assert [row["score"] for row in results(given)] == pytest.approx(expected_scores(reranker_path, pairs))
+    assert (summary["scored"], summary["unscored"]) == (2, 2)
+
+
+def test_unusable_input_is_named(tmp_path: Path, pairs: list[dict[str, Any]], reranker_path: str) -> None:
+    with pytest.raises(CorpusError, match="column 'answer' is missing"):
+        run(settings(tmp_path, reranker_path, pairs={"document_column": "answer"}))
+    with pytest.raises(ValueError, match="document_column or document_id_column"):
+        settings(tmp_path, reranker_path, pairs={"document_id_column": "kept"})
+    with pytest.raises(ValueError, match=r"\[index\] is needed"):
+        settings(tmp_path, reranker_path, queries={"uri": "x"})
+    with pytest.raises(SettingsError, match="takes no instructions; leave it out"):
+        run(settings(tmp_path, cross_encoder(tmp_path / "bert"), pairs={"instruction_column": "query"}))
+    given = settings(tmp_path, reranker_path)
+    run(given)
+    with pytest.raises(SettingsError, match=r"another run \(other reranker\)"):
+        run(settings(tmp_path, reranker_path, model={"max_tokens": 128}))
+    pq.write_table(
+        pa.Table.from_pylist(pairs).append_column("score", pa.array([1.0] * 100)), tmp_path / "pairs.parquet"
+    )
+    with pytest.raises(CorpusError, match="'score' has the name of a column of the results"):
+        run(given)
+
+
+def test_a_query_id_that_occurs_twice_is_refused(tmp_path: Path, index: dict[str, str], reranker_path: str) -> None:
+    pq.write_table(pa.table({"query_id": [1, 2, 1], "query": ["a", "b", "c"]}), tmp_path / "queries.parquet")
+    given = settings(tmp_path, reranker_path, queries={"uri": str(tmp_path / "queries.parquet")}, index=index)
+    with pytest.raises(CorpusError, match="query id '1' occurs twice"):
+        run(given)
+
+
+def test_an_index_without_texts_is_refused(tmp_path: Path, reranker_path: str) -> None:
+    write(tmp_path / "corpus" / "a.parquet", words(5))
+    fakes.run(fakes.settings(tmp_path))
+    pq.write_table(pa.table({"query_id": [1], "query": ["a"]}), tmp_path / "queries.parquet")
+    queries = {"uri": str(tmp_path / "queries.parquet")}
+    index = {"uri": str(tmp_path / "index")}
+    with pytest.raises(SettingsError, match=r"add text to corpus\.payload"):
+        run(settings(tmp_path, reranker_path, queries=queries, index=index))

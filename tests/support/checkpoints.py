@@ -1,0 +1,86 @@
+"""Checkpoints made for one purpose: a cross-encoder, a reranker that likes one token, a converted reranker."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from indexer.testing import random_weights
+from indexer.testing.checkpoints import minilm_path, qwen3_checkpoint
+
+YES, NO = 9693, 2152
+
+
+HAS_BFLOAT16 = "avx512bw" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+"""Whether this processor computes in bfloat16: with AVX2 only, 1.4 GFLOP/s were measured, against 157 in float32."""
+
+
+FAST_DTYPE = "bfloat16" if HAS_BFLOAT16 else "float32"
+"""dtype of checkpoints of which no test needs a particular one."""
+
+
+needs_bfloat16 = pytest.mark.skipif(not HAS_BFLOAT16, reason="this processor has no arithmetic in bfloat16")
+
+
+def cross_encoder(path: Path, activation: str | None = None) -> str:
+    """A BERT cross-encoder with random weights and MiniLM's tokenizer, laid out as sentence-transformers'."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128, num_labels=1,
+        initializer_range=0.2,
+    )  # fmt: skip
+    if activation is not None:
+        config.sentence_transformers = {"activation_fn": activation, "version": "5.0.0"}
+    BertForSequenceClassification(config).save_pretrained(path)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+        shutil.copy(Path(minilm_path()) / name, path)
+    return str(path)
+
+
+def marked_reranker(path: Path, marker: int) -> str:
+    """A random-weight Qwen3 reranker whose "yes" wins where the text has a token.
+
+    Two components of the hidden state are kept for it: the marker's embedding alone has the first, a head of the first
+    layer that attends evenly to all tokens copies it into the second, and the head reads that for "yes".
+    """
+    from safetensors.torch import load_file, save_file
+
+    qwen3_checkpoint(path, kind="reranker", dtype="float32")
+    file = path / "model.safetensors"
+    weights = load_file(file)
+    for name, weight in weights.items():
+        if name.endswith(("embed_tokens.weight",)):
+            weight[:, :2] = 0
+        elif name.endswith(("o_proj.weight", "down_proj.weight")):
+            weight[:2] = 0
+    embeddings = weights["model.embed_tokens.weight"]
+    embeddings[marker, 0] = 8.0
+    embeddings[YES, 1] = 1.0
+    layer = "model.layers.0.self_attn."
+    size = random_weights.SMALL.head_dim
+    weights[layer + "q_proj.weight"][:size] = 0
+    weights[layer + "v_proj.weight"][0] = 0
+    weights[layer + "v_proj.weight"][0, 0] = 1.0
+    weights[layer + "o_proj.weight"][1, 0] = 50.0
+    save_file(weights, file, metadata={"format": "pt"})
+    return str(path)
+
+
+def converted_reranker(original: str, path: Path) -> str:
+    """A causal reranker as a classifier with one label, as the hub's conversions are."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(original, path, dirs_exist_ok=True)
+    weights = load_file(path / "model.safetensors")
+    embeddings = weights["model.embed_tokens.weight"].float()
+    weights["score.weight"] = (embeddings[YES] - embeddings[NO]).unsqueeze(0).to(weights["model.norm.weight"].dtype)
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((path / "config.json").read_text())
+    labels = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}, "num_labels": 1, "pad_token_id": 151643}
+    config |= {"architectures": ["Qwen3ForSequenceClassification"], **labels}
+    (path / "config.json").write_text(json.dumps(config))
+    return str(path)

@@ -1,0 +1,37 @@
+"""A run with the fake engine as a command of its own, with its own Ray: ``python -m tests.support.drive ROOT [JSON]``.
+
+What tests send signals to, starve of disk and look for secrets in. Ends as ``jobs.index`` does.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from indexer.settings import Settings
+from jobs.command import execute
+from tests.support import fakes
+
+
+def command(root: Path, sections: dict[str, dict[str, object]] | None = None, **faults: object) -> list[str]:
+    """The command line for settings of :func:`tests.support.fakes.settings` and faults of the engine."""
+    return [
+        sys.executable,
+        "-m",
+        "tests.support.drive",
+        str(root),
+        json.dumps({"sections": sections or {}, "faults": faults}),
+    ]
+
+
+def _settings(root: Path, sections: dict[str, dict[str, object]]) -> Settings:
+    return fakes.settings(root, **{"cluster": {"address": "local"}, **sections})
+
+
+def main() -> None:
+    """Indexes and prints the summary."""
+    root, described = Path(sys.argv[1]), json.loads(sys.argv[2])
+    print(json.dumps(fakes.run(_settings(root, described["sections"]), **described["faults"])))
+
+
+if __name__ == "__main__":
+    execute(main)
