@@ -25,9 +25,7 @@ from indexer.testing.random_weights import SMALL, TRUE_LAYERS, TRUE_SHAPES, writ
 
 MAX_TOKENS = 8192
 
-
 BATCH = 32
-
 
 ORDINARY_TOKENS = 151643
 """Ids below are ordinary tokens of Qwen3's vocabulary; this one ends every text."""

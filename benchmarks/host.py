@@ -29,14 +29,11 @@ from indexer.testing.random_weights import TRUE_LAYERS, TRUE_SHAPES, write_confi
 
 WORKERS = 64
 
-
 RATE = 2000.0
 """Documents per second of all 64 workers together."""
 
-
 H200_BF16 = 989e12
 """Dense bfloat16 FLOP/s of NVIDIA's data sheet."""
-
 
 GPU_SHARE = 0.5
 """Share of them that a well-fed engine reaches, for the arithmetic of what a GPU needs."""

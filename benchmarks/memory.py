@@ -24,23 +24,17 @@ from indexer.testing.fakes import FakeRecipe
 
 DIMENSION = 384
 
-
 DOCUMENTS_PER_FILE = 10_000
 
-
 TIMES = 8
-
 
 SHARD_MB = 0.0625
 """The least that a small job's shards have, so that both corpora are cut alike."""
 
-
 SECONDS_BETWEEN_LOOKS = 0.2
-
 
 WORKER = b"ray::Worker"
 """How Ray names the process of a :class:`indexer.cluster.Worker`; those of tasks are named by the function."""
-
 
 RAYS_OWN = (b"ray::IDLE", b"ray::DashboardAgent", b"ray::RuntimeEnvAgent")
 

@@ -21,9 +21,7 @@ from indexer.testing.fakes import FakeRecipe
 
 DIMENSION = 384
 
-
 FILES = 10
-
 
 CHANGED = 100
 """One document of so many is changed, all of them in one file of ten."""

@@ -23,16 +23,12 @@ from indexer.testing.checkpoints import minilm_path
 
 FILES = 100
 
-
 CHANGED = 100
 """One document of so many is changed, in one file of :data:`FILES`."""
 
-
 WIDTH = 32
 
-
 MINILM_WIDTH = 384
-
 
 BILLION = 1_000_000_000
 

@@ -30,27 +30,19 @@ from indexer.storage.vector_index import TableStats
 
 WIDTHS = (1024, 512, 256, 128)
 
-
 SEARCHED = 256
-
 
 OTHER_WIDTHS = (64, 128, 512, 1024)
 
-
 PART_ROWS = 50_000
-
 
 SHARD_ROWS = 10_000
 
-
 DICT_ROWS = 10_000
-
 
 CENTRES = 2_000
 
-
 QUERIES = 200
-
 
 INDEX_TYPES = ("none", "IVF_FLAT", "IVF_SQ", "IVF_RQ", "IVF_PQ", "IVF_HNSW_SQ")
 

@@ -24,7 +24,6 @@ from benchmarks.support.workload import Outcome, Work
 
 Run = Callable[[Any, int], Outcome]
 
-
 EMBED: dict[str, Run] = {
     "transformers_arrival": peers.transformers_arrival,
     "transformers_sorted": peers.transformers_sorted,
@@ -40,14 +39,12 @@ EMBED: dict[str, Run] = {
     "job": ours.job,
 }
 
-
 SCORE: dict[str, Run] = {
     "transformers_arrival": rerankers.transformers_arrival,
     "transformers_sorted": rerankers.transformers_sorted,
     "stock_vllm": rerankers.stock_vllm,
     "job": rerankers.job,
 }
-
 
 OURS = ("engine", "one_worker", "floor", "job")
 

@@ -13,37 +13,26 @@ import pyarrow as pa
 
 ID = "id"
 
-
 CHUNK = "chunk"
-
 
 CHAR_START = "char_start"
 
-
 CHAR_END = "char_end"
-
 
 CONTENT_HASH = "content_hash"
 
-
 PAYLOAD_HASH = "payload_hash"
 
-
 VECTOR = "vector"
-
 
 RESERVED = frozenset({ID, CHUNK, CHAR_START, CHAR_END, CONTENT_HASH, PAYLOAD_HASH, VECTOR})
 """Names a payload column may not take."""
 
-
 CONTENT_HASH_TYPE = pa.binary(16)
-
 
 PAYLOAD_HASH_TYPE = pa.binary(8)
 
-
 ARROW_PRECISION = {"float32": pa.float32(), "float16": pa.float16()}
-
 
 KEY_FIELDS = (
     pa.field(ID, pa.string(), nullable=False),
@@ -52,12 +41,10 @@ KEY_FIELDS = (
     pa.field(CHAR_END, pa.int32(), nullable=False),
 )
 
-
 HASH_FIELDS = (
     pa.field(CONTENT_HASH, CONTENT_HASH_TYPE, nullable=False),
     pa.field(PAYLOAD_HASH, PAYLOAD_HASH_TYPE, nullable=False),
 )
-
 
 DIGEST_SCHEMA = pa.schema(
     [
@@ -69,7 +56,6 @@ DIGEST_SCHEMA = pa.schema(
     ]
 )
 """One row per corpus row: its identity, or the reason why it cannot be indexed."""
-
 
 QUARANTINE_SCHEMA = pa.schema(
     [

@@ -13,21 +13,16 @@ from indexer.schema import RESERVED
 
 ENV_PREFIX = "INDEXER_"
 
-
 MIN_WIDTH = 32
 """Smallest Matryoshka width Qwen3-Embedding was trained for (model card)."""
-
 
 SECRET = re.compile(r"(?i)key|secret|token|password|signature|sig=")
 """What a query of a URI with credentials has in it."""
 
-
 BITS_AT_ONCE = 8
 """LanceDB's RaBitQ index takes widths that fill whole bytes only."""
 
-
 IndexType = Literal["IVF_FLAT", "IVF_PQ", "IVF_SQ", "IVF_RQ", "IVF_HNSW_SQ", "IVF_HNSW_PQ"]
-
 
 VectorIndex = Literal["auto", "none", IndexType]
 

@@ -27,15 +27,11 @@ from tests.support.fakes import published_rows, run, settings, words, write
 
 ROOT = Path(__file__).parents[1]
 
-
 SOURCES = sorted(path for folder in ("indexer", "jobs") for path in (ROOT / folder).rglob("*.py"))
-
 
 FILTERS = {"filter", "where", "delete", "prefilter"}
 
-
 MADE_BY = {"one_of", "between"}
-
 
 CANARY, SECRET = "canarytext", "canarysecret"
 

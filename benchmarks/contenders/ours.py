@@ -17,7 +17,6 @@ from indexer.storage.records import Receipt
 
 SHARDS = 40
 
-
 WARM = 64
 """Documents embedded before the clock starts."""
 

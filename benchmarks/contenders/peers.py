@@ -14,30 +14,22 @@ from benchmarks.support.workload import MAX_TOKENS, Outcome, Work
 
 ATTENTIONS = ("sdpa", "eager")
 
-
 BATCHES = (8, 16, 32, 64, 128)
 
-
 SAMPLE = 512
-
 
 SAMPLE_SECONDS = 8.0
 """The best batch of Transformers is looked for on so many documents, or on as many as take so long."""
 
-
 BATCH_OF_RECORD = 32
 
-
 ADDED_AT_ONCE = 512
-
 
 WARM = 64
 """Documents embedded before the clock starts."""
 
-
 PORTION_BYTES = 1 << 20
 """Ray Data's blocks: with its own 128 MiB all documents would leave the engine at the same moment."""
-
 
 SAME_BATCH_SECONDS = 0.2
 """Documents that leave Ray Data's engine so shortly after the first ones were embedded with these."""

@@ -21,18 +21,13 @@ from indexer.testing.corpora import random_texts
 
 MAX_TOKENS = 512
 
-
 BATCH = 16
-
 
 YES, NO = 9693, 2152
 
-
 DOCUMENT_WORDS = (10, 80)
 
-
 QUERY_WORDS = (5, 15)
-
 
 LENGTHS = {"20x40": (20, 40), "8x100": (8, 100)}
 """Queries and documents of each, by name."""

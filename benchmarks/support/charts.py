@@ -9,12 +9,9 @@ from matplotlib import pyplot
 
 mpl.use("Agg")
 
-
 OURS = "#1f6f8b"
 
-
 OTHERS = "#c9c9c9"
-
 
 OUR_NAMES = {"engine", "one_worker", "floor", "job"}
 

@@ -10,12 +10,9 @@ from benchmarks.support.fresh_process import apart
 
 SIDES = (512, 1024, 2048, 4096)
 
-
 GPU_SIDES = (8192,)
 
-
 SECONDS = 3.0
-
 
 DTYPES = ("bfloat16", "float32")
 """In which the limit is measured; a benchmark runs in the faster one unless told otherwise."""

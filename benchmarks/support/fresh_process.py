@@ -11,9 +11,7 @@ from typing import Any
 
 PATIENCE_SECONDS = 3600.0
 
-
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-
 
 _CAUSE = re.compile(r"\w*(Error|Exception): \S")
 

@@ -19,23 +19,17 @@ from indexer.testing.random_weights import SMALL, TRUE_LAYERS, TRUE_SHAPES, Kind
 
 MAX_TOKENS = 4096
 
-
 FILES = 6
-
 
 TOKENS_PER_WORD = 2.4
 """Of :func:`indexer.testing.random_texts` under Qwen3's tokenizer, about."""
 
-
 CHECKPOINTS = Path("data/checkpoints")
 """Where random weights are written: always in the same place, by which vLLM finds what it compiled for them before."""
 
-
 SMALL_MODEL = "small"
 
-
 WORDS = (10, 120)
-
 
 LENGTHS = {
     "words": "10 to 120 words",
@@ -45,7 +39,6 @@ LENGTHS = {
     "mixed": "log-normal, median 150 tokens, cut at 4,096",
 }
 """Corpora by name. The tokens of all but the first are near what is said here; the results have their real number."""
-
 
 MEAN_TOKENS = {"words": 120, "short": 30, "web": 300, "long": 2048, "mixed": 240}
 """Of a document, about."""

@@ -31,12 +31,9 @@ class Piece(Protocol):
 
 PieceT = TypeVar("PieceT", bound=Piece)
 
-
 HeldT = TypeVar("HeldT")
 
-
 EngineT = TypeVar("EngineT")
-
 
 ReceiptT = TypeVar("ReceiptT")
 

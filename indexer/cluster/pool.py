@@ -14,7 +14,6 @@ from indexer.progress import say
 STOP_SECONDS = 1.0
 """How soon a signal to stop is seen while workers work."""
 
-
 DESERTED_SECONDS = 600.0
 """How long a run whose machines are all lost waits for others, which managed clusters start in minutes."""
 

@@ -16,7 +16,6 @@ from indexer.errors import EngineDead, IndexerError
 PROCESS_ENDED = 70
 """Exit status of a worker process whose engine died (``EX_SOFTWARE`` of sysexits.h)."""
 
-
 MakePipeline = Callable[[], Pipeline[Any, Any, Any, Any]]
 
 

@@ -20,17 +20,13 @@ from indexer.errors import BadFile, CorpusError, first_line
 BATCH_ROWS = 1024
 """Most rows decoded at once, so that memory follows the batch and not the row group."""
 
-
 BATCH_BYTES = 64 << 20
 """About as many bytes are decoded at once: fewer rows where the file says that they are large."""
 
-
 GLOB = frozenset("*?[")
-
 
 PAUSE_SECONDS = 2.0
 """Between two tries to read a file of an object store."""
-
 
 ReadT = TypeVar("ReadT")
 

@@ -12,7 +12,6 @@ from indexer.settings import CorpusSettings
 
 TEXT_SEPARATOR = "\n"
 
-
 STRING = pa.string()
 
 

@@ -9,7 +9,6 @@ from indexer.evaluation.measures import NDCG
 
 MEGABYTE = 1e6
 
-
 FIRST, SECOND, CHOSEN, REST = "#1f6f8b", "#c8773a", "#b3362c", "#9aa5ab"
 
 

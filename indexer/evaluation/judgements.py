@@ -17,7 +17,6 @@ from indexer.settings import JudgedQueriesSettings, JudgementsSettings
 
 ID, TEXT = "query_id", "text"
 
-
 QUERY, DOCUMENT, GRADE = "query_id", "id", "grade"
 
 

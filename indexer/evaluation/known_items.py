@@ -18,20 +18,15 @@ from indexer.settings import KnownItemsSettings
 
 FIRST_SENTENCE = "first_sentence"
 
-
 OVERDRAWN = 4
 """Documents looked at for each one wanted: some have no sentence, or nothing beside it."""
-
 
 LEAST_WORDS = 5
 """Of a sentence that can be asked for, and of what must be left of its document."""
 
-
 PARAGRAPH = re.compile(r"(?:.+\n?)+")
 
-
 SENTENCE_END = re.compile(r"[.!?。！？](?=\s|\Z)")
-
 
 DRAWING_SEED = 0
 """The same index always gives the same documents."""

@@ -14,28 +14,20 @@ from indexer.errors import CorpusError
 Run = Mapping[str, Mapping[str, float]]
 """Scores of documents by query id, then document id."""
 
-
 NDCG, RECALL, MRR = "nDCG@10", "recall@100", "MRR@10"
-
 
 MEASURES: Mapping[str, Any] = {NDCG: nDCG @ 10, RECALL: R @ 100, MRR: RR @ 10}
 """As ir-measures computes them; recall counts every document with a grade above 0."""
 
-
 DEPTH = 100
-
 
 NEAREST = 10
 
-
 CONFIDENCE = 0.95
-
 
 RESAMPLES = 5_000
 
-
 RESAMPLES_AT_ONCE = 500
-
 
 SEED = 0
 

@@ -21,10 +21,8 @@ from indexer.settings import ProgressStyle
 SEQUENCES = 256
 """Sequences of one piece of work: a few steps of an engine."""
 
-
 MOST_RESTARTS = 8
 """Workers that may die: here nothing is bisected, a sequence that kills twice ends the run."""
-
 
 Method = Literal["embed", "score", "write"]
 

@@ -17,7 +17,6 @@ from indexer.storage.put_once import PutOnceFolder
 FINISHED = "report.json"
 """Written last: a folder that has it is complete."""
 
-
 COLUMNS: Mapping[str, str] = {
     "configuration": "name",
     "nDCG@10": "nDCG@10",
@@ -33,7 +32,6 @@ COLUMNS: Mapping[str, str] = {
 }
 """Columns of the table of configurations, with their keys in the summary."""
 
-
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 76rem; margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.6rem; margin-bottom: 0 } h2 { font-size: 1.15rem; margin-top: 2.2rem }
@@ -44,7 +42,6 @@ pre { background: #f5f7f8; padding: .8rem 1rem; border-radius: 4px } .quiet { co
 .charts { display: flex; flex-wrap: wrap; gap: 1rem }
 figure { margin: 0; flex: 0 1 36rem } svg { width: 100%; height: auto }
 """
-
 
 LEGEND = (
     "Differences are of nDCG@10 from the first configuration, with their 95 % confidence interval (paired bootstrap "

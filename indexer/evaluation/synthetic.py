@@ -24,9 +24,7 @@ from indexer.settings import EngineSettings, SyntheticSettings
 
 PLACE = "{document}"
 
-
 Write = Callable[[Sequence[Sequence[int]]], list[list[int]]]
-
 
 Score = Callable[[Sequence[str], Sequence[str]], np.ndarray]
 

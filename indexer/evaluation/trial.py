@@ -19,10 +19,8 @@ from indexer.storage import scratch
 PASSAGE = "passage"
 """Column of a copy with the chunk's own text, for full-text search."""
 
-
 SHOWN = 10
 """Results of a timed search: a page of them."""
-
 
 KEY = (schema.ID, schema.CHUNK)
 

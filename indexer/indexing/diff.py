@@ -13,15 +13,12 @@ from indexer.schema import CONTENT_HASH, ID, PAYLOAD_HASH
 RANGE_ROWS = 1_000_000
 """Corpus rows compared at once: bounds the memory of a comparison whatever the corpus has."""
 
-
 FOUND_BY_WORKERS = frozenset(
     {QuarantineReason.NO_TOKENS, QuarantineReason.TOO_LONG, QuarantineReason.BAD_VECTOR, QuarantineReason.POISON}
 )
 """Fates that only the model's side can tell, and that stay while the text stays."""
 
-
 PUBLISHED_COLUMNS = (ID, CONTENT_HASH, PAYLOAD_HASH)
-
 
 QUARANTINE_COLUMNS = (ID, "reason", CONTENT_HASH)
 

@@ -26,13 +26,10 @@ from indexer.storage.control import ControlStore
 
 GIB = 1 << 30
 
-
 PATIENCE_SECONDS = 300.0
-
 
 SLOWEST_BYTES = 1 << 20
 """A file that takes more than its bytes at so many per second, and the patience, hangs its reader."""
-
 
 KINDS: dict[str, type[IndexerError]] = {kind.__name__: kind for kind in (BadFile, WrongColumns, IndexerError)}
 """Errors that travel from one process to the other by name."""

@@ -15,13 +15,10 @@ from indexer.settings import EngineSettings, Settings
 FILES = 8
 """Files of the corpus that are sampled."""
 
-
 TOKENS = 200_000
 """Tokens every setting is timed on, about; on a GPU a second of work of a small model."""
 
-
 GPU_TOKENS = 5_000_000
-
 
 ROWS = 4_000
 """Rows looked at in a file."""

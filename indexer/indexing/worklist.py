@@ -14,12 +14,9 @@ from indexer.storage.records import canonical
 
 MIB = 1 << 20
 
-
 SHARDS_WANTED = 64
 
-
 SMALLEST_SHARD = MIB // 16
-
 
 FEWEST_DOCUMENTS = 16
 """Documents of a small job's shard at least: of every shard one is embedded once more, to compare."""

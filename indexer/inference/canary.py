@@ -12,9 +12,7 @@ if TYPE_CHECKING:
 
 NORM_TOLERANCE = 1e-3
 
-
 SAME_COSINE = 1 - 1e-6
-
 
 SAME_SCORE = 1e-6
 

@@ -14,7 +14,6 @@ from indexer.errors import SettingsError
 FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*/config.json", "*/model.safetensors")
 """What is fetched of a hub repository: configuration, tokenizer, weights; no code and no pickled weights."""
 
-
 READ_BYTES = 1 << 22
 
 

@@ -14,10 +14,8 @@ from indexer.reasons import QuarantineReason
 
 Overflow = Literal["truncate", "chunk", "quarantine"]
 
-
 QUERY_TEMPLATE = "Instruct: {instruction}\nQuery:{query}"
 """Qwen3-Embedding's model card; there is no space after the second colon."""
-
 
 END_TOKEN = "<|endoftext|>"
 """Whose last hidden state is Qwen3-Embedding's vector; ``eos_token`` of its tokenizer is another token."""

@@ -16,14 +16,12 @@ from indexer.settings import CheckpointSettings, EngineSettings, ModelSettings, 
 CANARY_TEXTS = ("The capital of China is Beijing.", "Gravity pulls bodies towards each other.", "def add(a, b): ...")
 """Texts every engine embeds before it is trusted."""
 
-
 CANARY_PAIRS = (
     ("What is the capital of China?", CANARY_TEXTS[0]),
     ("What is the capital of China?", CANARY_TEXTS[1]),
     ("How do I add two numbers in Python?", CANARY_TEXTS[2]),
 )
 """Likewise pairs for rerankers."""
-
 
 SettingsT = TypeVar("SettingsT", bound=CheckpointSettings)
 

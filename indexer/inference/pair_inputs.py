@@ -10,13 +10,11 @@ from indexer.inference.tokenizer import INSTRUCTION, TextEncoder, is_classifier,
 
 PAIR_TEMPLATE = "<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}"
 
-
 PAIR_PREFIX = (
     "<|im_start|>system\n"
     "Judge whether the Document meets the requirements based on the Query and the Instruct provided."
     ' Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
 )
-
 
 PAIR_SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 """Qwen3-Reranker's model card, byte for byte."""

@@ -20,10 +20,8 @@ from indexer.inference.engine import Engine
 WARM_SEQUENCES = 64
 """Sequences every engine embeds before the clock starts: compilation and first touches of memory."""
 
-
 GPU_SHARE = 0.85
 """Share of a GPU's memory that the engines on it take together."""
-
 
 PATIENCE_SECONDS = 1800
 """Longest wait of one replica for the others to be ready."""

@@ -22,26 +22,20 @@ from indexer.errors import SettingsError
 VERSION = 2
 """Raised when this module gives other ids for the same text; part of every fingerprint."""
 
-
 INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 """The instruction Qwen3's model cards use when there is none."""
-
 
 CHARACTERS_PER_TOKEN = 6
 """First guess of the prefix that holds the kept tokens; above most texts' rate, so that one pass mostly does."""
 
-
 ENCODED_CHARACTERS = 1 << 21
 """Characters given to the tokenizer at once: its results take some 150 bytes per token until their ids are read."""
-
 
 SEARCHED_CHARACTERS = 4096
 """How far back a boundary is searched."""
 
-
 HARD_BOUNDARY = re.compile(r"(?<=\S) |(?<=[\u4e00-\u9fa5\u3041-\u3093\u30a1-\u30f6])[，。、！？；：]")
 """A space after a character that is none, or CJK punctuation after a Han or Kana letter: see :class:`TextEncoder`."""
-
 
 SPLIT_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -23,7 +23,6 @@ from indexer.storage.tables import Change
 Each = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
 """Runs a function on every tuple of arguments, here or elsewhere, and gives the results in any order."""
 
-
 WAY_OUT = (
     "; its tables are written: run again with another bound for the gate, or give it up with jobs.publish rollback "
     "(before the first epoch: with another index.name)"

@@ -19,13 +19,10 @@ from indexer.storage.put_once import PutOnceFolder, Record
 
 Phase = Literal["search", "score"]
 
-
 FOLDERS: dict[Phase, str] = {"search": "_candidates", "score": "scores"}
-
 
 TABLE = "scores"
 """LanceDB table of a search's results."""
-
 
 CANDIDATE_SCHEMA = pa.schema(
     [
@@ -38,7 +35,6 @@ CANDIDATE_SCHEMA = pa.schema(
     ]
 )
 """What the search gives the reranker; the documents' texts stay in the index."""
-
 
 RESULT_SCHEMA = pa.schema(
     [

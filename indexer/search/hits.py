@@ -9,7 +9,6 @@ from indexer import schema
 HIDDEN = frozenset({schema.VECTOR, schema.CONTENT_HASH, schema.PAYLOAD_HASH})
 """Columns a result does not show."""
 
-
 DISTANCE = "_distance"
 """Column that LanceDB adds to results."""
 

@@ -27,19 +27,14 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")  # of index statistics, which would take memory
 
-
 STORAGE_VERSION: Literal["2.1"] = "2.1"
-
 
 EPOCH_KEY = b"indexer.epoch"
 
-
 METADATA_PREFIX = "indexer."
-
 
 IDS_AT_ONCE = 500
 """Ids named in one filter."""
-
 
 ADDRESS_BITS = 32
 """A Lance row address is the fragment's id and, in the lower 32 bits, the row's offset in it."""

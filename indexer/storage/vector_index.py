@@ -25,39 +25,29 @@ INDEX_CONFIGS = {
 }
 """LanceDB's configuration class of each index type, in ``lancedb.index``."""
 
-
 TRIES = 20
-
 
 RETRYABLE = "Retryable commit conflict"
 """What Lance says when another process committed first; a new look at the table shows what is left to do."""
 
-
 ROWS_PER_FRAGMENT = 1 << 20
 """Rows to which maintenance compacts fragments."""
 
-
 NO_INDEX = "none"
 
-
 NEAREST = 10
-
 
 TIE = 1e-5
 """Rows as near as the tenth, but for rounding, are as good: equal texts have equal vectors."""
 
-
 DEFAULT_PROBES = 20
 """What LanceDB looks into unless told otherwise."""
-
 
 REFINED = {"PQ": 20, "RQ": 30, "SQ": 3}
 """How many times the rows wanted are found by quantised vectors, to be ranked by the vectors themselves."""
 
-
 EXACT_COMPONENTS = 1 << 26
 """Vector components (rows x width) below which exact search takes tens of milliseconds and needs no index."""
-
 
 BITS_ROWS = 20_000_000
 """Rows from which a vector index keeps a bit per component (RaBitQ): one byte for each no longer fits a machine."""

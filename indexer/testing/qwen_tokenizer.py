@@ -14,7 +14,6 @@ QWEN_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-
 QWEN_SPECIAL = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -33,7 +32,6 @@ QWEN_SPECIAL = (
 )
 """Control tokens, ids 151643 on."""
 
-
 QWEN_ADDED = (
     "<tool_call>",
     "</tool_call>",
@@ -49,7 +47,6 @@ QWEN_ADDED = (
     "</think>",
 )
 """Added tokens that Qwen3 does not mark as special, up to id 151668."""
-
 
 RERANKER_CHAT_TEMPLATE = (
     "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"

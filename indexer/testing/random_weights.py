@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 QWEN_VOCABULARY = 151936
 """Rows of Qwen3's embedding table; more than the tokenizer has tokens."""
 
-
 Kind = Literal["embedding", "reranker"]
 
 
@@ -36,14 +35,12 @@ class Shape:
 
 SMALL = Shape(hidden=256, heads=4, kv_heads=2, head_dim=64, intermediate=768, layers=4)
 
-
 TRUE_SHAPES = {
     "0.6B": Shape(hidden=1024, heads=16, kv_heads=8, head_dim=128, intermediate=3072),
     "4B": Shape(hidden=2560, heads=32, kv_heads=8, head_dim=128, intermediate=9728),
     "8B": Shape(hidden=4096, heads=32, kv_heads=8, head_dim=128, intermediate=12288, tied=False),
 }
 """Qwen3-Embedding's shapes, with two of their layers."""
-
 
 TRUE_LAYERS = {"0.6B": 28, "4B": 36, "8B": 36}
 """Layers they have on the hub."""

@@ -21,13 +21,10 @@ from jobs.demo import python_docs
 
 ROOT = Path("data/nightly-demo")
 
-
 DOCUMENTS = 1000
-
 
 STAGED = 2
 """Shards that are staged when the run is killed."""
-
 
 CONFIG = """
 [corpus]

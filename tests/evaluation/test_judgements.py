@@ -15,7 +15,6 @@ from indexer.settings import JudgedQueriesSettings, JudgementsSettings
 
 QUERIES = [{"_id": "q1", "text": "first"}, {"_id": "q2", "text": "second"}, {"_id": "q3", "text": "third"}]
 
-
 JUDGED = [("q1", "d1", 1), ("q1", "d2", 0), ("q2", "d3", 2)]
 
 

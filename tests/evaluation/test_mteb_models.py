@@ -18,15 +18,11 @@ from tests.support.checkpoints import cross_encoder
 
 pytestmark = pytest.mark.timeout(1200)
 
-
 EAGER = EngineSettings(enforce_eager=True)
-
 
 DOCUMENTS = 200
 
-
 QUERIES = 40
-
 
 INSTRUCTION = "Given a description, retrieve the function that it describes"
 

@@ -34,15 +34,11 @@ from tests.support.checkpoints import FAST_DTYPE, cross_encoder
 pytestmark = pytest.mark.timeout(1200)
 """An evaluation starts engines several times, which takes a minute each where processors are slow."""
 
-
 WIDTHS = [384, 192, 96]
-
 
 ASKED = 60
 
-
 EAGER = {"enforce_eager": True}
-
 
 ONLY_EXACT: dict[str, Any] = {"vector_indices": [], "precisions": ["float32"], "text_search": False}
 

@@ -41,15 +41,11 @@ from tests.support import fakes
 
 tokenizer.TextEncoder = functools.cache(tokenizer.TextEncoder)  # type: ignore[misc,assignment]
 
-
 DIMENSION = 64
-
 
 WIDTHS = [64, 32]
 
-
 SECONDS_TO_SETTLE = 60
-
 
 RUN_SECONDS = 0.4
 """About what a run takes: kills fall anywhere within."""
@@ -311,7 +307,6 @@ FAULTS: dict[str | None, Callable[[], None]] = {
     "no_intent": _no_intent,
 }
 
-
 POINTS: dict[str, tuple[Any, str]] = {
     "stage": (tables, "stage"),
     "receipt": (ControlStore, "put_receipt"),
@@ -338,9 +333,7 @@ def _fail() -> None:
 
 BEFORE = {"kill_before": _signal(signal.SIGKILL), "exception": _fail, "pause": _signal(signal.SIGSTOP)}
 
-
 AFTER = {"kill_after": _signal(signal.SIGKILL), "lost_reply": _fail}
-
 
 ACTIONS = (*BEFORE, *AFTER)
 

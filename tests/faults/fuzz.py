@@ -30,13 +30,10 @@ from tests.support import fakes
 ROWS = 1000
 """Rows of one corpus."""
 
-
 FILES = 50
 """Mutated files of one corpus."""
 
-
 ANY = {"max_removed": 1.0, "max_quarantined": 1.0}
-
 
 MARKERS = [
     "<|endoftext|>",
@@ -51,7 +48,6 @@ MARKERS = [
     "%_",
 ]
 
-
 TEXT = st.one_of(
     st.none(),
     st.binary(max_size=12),
@@ -61,7 +57,6 @@ TEXT = st.one_of(
     ),
     st.integers(1, 4000).map(lambda count: b"long " * count),
 )
-
 
 PAYLOADS: dict[str, tuple[pa.DataType, st.SearchStrategy[Any]]] = {
     "string": (pa.string(), st.none() | st.text(max_size=8)),

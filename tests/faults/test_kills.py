@@ -20,12 +20,9 @@ from tests.support.rays import end_ray
 
 ROOT = Path(__file__).parents[2]
 
-
 KILLS = 10
 
-
 DOCUMENTS = 5000
-
 
 CONFIG = """
 [corpus]

@@ -19,7 +19,6 @@ from tests.support.fakes import published_rows, quarantine, settings, words, wri
 
 DOCUMENTS = 2000
 
-
 MARKER = "zebra"
 
 

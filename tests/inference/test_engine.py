@@ -18,12 +18,9 @@ from indexer.testing import corpora, random_weights
 
 MAX_TOKENS = 64
 
-
 EAGER = {"enforce_eager": True}
 
-
 YES, NO = 9693, 2152
-
 
 UNIT = np.eye(3, 8, dtype=np.float32)
 

@@ -18,9 +18,7 @@ from tests.support.checkpoints import NO, YES, converted_reranker, cross_encoder
 
 BFLOAT16 = pytest.param("bfloat16", marks=needs_bfloat16)
 
-
 LEAST_COSINE = {"bfloat16": 0.9995, "float32": 0.99999}
-
 
 SAMPLES = (
     "The quick brown fox jumps over the lazy dog, and nobody minds.",

@@ -17,9 +17,7 @@ from tests.support.checkpoints import cross_encoder
 
 END = 151643
 
-
 YES, NO = 9693, 2152
-
 
 PIECES = st.one_of(
     st.text(max_size=6),
@@ -31,7 +29,6 @@ PIECES = st.one_of(
     st.sampled_from([": ", "  ", " \n", "\r\n", "\t", "\u00a0", "\u2003", "\u3000", "\x1c", "\n\n"]),
     st.sampled_from([" ", " ", "\n", "word", "the "]),
 )
-
 
 NASTY = st.lists(PIECES, max_size=60).map("".join)
 

@@ -14,9 +14,7 @@ from jobs.demo.python_docs import CORPUS_SCHEMA
 
 ROOT = Path(__file__).parents[2]
 
-
 CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
-
 
 DIMENSIONS = {"0.6b": 1024, "4b": 2560, "8b": 4096}
 

@@ -24,9 +24,7 @@ from tests.support.rays import RAY, end_ray, ray_processes
 
 ROOT = Path(__file__).parents[2]
 
-
 DOCUMENTS = 150
-
 
 CONFIG = """
 [corpus]
@@ -45,7 +43,6 @@ workers = 1  # every command starts its engines anew, and the other tests share 
 [run]
 shard_mb = 0.02
 """
-
 
 SCORE_CONFIG = """
 [queries]
@@ -67,7 +64,6 @@ workers = 1
 [run]
 shard_pairs = {candidates}
 """
-
 
 Job = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -15,7 +15,6 @@ from jobs.demo.python_docs import Document, documents, model_directory, write_co
 
 ROOT = Path(__file__).parents[2]
 
-
 DIGEST = """
 import hashlib, sys
 from indexer.quickstart import documents

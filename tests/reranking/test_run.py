@@ -27,7 +27,6 @@ from tests.support.fakes import words, write
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
-
 POISON, CANARY = "zebra", "canarytext"
 
 

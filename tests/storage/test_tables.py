@@ -17,9 +17,7 @@ from indexer.storage.tables import Change
 
 LAYOUT = Layout("docs", 1, (64, 32), "float32", "cosine", pa.schema([pa.field("kind", pa.string())]))
 
-
 NAME = LAYOUT.table(64)
-
 
 NOTHING = pa.chunked_array([], pa.string())
 

@@ -11,14 +11,11 @@ from indexer.testing.checkpoints import minilm_path, qwen3_checkpoint
 
 YES, NO = 9693, 2152
 
-
 HAS_BFLOAT16 = "avx512bw" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
 """Whether this processor computes in bfloat16: with AVX2 only, 1.4 GFLOP/s were measured, against 157 in float32."""
 
-
 FAST_DTYPE = "bfloat16" if HAS_BFLOAT16 else "float32"
 """dtype of checkpoints of which no test needs a particular one."""
-
 
 needs_bfloat16 = pytest.mark.skipif(not HAS_BFLOAT16, reason="this processor has no arithmetic in bfloat16")
 

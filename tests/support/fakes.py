@@ -17,7 +17,6 @@ from indexer.testing.fakes import FakeRecipe
 
 WIDTHS = [384, 96]
 
-
 POISON = "zebra"
 """A word of one token that :func:`words` never gives."""
 
