@@ -51,7 +51,7 @@ def compare(job: Job, cluster: Cluster, unread: Mapping[str, Unread]) -> Changes
     """
     names = [job.corpus.digest_name(file) for file in job.corpus.files]
     left = {name: file.digest for name, file in unread.items()}
-    groups = [group for name in names if name not in left for group in job.store.digest_groups(name)]
+    groups = [group for name in names if name not in left for group in job.store.digests.groups(name)]
     arguments = ((job.settings, names, left, job.published, low, high) for low, high in pairwise(_bounds(groups)))
     small = sum(rows for _, rows in groups) < SMALL_ROWS
     found = list(cluster.map(_compare_range, arguments, in_driver=small))
@@ -111,7 +111,7 @@ def _compare_range(
 ) -> RangeDiff:
     store = ControlStore(settings.index.uri, settings.index.name)
     columns = schema.DIGEST_SCHEMA.names
-    found = (left[name] if name in left else store.digest(name, columns, low, high) for name in names)
+    found = (left[name] if name in left else store.digests.read(name, columns, low, high) for name in names)
     digests = [_cut(table, low, high) for table in found]
     return diff.compare(
         digests,

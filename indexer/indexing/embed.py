@@ -153,7 +153,7 @@ class EmbedPipeline(Pipeline[Shard, Embedder, ShardInFlight, Receipt]):
             sampled_cosine=self._sampled_cosine(held, fragments),
             seconds=watch.seconds,
         )
-        return self._control.put_receipt(self._target.epoch, receipt)
+        return self._control.receipts(self._target.epoch).put(receipt)
 
     def _sampled_cosine(self, held: ShardInFlight, fragments: Mapping[str, list[dict[str, Any]]]) -> float | None:
         """Whether what is on storage is what the model gives: order, cut, precision and writing in one number."""

@@ -114,7 +114,7 @@ def rows_of_file(
         Rows of :data:`indexer.schema.QUARANTINE_SCHEMA`.
     """
     columns = [schema.ID, "row", schema.CONTENT_HASH, schema.PAYLOAD_HASH]
-    digest = control.digest(corpus.digest_name(part.file), columns)
+    digest = control.digests.read(corpus.digest_name(part.file), columns)
     rows = digest.filter(pc.is_in(digest["row"], value_set=pa.array(np.flatnonzero(part.chosen) + part.start)))
     given = {"shard": shard_id, "file": part.file.path, "reason": fate.value, "detail": detail or fate.description}
     known = {name: rows[name] for name in columns}

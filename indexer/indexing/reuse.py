@@ -63,7 +63,7 @@ def move(target: Target, shard: Shard, old_ids: Mapping[tuple[str, int], str], v
         sampled_cosine=None,
         seconds={},
     )
-    return control.put_receipt(target.epoch, receipt)
+    return control.receipts(target.epoch).put(receipt)
 
 
 def _moved(batch: DocumentBatch, old: Sequence[str], rows: pa.Table, target: pa.Schema) -> pa.Table:

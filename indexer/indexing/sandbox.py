@@ -58,7 +58,7 @@ class Reader:
             IndexerError: The digest cannot be written.
         """
         store = ControlStore(self.uri, self.name)
-        store.put_digest(self.corpus.digest_name(file), scan_file(self.corpus, file))
+        store.digests.put(self.corpus.digest_name(file), scan_file(self.corpus, file))
 
 
 class ReaderProcess:

@@ -61,7 +61,7 @@ def scan(job: Job, cluster: Cluster, reader: ReaderProcess) -> dict[str, Unread]
     Raises:
         CorpusError: A file has other columns and ``corpus.strict`` is set.
     """
-    known = job.store.digest_names()
+    known = job.store.digests.names()
     fresh = [file for file in job.corpus.files if job.corpus.digest_name(file) not in known]
     if len(fresh) > 1:
         say(f"reading {len(fresh)} new or changed files of {len(job.corpus.files)}")

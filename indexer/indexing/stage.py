@@ -83,7 +83,8 @@ def stage(
 ) -> Staged:
     """Takes every shard to a receipt, those of an earlier run as they are."""
     tables.create_missing(job.settings.index.uri, job.layout.schemas())
-    receipts = job.store.receipt_ids(job.epoch)
+    receipts = job.store.receipts(job.epoch)
+    known = receipts.ids()
     left = [rows_of_changes(table, job.corpus, unread) for table in found.quarantine]
     staged = Staged([], left, to_retry=len(unread))
     target = Target(job.corpus, job.layout, job.settings.index.uri, job.epoch)
@@ -91,8 +92,8 @@ def stage(
         _move(job, cluster, found, target, staged)
     shards = documents = 0
     for shard in worklist.shards(job, found):
-        if shard.shard_id in receipts:
-            staged.add(job.store.receipt(job.epoch, shard.shard_id))
+        if shard.shard_id in known:
+            staged.add(receipts.get(shard.shard_id))
             staged.resumed += 1
             staged.resumed_tokens = staged.tokens
         else:
@@ -105,7 +106,7 @@ def stage(
         with watch("start"):
             workers = cluster.start_workers(recipe(target, job.model), shards)
         with watch("embed"), Progress(documents, workers, job.settings.run.progress) as progress:
-            rest = (shard for shard in worklist.shards(job, found) if shard.shard_id not in receipts)
+            rest = (shard for shard in worklist.shards(job, found) if shard.shard_id not in known)
             given = job.settings.run
             _embed(job, cluster.run(rest, given.retries, given.max_restarts), staged, progress)
             staged.restarts = cluster.restarts

@@ -62,7 +62,7 @@ def _chosen(job: Job, found: Changes, *, moved: bool) -> Iterator[tuple[DataFile
         there = found.moved.filter(pc.field("file") == at)["row"].to_numpy()
         rows = there if moved else np.setdiff1d(rows, there, assume_unique=True)
         if rows.size:
-            digest = job.store.digest(job.corpus.digest_name(file), ["row", "text_bytes"])
+            digest = job.store.digests.read(job.corpus.digest_name(file), ["row", "text_bytes"])
             sizes = np.empty(digest.num_rows, np.int64)
             sizes[digest["row"].to_numpy()] = digest["text_bytes"].to_numpy()
             yield file, rows, sizes[rows]

@@ -94,10 +94,11 @@ def check_vectors(
     Raises:
         RefusedError: A vector is not finite, its norm is not 1, or embedding its text again gives another.
     """
-    sampled = [store.receipt(epoch, shard_id).sampled_cosine for shard_id in receipts]
+    staged = store.receipts(epoch)
+    sampled = [staged.get(shard_id).sampled_cosine for shard_id in receipts]
     least = min((cosine for cosine in sampled if cosine is not None), default=1.0)
     drawn = random.Random(epoch).sample(receipts, min(len(receipts), SHARDS_READ_BACK))  # noqa: S311  # a sample
-    fragments = [store.receipt(epoch, shard_id).fragments for shard_id in drawn]
+    fragments = [staged.get(shard_id).fragments for shard_id in drawn]
     worst = max((_norm_error(uri, name, part.get(name, [])) for part in fragments for name in names), default=0.0)
     found = [
         Gate("gates.norm_tolerance", worst, gates.norm_tolerance, worst <= gates.norm_tolerance),

@@ -66,7 +66,7 @@ def finish(uri: str, store: ControlStore, intent: Intent, gates: GateSettings, e
 
 
 def _commit(uri: str, store: ControlStore, intent: Intent) -> None:
-    receipts = [store.receipt(intent.epoch, shard_id) for shard_id in intent.receipts]
+    receipts = [store.receipts(intent.epoch).get(shard_id) for shard_id in intent.receipts]
     added = {name: [part for receipt in receipts for part in receipt.fragments.get(name, [])] for name in intent.bases}
     dropped = store.removals(intent.removals)
     for name, base in intent.bases.items():

@@ -97,7 +97,7 @@ class SearchPipeline(Pipeline[RowRange, Embedder, QueriesInFlight, PartReceipt])
             fragments=[],
             seconds=watch.seconds,
         )
-        return self._folder.put_receipt("search", receipt)
+        return self._folder.receipts("search").put(receipt)
 
 
 def _candidates(held: QueriesInFlight, found: Sequence[Sequence[Hit]]) -> pa.Table:
@@ -218,7 +218,7 @@ class ScorePipeline(Pipeline[RowRange, Scorer, PairsInFlight, PartReceipt]):
             fragments=fragments,
             seconds=watch.seconds,
         )
-        return self._folder.put_receipt("score", receipt)
+        return self._folder.receipts("score").put(receipt)
 
 
 def _ranked(part: pa.Table) -> pa.Table:

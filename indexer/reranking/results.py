@@ -15,7 +15,8 @@ from urllib.parse import quote
 import pyarrow as pa
 
 from indexer.errors import SettingsError
-from indexer.storage.put_once import PutOnceFolder, Record
+from indexer.storage.put_once import PutOnceFolder
+from indexer.storage.receipts import Receipts, ShardRecord
 
 Phase = Literal["search", "score"]
 
@@ -50,11 +51,10 @@ RESULT_SCHEMA = pa.schema(
 """Reranked results: ``rank`` counts from 1 within a query, by descending ``score``."""
 
 
-class PartReceipt(Record):
+class PartReceipt(ShardRecord):
     """One shard is written.
 
     Attributes:
-        shard_id: The shard.
         rows: Rows of its part.
         unscored: Rows without a score: no query, no document, or a score that is not finite.
         truncated: Rows whose text was cut.
@@ -64,7 +64,6 @@ class PartReceipt(Record):
         seconds: Seconds per stage.
     """
 
-    shard_id: str
     rows: int
     unscored: int
     truncated: int
@@ -108,19 +107,9 @@ class ResultFolder:
                 "choose an empty folder"
             )
 
-    def receipt_ids(self, phase: Phase) -> set[str]:
-        """Shards that are written."""
-        return self._files.stems(f"_control/receipts/{phase}")
-
-    def receipt(self, phase: Phase, shard_id: str) -> PartReceipt:
-        """Receipt of a shard."""
-        return PartReceipt.model_validate_json(self._files.get(f"_control/receipts/{phase}/{shard_id}.json"))
-
-    def put_receipt(self, phase: Phase, receipt: PartReceipt) -> PartReceipt:
-        """Records a written shard; gives the receipt that counts, the first one put."""
-        if self._files.put(f"_control/receipts/{phase}/{receipt.shard_id}.json", receipt.model_dump_json().encode()):
-            return receipt
-        return self.receipt(phase, receipt.shard_id)
+    def receipts(self, phase: Phase) -> Receipts[PartReceipt]:
+        """Receipts of the shards of a phase."""
+        return Receipts(self._files, f"_control/receipts/{phase}", PartReceipt)
 
     def put_part(self, phase: Phase, shard_id: str, table: pa.Table) -> pa.Table:
         """Writes a part; gives the one that counts: two computations of one shard may differ by rounding."""

@@ -209,8 +209,9 @@ def _phase(
     job: ScoreJob, cluster: Cluster, phase: Phase, pieces: Sequence[RowRange], make: Callable[[], Any]
 ) -> list[PartReceipt]:
     """Takes every piece to a receipt, those of an earlier run as they are."""
-    known = job.folder.receipt_ids(phase)
-    receipts = [job.folder.receipt(phase, piece.shard_id) for piece in pieces if piece.shard_id in known]
+    written = job.folder.receipts(phase)
+    known = written.ids()
+    receipts = [written.get(piece.shard_id) for piece in pieces if piece.shard_id in known]
     rest = [piece for piece in pieces if piece.shard_id not in known]
     if receipts:
         say(f"{phase}: {len(receipts)} of {len(pieces)} shards are written already")

@@ -9,15 +9,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from indexer.storage.digest_files import _least, _overlaps
+from indexer.storage.digest_files import DigestFiles
 from indexer.storage.put_once import PutOnceFolder
+from indexer.storage.receipts import Receipts
 from indexer.storage.records import Epoch, Intent, Receipt, canonical
 
 
 class ControlStore:
-    """The control files of one index."""
+    """The control files of one index.
+
+    Attributes:
+        digests: Digests of the corpus files.
+    """
 
     def __init__(self, uri: str, name: str) -> None:
         """Opens the store; nothing is created before the first put.
@@ -30,24 +34,11 @@ class ControlStore:
             IndexerError: The location cannot be opened.
         """
         self._files = PutOnceFolder(uri, f"_{name}", "index.uri")
+        self.digests = DigestFiles(self._files)
 
-    def receipt_ids(self, epoch: int) -> set[str]:
-        """Shards that have a receipt for an epoch."""
-        return self._files.stems(f"receipts/{epoch:012d}")
-
-    def receipt(self, epoch: int, shard_id: str) -> Receipt:
-        """Receipt of a shard."""
-        return Receipt.model_validate_json(self._files.get(_receipt_path(epoch, shard_id)))
-
-    def put_receipt(self, epoch: int, receipt: Receipt) -> Receipt:
-        """Records a staged shard.
-
-        Returns:
-            The receipt that counts: the first one put.
-        """
-        if self._files.put(_receipt_path(epoch, receipt.shard_id), receipt.model_dump_json().encode()):
-            return receipt
-        return self.receipt(epoch, receipt.shard_id)
+    def receipts(self, epoch: int) -> Receipts[Receipt]:
+        """Receipts of the shards staged for an epoch."""
+        return Receipts(self._files, f"receipts/{epoch:012d}", Receipt)
 
     def put_intent(self, intent: Intent) -> Intent:
         """Records what an epoch will be; gives the intent that counts."""
@@ -107,8 +98,9 @@ class ControlStore:
         """
         found: dict[str, set[str]] = {}
         for epoch in self._folders("receipts", up_to):
-            for shard_id in self.receipt_ids(epoch):
-                for table, fragments in self.receipt(epoch, shard_id).fragments.items():
+            receipts = self.receipts(epoch)
+            for shard_id in receipts.ids():
+                for table, fragments in receipts.get(shard_id).fragments.items():
                     found.setdefault(table, set()).update(_paths(fragments))
         for intent in self.closed_intents(up_to):
             found.setdefault(intent.quarantine_table, set()).update(_paths(intent.quarantine))
@@ -147,42 +139,6 @@ class ControlStore:
         """The file of :meth:`put_quarantine` for an epoch."""
         return self._files.get_table(f"quarantine/{epoch.number:012d}-{epoch.quarantine[1]}.parquet")
 
-    def digest_names(self) -> set[str]:
-        """Names of the file digests."""
-        return self._files.stems("digests")
-
-    def put_digest(self, name: str, digest: pa.Table) -> None:
-        """Records a file's digest.
-
-        Args:
-            name: Identity of the file and of the columns read.
-            digest: Table of :data:`indexer.schema.DIGEST_SCHEMA`, sorted by id.
-        """
-        self._files.put_table(f"digests/{name}.parquet", digest)
-
-    def digest(self, name: str, columns: Sequence[str], low: str | None = None, high: str | None = None) -> pa.Table:
-        """Reads a file's digest.
-
-        Args:
-            name: As put.
-            columns: Columns to read.
-            low: Least id wanted, ``None`` for no bound.
-            high: Id above the last one wanted, ``None`` for no bound.
-
-        Returns:
-            The row groups that may hold such ids: a superset of the rows wanted.
-        """
-        parquet = self._digest_file(name)
-        groups = [group for group in range(parquet.num_row_groups) if _overlaps(parquet, group, low, high)]
-        return parquet.read_row_groups(groups, list(columns))
-
-    def digest_groups(self, name: str) -> list[tuple[str | None, int]]:
-        """Least id (``None`` where it is not known) and number of rows of every row group of a digest."""
-        parquet = self._digest_file(name)
-        at = parquet.schema_arrow.get_field_index("id")
-        groups = [parquet.metadata.row_group(group) for group in range(parquet.num_row_groups)]
-        return [(_least(group.column(at).statistics), group.num_rows) for group in groups]
-
     def put_removals(self, epoch: int, ids: pa.Array) -> str:
         """Records ids whose rows an epoch drops.
 
@@ -199,9 +155,6 @@ class ControlStore:
         tables = [self._files.get_table(name)["id"] for name in names]
         return pa.chunked_array([chunk for table in tables for chunk in table.chunks], pa.string())
 
-    def _digest_file(self, name: str) -> pq.ParquetFile:
-        return self._files.parquet(f"digests/{name}.parquet")
-
     def _folders(self, folder: str, up_to: int) -> list[int]:
         """Epochs that have files in a folder."""
         numbers = {int(name.split("/")[-2]) for name in self._files.names(folder)}
@@ -209,10 +162,6 @@ class ControlStore:
 
     def _numbers(self, folder: str) -> list[int]:
         return sorted(int(stem) for stem in self._files.stems(folder))
-
-
-def _receipt_path(epoch: int, shard_id: str) -> str:
-    return f"receipts/{epoch:012d}/{shard_id}.json"
 
 
 def _paths(fragments: Iterable[dict[str, Any]]) -> Iterator[str]:

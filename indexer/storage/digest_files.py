@@ -1,6 +1,61 @@
-"""Digest files: read by range of ids."""
+"""Digest files: one Parquet file per corpus file, read by range of ids."""
 
+from collections.abc import Sequence
+
+import pyarrow as pa
 import pyarrow.parquet as pq
+
+from indexer.storage.put_once import PutOnceFolder
+
+FOLDER = "digests"
+
+
+class DigestFiles:
+    """The digests of corpus files."""
+
+    def __init__(self, files: PutOnceFolder) -> None:
+        """Wraps the control folder of an index."""
+        self._files = files
+
+    def names(self) -> set[str]:
+        """Names of the digests."""
+        return self._files.stems(FOLDER)
+
+    def put(self, name: str, digest: pa.Table) -> None:
+        """Records a file's digest.
+
+        Args:
+            name: Identity of the file and of the columns read.
+            digest: Table of :data:`indexer.schema.DIGEST_SCHEMA`, sorted by id.
+        """
+        self._files.put_table(_path(name), digest)
+
+    def read(self, name: str, columns: Sequence[str], low: str | None = None, high: str | None = None) -> pa.Table:
+        """Reads a file's digest.
+
+        Args:
+            name: As put.
+            columns: Columns to read.
+            low: Least id wanted, ``None`` for no bound.
+            high: Id above the last one wanted, ``None`` for no bound.
+
+        Returns:
+            The row groups that may hold such ids: a superset of the rows wanted.
+        """
+        parquet = self._files.parquet(_path(name))
+        groups = [group for group in range(parquet.num_row_groups) if _overlaps(parquet, group, low, high)]
+        return parquet.read_row_groups(groups, list(columns))
+
+    def groups(self, name: str) -> list[tuple[str | None, int]]:
+        """Least id (``None`` where it is not known) and number of rows of every row group of a digest."""
+        parquet = self._files.parquet(_path(name))
+        at = parquet.schema_arrow.get_field_index("id")
+        groups = [parquet.metadata.row_group(group) for group in range(parquet.num_row_groups)]
+        return [(_least(group.column(at).statistics), group.num_rows) for group in groups]
+
+
+def _path(name: str) -> str:
+    return f"{FOLDER}/{name}.parquet"
 
 
 def _overlaps(parquet: pq.ParquetFile, group: int, low: str | None, high: str | None) -> bool:

@@ -5,13 +5,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from indexer.storage.put_once import Record
+from indexer.storage.receipts import ShardRecord
 
 
-class Receipt(Record):
+class Receipt(ShardRecord):
     """One shard is staged for every table.
 
     Attributes:
-        shard_id: The shard.
         fragments: For each table the uncommitted Lance fragments, as Lance describes them.
         documents: Documents indexed.
         chunks: Rows per width table.
@@ -24,7 +24,6 @@ class Receipt(Record):
         seconds: Seconds per stage of the pipeline.
     """
 
-    shard_id: str
     fragments: dict[str, list[dict[str, Any]]]
     documents: int
     chunks: int

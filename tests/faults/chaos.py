@@ -34,6 +34,7 @@ from indexer.search.published import open_published
 from indexer.settings import Settings
 from indexer.storage import filters, tables
 from indexer.storage.control import ControlStore
+from indexer.storage.receipts import Receipts
 from indexer.storage.records import Intent
 from indexer.testing.checkpoints import minilm_path
 from indexer.testing.fakes import FakeEngine, FakeRecipe
@@ -309,7 +310,7 @@ FAULTS: dict[str | None, Callable[[], None]] = {
 
 POINTS: dict[str, tuple[Any, str]] = {
     "stage": (tables, "stage"),
-    "receipt": (ControlStore, "put_receipt"),
+    "receipt": (Receipts, "put"),
     "removals": (ControlStore, "put_removals"),
     "intent": (ControlStore, "put_intent"),
     "commit": (tables, "commit"),

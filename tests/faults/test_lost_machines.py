@@ -97,7 +97,7 @@ def test_one_signal_finishes_what_is_in_hand_and_two_do_not_wait(tmp_path: Path,
     given = {"run": {"shard_mb": 0.0024, "progress": "none"}, "cluster": {"address": "local", "workers": 1}}
     process = _begun(tmp_path, given)
     store = ControlStore(settings(tmp_path).index.uri, "docs")
-    _wait(lambda: len(store.receipt_ids(1)) > 2)
+    _wait(lambda: len(store.receipts(1).ids()) > 2)
     for number in signals:
         process.send_signal(number)
         time.sleep(0.3)
@@ -107,7 +107,7 @@ def test_one_signal_finishes_what_is_in_hand_and_two_do_not_wait(tmp_path: Path,
     assert said.splitlines()[-1] == "interrupted; run the same command again to resume"
     assert "shards in hand are finished first" in said
     assert time.monotonic() - began < 20
-    staged = len(store.receipt_ids(1))
+    staged = len(store.receipts(1).ids())
     assert 2 < staged < 60
     done = drives(tmp_path, given)
     assert json.loads(done.stdout)["resumed_shards"] == staged
@@ -129,7 +129,7 @@ def test_another_machine_does_the_work_of_a_lost_one(tmp_path: Path) -> None:
         given = {"run": {"shard_mb": 0.0024, "progress": "none"}, "cluster": {"address": head.address, "workers": 2}}
         process = _begun(tmp_path, given)
         store = ControlStore(settings(tmp_path).index.uri, "docs")
-        _wait(lambda: len(store.receipt_ids(1)) > 4)
+        _wait(lambda: len(store.receipts(1).ids()) > 4)
         os.kill(machine, signal.SIGKILL)
         printed, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
@@ -159,7 +159,7 @@ def test_a_run_waits_for_machines_but_not_for_ever(tmp_path: Path, monkeypatch: 
     store = ControlStore(settings(tmp_path).index.uri, "docs")
 
     def lose(machine: int) -> None:
-        _wait(lambda: len(store.receipt_ids(1)) > 4)
+        _wait(lambda: len(store.receipts(1).ids()) > 4)
         os.kill(machine, signal.SIGKILL)
 
     with ray_head(cores=0) as head:
@@ -169,7 +169,7 @@ def test_a_run_waits_for_machines_but_not_for_ever(tmp_path: Path, monkeypatch: 
         with pytest.raises(IndexerError, match="the machines of all workers are lost"):
             run(settings(tmp_path, **given), seconds_per_token=0.003)
         loser.join()
-        staged = len(store.receipt_ids(1))
+        staged = len(store.receipts(1).ids())
         join(head, cores=1)
         summary = run(settings(tmp_path, **given))
     assert (summary["indexed"], summary["resumed_shards"]) == (600, staged)

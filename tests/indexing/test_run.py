@@ -185,7 +185,7 @@ def test_shards_of_a_few_long_documents_hold_several(tmp_path: Path) -> None:
     given = settings(tmp_path, run={"shard_mb": 8.0, "progress": "none"})
     run(given)
     store = ControlStore(given.index.uri, "docs")
-    assert len(store.receipt_ids(1)) == 4
+    assert len(store.receipts(1).ids()) == 4
 
 
 def test_more_workers_than_there_is_room_for_are_refused(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_an_interrupted_run_is_resumed(tmp_path: Path, poison: int, capsys: pyte
         patch.setattr(indexing_quarantine, "rows_of_killed_shard", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(given, exits_on=poison)
-    staged = len(ControlStore(given.index.uri, "docs").receipt_ids(1))
+    staged = len(ControlStore(given.index.uri, "docs").receipts(1).ids())
     assert staged > 0
     summary = run(given)
     resumed = summary["resumed_shards"]

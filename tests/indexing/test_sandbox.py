@@ -230,7 +230,7 @@ def _digest(root: Path, reader_gb: float = 4.0) -> int:
         for file in corpus.files:
             process.digest(file)
     store = ControlStore(str(root / "index"), "docs")
-    return sum(store.digest(name, ["row"]).num_rows for name in store.digest_names())
+    return sum(store.digests.read(name, ["row"]).num_rows for name in store.digests.names())
 
 
 def test_a_bomb_ends_its_reader_and_a_large_text_does_not(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_vectors_that_are_not_the_models_are_not_published(
         with pytest.raises(RefusedError, match=refusal):
             run(given)
     store = ControlStore(given.index.uri, "docs")
-    assert store.receipt_ids(2), "what is staged is kept"
+    assert store.receipts(2).ids(), "what is staged is kept"
     after = published_vectors(given, 96)
     assert after.keys() == before.keys()
     assert all((after[name] == before[name]).all() for name in before)

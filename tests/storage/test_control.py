@@ -53,11 +53,11 @@ def epoch(number: int) -> Epoch:
 def test_of_many_receipts_at_once_one_counts(tmp_path: Path) -> None:
     stores = [ControlStore(str(tmp_path), "docs") for _ in range(8)]
     with ThreadPoolExecutor(8) as threads:
-        kept = list(threads.map(lambda at: stores[at].put_receipt(3, receipt("s", at)).documents, range(8)))
+        kept = list(threads.map(lambda at: stores[at].receipts(3).put(receipt("s", at)).documents, range(8)))
     assert len(set(kept)) == 1
-    assert stores[0].receipt(3, "s").documents == kept[0]
-    assert stores[0].receipt_ids(3) == {"s"}
-    assert stores[0].receipt_ids(4) == set()
+    assert stores[0].receipts(3).get("s").documents == kept[0]
+    assert stores[0].receipts(3).ids() == {"s"}
+    assert stores[0].receipts(4).ids() == set()
 
 
 def test_epochs_count_by_number_and_are_never_replaced(tmp_path: Path) -> None:
@@ -86,12 +86,12 @@ def test_an_intent_is_pending_until_its_epoch(tmp_path: Path) -> None:
 def test_digests_are_read_by_range(tmp_path: Path) -> None:
     store = ControlStore(str(tmp_path), "docs")
     table = pa.table({"id": [f"{row:07d}" for row in range(200_000)], "row": range(200_000)})
-    store.put_digest("x", table)
-    assert store.digest_names() == {"x"}
-    assert store.digest("x", ["id", "row"]).equals(table)
-    part = store.digest("x", ["row"], "0070000", "0080000")["row"].to_pylist()
+    store.digests.put("x", table)
+    assert store.digests.names() == {"x"}
+    assert store.digests.read("x", ["id", "row"]).equals(table)
+    part = store.digests.read("x", ["row"], "0070000", "0080000")["row"].to_pylist()
     assert part == list(range(65_536, 81_920))
-    assert [rows for _, rows in store.digest_groups("x")] == [16_384] * 12 + [3_392]
+    assert [rows for _, rows in store.digests.groups("x")] == [16_384] * 12 + [3_392]
 
 
 def test_indexes_do_not_see_each_other(tmp_path: Path) -> None:

@@ -1,0 +1,59 @@
+"""A folder of receipts: one file per finished shard, the first one put counts."""
+
+from typing import Generic, TypeVar
+
+from indexer.storage.put_once import PutOnceFolder, Record
+
+
+class ShardRecord(Record):
+    """What every receipt says.
+
+    Attributes:
+        shard_id: The shard that is finished.
+    """
+
+    shard_id: str
+
+
+ReceiptT = TypeVar("ReceiptT", bound=ShardRecord)
+
+
+class Receipts(Generic[ReceiptT]):
+    """The receipts of one epoch, or of one phase of a scoring run."""
+
+    def __init__(self, files: PutOnceFolder, folder: str, kind: type[ReceiptT]) -> None:
+        """Describes the folder; nothing is created before the first put.
+
+        Args:
+            files: Where the folder lies.
+            folder: Path of the folder in it.
+            kind: Class of the receipts.
+        """
+        self._files = files
+        self._folder = folder
+        self._kind = kind
+
+    def ids(self) -> set[str]:
+        """Shards that have a receipt."""
+        return self._files.stems(self._folder)
+
+    def get(self, shard_id: str) -> ReceiptT:
+        """Receipt of a shard.
+
+        Raises:
+            IndexerError: There is none, or it cannot be read.
+        """
+        return self._kind.model_validate_json(self._files.get(self._path(shard_id)))
+
+    def put(self, receipt: ReceiptT) -> ReceiptT:
+        """Records a finished shard.
+
+        Returns:
+            The receipt that counts: the first one put.
+        """
+        if self._files.put(self._path(receipt.shard_id), receipt.model_dump_json().encode()):
+            return receipt
+        return self.get(receipt.shard_id)
+
+    def _path(self, shard_id: str) -> str:
+        return f"{self._folder}/{shard_id}.json"
