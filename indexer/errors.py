@@ -1,9 +1,7 @@
 """The errors a user can meet, each with the exit status its command ends with."""
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
+import difflib
+from collections.abc import Iterable
 
 
 class IndexerError(Exception):
@@ -49,3 +47,9 @@ class EngineError(IndexerError):
 
 class EngineDead(IndexerError):
     """The engine failed while it worked and cannot be used again; its process should end."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of an error about an unknown name: ``(did you mean ...?)``, or nothing where no known name is near."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {matches[0]}?)" if matches else ""

@@ -1,1 +1,1 @@
-"""Commands, one thin file each: parse settings, call the indexer, print a summary."""
+"""The commands of ``indexer.commands`` as modules of a checkout, a few lines each, and demonstrations."""

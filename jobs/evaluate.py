@@ -1,22 +1,7 @@
-"""Evaluate a published index: which width, precision and vector index, two stages, text search, rerank or not.
+"""``python -m jobs.evaluate``: the command ``qwen3-index evaluate``, for checkouts and ``ray job submit``."""
 
-Every configuration answers the same queries: those of [queries] with [judgements], or made of the documents
-([known_items], [synthetic]). The last line on standard output is one JSON object; the report is a folder of output.uri
-with an HTML page. Exit status: 0 done, 1 failed, 2 unusable settings, queries or judgements.
-"""
-
-import json
-
-from indexer.evaluation import run
-from indexer.settings import EvaluateSettings
-from jobs.command import command_line, execute, load
-
-
-def main() -> None:
-    """Evaluates."""
-    settings, _ = load(EvaluateSettings, command_line(__doc__ or ""))
-    print(json.dumps(run.run(settings)))
-
+from indexer.commands.command import execute
+from indexer.commands.evaluate import main
 
 if __name__ == "__main__":
     execute(main)

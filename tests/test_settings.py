@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from indexer.commands.command import command_line, load
 from indexer.errors import SettingsError
 from indexer.settings import Settings
-from jobs.command import command_line, load
 
 MINIMAL = """
 [corpus]

@@ -1,14 +1,13 @@
 """Checks vLLM engine arguments by name, without importing vLLM."""
 
 import ast
-import difflib
 import importlib.util
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from indexer.errors import SettingsError
+from indexer.errors import SettingsError, did_you_mean
 
 if TYPE_CHECKING:
     pass
@@ -49,9 +48,8 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
             instead = OWNED[name]
             raise SettingsError(f"engine.{name} cannot be set" + (f"; set {instead}" if instead else ""))
         if name not in argument_names():
-            known = (*argument_names(), *NOT_VLLMS)
-            matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f" (did you mean engine.{matches[0]}?)" if matches else ""
+            known = [f"engine.{argument}" for argument in (*argument_names(), *NOT_VLLMS)]
+            hint = did_you_mean(f"engine.{name}", known)
             raise SettingsError(f"engine.{name} is no vLLM engine argument{hint}")
 
 

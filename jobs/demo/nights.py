@@ -15,8 +15,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from indexer.commands.command import execute
 from indexer.testing import corpora
-from jobs.command import execute
 from jobs.demo import python_docs
 
 ROOT = Path("data/nightly-demo")

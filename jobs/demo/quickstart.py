@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from indexer.commands.command import command_line, execute, load
+from indexer.commands.search import print_hits
 from indexer.indexing import run
 from indexer.search.published import open_published
 from indexer.settings import Settings
-from jobs.command import command_line, execute, load
 from jobs.demo import python_docs
-from jobs.search import print_hits
 
 CONFIG = "configs/quickstart.toml"
 

@@ -7,9 +7,9 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
+from indexer.commands.command import command_line, load
 from indexer.inference.engine_arguments import check_arguments
 from indexer.settings import EvaluateSettings, JobSettings, ScoreSettings, Settings
-from jobs.command import command_line, load
 from jobs.demo.python_docs import CORPUS_SCHEMA
 
 ROOT = Path(__file__).parents[2]

@@ -7,8 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+from indexer.commands.command import execute
 from indexer.settings import Settings
-from jobs.command import execute
 from tests.support import fakes
 
 

@@ -1,7 +1,6 @@
-"""How every command ends: its exit status and the one line that says why."""
+"""How a command begins and ends: TOML file, flags and environment; its exit status and the line that says why."""
 
 import argparse
-import difflib
 import os
 import signal
 import sys
@@ -10,13 +9,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args
 
-from pydantic import (
-    BaseModel,
-    ValidationError,
-)
+from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource
 
-from indexer.errors import IndexerError, SettingsError
+from indexer.errors import IndexerError, SettingsError, did_you_mean
 from indexer.settings import ENV_PREFIX, EngineSettings, EvaluateSettings, JobSettings, ScoreSettings, Settings
 
 INTERRUPTED = 130
@@ -123,7 +119,7 @@ def _refuse_unknown_flags(command: argparse.ArgumentParser, argv: Iterable[str])
     for word in argv:
         flag = word.split("=", 1)[0]
         if flag.startswith("--") and flag != "--" and flag not in known:
-            raise SettingsError(f"unknown flag {flag}{_nearest(flag, known)}")
+            raise SettingsError(f"unknown flag {flag}{did_you_mean(flag, known)}")
 
 
 def _refuse_unknown_variables(cls: type[BaseSettings]) -> None:
@@ -134,7 +130,7 @@ def _refuse_unknown_variables(cls: type[BaseSettings]) -> None:
         section = variable.removeprefix(ENV_PREFIX).split("__")[0].lower()
         if section not in cls.model_fields:
             raise SettingsError(
-                f"unknown variable {variable}: no section [{section}]{_nearest(section, cls.model_fields)}"
+                f"unknown variable {variable}: no section [{section}]{did_you_mean(section, cls.model_fields)}"
             )
 
 
@@ -145,11 +141,6 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"cannot read settings {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"settings {path} are not TOML: {error}") from None
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {matches[0]}?)" if matches else ""
 
 
 def _explain(error: ValidationError, cls: type[BaseSettings], *within: str) -> str:
@@ -164,8 +155,8 @@ def _explain_one(kind: str, location: tuple[int | str, ...], message: str, cls: 
     if kind != "extra_forbidden":
         return f"{key}: {message.removeprefix('Value error, ')}"
     if len(location) == 1:
-        return f"unknown section [{key}]{_nearest(key, cls.model_fields)}"
+        return f"unknown section [{key}]{did_you_mean(key, cls.model_fields)}"
     section = cls.model_fields[str(location[0])].annotation
     choices = [section, *get_args(section)]  # a section that may be left out is a union with None
     known = next((kind.model_fields for kind in choices if isinstance(kind, type) and issubclass(kind, BaseModel)), {})
-    return f"unknown key {key}{_nearest(str(location[-1]), known)}"
+    return f"unknown key {key}{did_you_mean(str(location[-1]), known)}"

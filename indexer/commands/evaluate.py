@@ -1,0 +1,18 @@
+"""Evaluate a published index: which width, precision and vector index, two stages, text search, rerank or not.
+
+Every configuration answers the same queries: those of [queries] with [judgements], or made of the documents
+([known_items], [synthetic]). The last line on standard output is one JSON object; the report is a folder of output.uri
+with an HTML page. Exit status: 0 done, 1 failed, 2 unusable settings, queries or judgements.
+"""
+
+import json
+
+from indexer.commands.command import command_line, load
+from indexer.evaluation import run
+from indexer.settings import EvaluateSettings
+
+
+def main() -> None:
+    """Evaluates."""
+    settings, _ = load(EvaluateSettings, command_line(__doc__ or ""))
+    print(json.dumps(run.run(settings)))

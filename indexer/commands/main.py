@@ -1,0 +1,58 @@
+"""``qwen3-index``: every command under one name."""
+
+import importlib
+import sys
+from typing import NoReturn
+
+from indexer import __version__
+from indexer.commands.command import execute
+from indexer.errors import SettingsError, did_you_mean
+
+COMMANDS = {
+    "index": "embed what is new or changed in a Parquet corpus and publish it as LanceDB tables",
+    "search": "ask a published index a question",
+    "score": "score pairs with a reranker, or rerank what a search finds",
+    "evaluate": "measure widths, precisions, vector indices and reranking on judged queries",
+    "epochs": "list, show, roll back and prune what is published",
+}
+"""Module of this package by sub-command, with what it does."""
+
+
+def run() -> NoReturn:
+    """Runs the sub-command that the command line names, to its exit status."""
+    execute(main)
+
+
+def main() -> None:
+    """Reads the sub-command and gives it the rest of the command line.
+
+    Raises:
+        SettingsError: There is no such sub-command.
+    """
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in {"-h", "--help"}:
+        print(_help())
+    elif name == "--version":
+        print(f"qwen3-index {__version__}")
+    elif name in COMMANDS:
+        # argparse names the command after the first word.
+        sys.argv = [f"qwen3-index {name}", *sys.argv[2:]]
+        # One command's imports take seconds: the others' are left out.
+        importlib.import_module(f"indexer.commands.{name}").main()
+    else:
+        raise SettingsError(f"unknown command {name}{did_you_mean(name, COMMANDS)}; there are {', '.join(COMMANDS)}")
+
+
+def _help() -> str:
+    lines = [f"  {name:<10} {what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: qwen3-index COMMAND --config FILE ...",
+            "",
+            "Nightly batch indexing with Qwen3-Embedding: Parquet in, LanceDB tables out.",
+            "",
+            *lines,
+            "",
+            "qwen3-index COMMAND --help lists a command's flags; qwen3-index --version prints the version.",
+        ]
+    )
