@@ -33,7 +33,7 @@ def main() -> None:
         for epoch in history.epochs(store):
             print(json.dumps(epoch))
     elif arguments.action == "show":
-        print(history.show(store, arguments.epoch).model_dump_json(indent=2))
+        print(history.show(store, arguments.epoch).to_json(indent=2))
     elif arguments.action == "rollback":
         published = history.rollback(settings.index.uri, store, arguments.epoch)
         print(json.dumps({"epoch": published.number, "rollback_of": arguments.epoch}))

@@ -136,10 +136,8 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     if known is not None:
         say("evaluated by an earlier run with the same settings: nothing done")
         return known
-    layout = published.epoch.description["layout"]
-    listed = configurations.listed(
-        settings.compare, layout["widths"], layout["precision"], reranked=reranker is not None
-    )
+    layout = published.epoch.description.layout
+    listed = configurations.listed(settings.compare, layout.widths, layout.precision, reranked=reranker is not None)
     with ExitStack() as stack:
         cluster = stack.enter_context(Cluster(settings.cluster, settings.engine.replicas_per_gpu))
         questions = _questions(settings, published, reranker, cluster)

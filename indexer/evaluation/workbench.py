@@ -185,11 +185,11 @@ class Workbench:
 
     @property
     def _precision(self) -> str:
-        return str(self._published.epoch.description["layout"]["precision"])
+        return self._published.epoch.description.layout.precision
 
     @property
     def _metric(self) -> str:
-        return str(self._published.epoch.description["layout"]["metric"])
+        return self._published.epoch.description.layout.metric
 
 
 def rewrite(

@@ -11,6 +11,7 @@ from indexer.indexing.stage import Staged
 from indexer.progress import Stopwatch
 from indexer.publishing.gates import Gate
 from indexer.storage import tables
+from indexer.storage.description import Counts, Description, LayoutRecord, ModelRecord, RunTotals
 from indexer.storage.records import Intent, canonical
 
 
@@ -40,28 +41,32 @@ def make_intent(job: Job, found: Changes, staged: Staged, hold: Sequence[Gate], 
             **{key: str(model[key]) for key in ("name", "revision", "dimension", "query_template")},
             "query_instruction": str(model["query_instruction"]),
         },
-        description={
-            "fingerprint": job.model.fingerprint,
-            "layout": layout.describe(),
-            "corpus": job.corpus.digest,
-            "text_columns": job.settings.corpus.text_columns,
-            "model": model,
-            "to_retry": staged.to_retry,
-            "counts": found.counts | {"moved": staged.moved},
-            "gates": {gate.name: gate.measured for gate in hold},
-            "run": {
-                "documents": found.counts["documents"],
-                "indexed": staged.documents - staged.moved,
-                "quarantined": found.counts["quarantined"] + staged.quarantined,
-                "truncated": staged.truncated,
-                "chunks": staged.chunks,
-                "tokens": staged.tokens,
-                "resumed_shards": staged.resumed,
-                "resumed_tokens": staged.resumed_tokens,
-                "restarts": staged.restarts,
-                "tokens_per_second": _rate(staged, watch),
-            },
-        },
+        description=Description(
+            fingerprint=job.model.fingerprint,
+            layout=LayoutRecord(**layout.describe()),
+            corpus=job.corpus.digest,
+            text_columns=job.settings.corpus.text_columns,
+            model=ModelRecord(**model),
+            to_retry=staged.to_retry,
+            counts=Counts(**found.counts | {"moved": staged.moved}),
+            gates={gate.name: gate.measured for gate in hold},
+            run=_totals(found, staged, watch),
+        ),
+    )
+
+
+def _totals(found: Changes, staged: Staged, watch: Stopwatch) -> RunTotals:
+    return RunTotals(
+        documents=found.counts["documents"],
+        indexed=staged.documents - staged.moved,
+        quarantined=found.counts["quarantined"] + staged.quarantined,
+        truncated=staged.truncated,
+        chunks=staged.chunks,
+        tokens=staged.tokens,
+        resumed_shards=staged.resumed,
+        resumed_tokens=staged.resumed_tokens,
+        restarts=staged.restarts,
+        tokens_per_second=_rate(staged, watch),
     )
 
 

@@ -10,7 +10,7 @@ from indexer.progress import say
 from indexer.schema import Layout
 from indexer.settings import Settings
 from indexer.storage.control import ControlStore
-from indexer.storage.records import Epoch
+from indexer.storage.records import Epoch, differing
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,16 @@ class Job:
     @property
     def is_published(self) -> bool:
         """Whether the published epoch was made of these very files, with nothing left to try again."""
-        if self.published is None or self.published.description["corpus"] != self.corpus.digest:
+        if self.published is None or self.published.description.corpus != self.corpus.digest:
             return False
-        return not self.published.description["to_retry"] and not self.query_instruction_changed
+        return not self.published.description.to_retry and not self.query_instruction_changed
 
     @property
     def query_instruction_changed(self) -> bool:
         """Whether readers are to embed queries in another way than published; the documents' vectors stay."""
         if self.published is None:
             return False
-        return bool(self.published.description["model"]["query_instruction"] != self.settings.model.query_instruction)
+        return self.published.description.model.query_instruction != self.settings.model.query_instruction
 
 
 def open_job(settings: Settings, *, rebuild: bool = False) -> Job:
@@ -78,9 +78,9 @@ def open_job(settings: Settings, *, rebuild: bool = False) -> Job:
     latest = published = store.latest_epoch()
     generation = latest.generation if latest else 1
     layout = Layout(index.name, generation, wide, index.precision, index.metric, corpus.payload)
-    differing = _differing(published, model, layout) if published else []
-    if differing:
-        changed = f"the published index was built with other {', '.join(differing)}"
+    others = _differing(published, model, layout) if published else []
+    if others:
+        changed = f"the published index was built with other {', '.join(others)}"
         if not rebuild:
             raise SettingsError(
                 f"{changed}; vectors are never mixed: restore the settings, build everything anew with --rebuild, or "
@@ -95,8 +95,8 @@ def open_job(settings: Settings, *, rebuild: bool = False) -> Job:
 def _differing(published: Epoch, model: Model, layout: Layout) -> list[str]:
     """What makes vectors that are not comparable, or tables of another schema, by name."""
     ours = {**model.fingerprint, **layout.describe()}
-    theirs = {**published.description["fingerprint"], **published.description["layout"]}
-    return sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+    theirs = {**published.description.fingerprint, **published.description.layout.model_dump()}
+    return differing(ours, theirs)
 
 
 @dataclass(frozen=True)

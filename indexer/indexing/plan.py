@@ -63,7 +63,7 @@ def plan(settings: Settings, *, rebuild: bool = False) -> dict[str, Any]:
 def _last_rate(job: Job) -> float:
     """Tokens per second of the last run that embedded something, 0 where there was none."""
     for number in reversed(job.store.epoch_numbers()):
-        rate = float(job.store.epoch(number).description["run"]["tokens_per_second"])
+        rate = job.store.epoch(number).description.run.tokens_per_second
         if rate:
             return rate
     return 0.0

@@ -23,6 +23,9 @@ from indexer.storage.records import Epoch, Intent
 LISTINGS = 3
 """How often a corpus that changes while it is read is listed before files are left out."""
 
+SUMMED = {"new", "changed", "unchanged", "deleted", "moved", "duplicates"}
+"""Counts of the comparison that the summary has."""
+
 
 def run(settings: Settings, recipe: Recipe = MakePipeline, *, rebuild: bool = False) -> dict[str, Any]:
     """Brings the index up to date with the corpus.
@@ -95,10 +98,8 @@ def _attempt(
     if counted != ours:
         say(f"another run published epoch {epoch.number} first: comparing with it")
         return None
-    if "rollback_of" in epoch.description:
-        raise RefusedError(
-            f"epoch {epoch.number} was given up by a rollback to epoch {epoch.description['rollback_of']}"
-        )
+    if epoch.description.rollback_of is not None:
+        raise RefusedError(f"epoch {epoch.number} was given up by a rollback to epoch {epoch.description.rollback_of}")
     return _summary(epoch) | _times(watch, staged, epoch)
 
 
@@ -117,20 +118,19 @@ def _check_counts(job: Job, counts: Mapping[str, int]) -> list[Gate]:
 
 
 def _documents(epoch: Epoch) -> int:
-    counts, run = epoch.description["counts"], epoch.description["run"]
-    return int(counts["unchanged"] + counts["moved"] + run["indexed"])
+    counts = epoch.description.counts
+    return counts.unchanged + counts.moved + epoch.description.run.indexed
 
 
 def _summary(epoch: Epoch) -> dict[str, Any]:
-    changed = {name: epoch.description["counts"][name] for name in ("new", "changed", "unchanged", "deleted", "moved")}
+    described = epoch.description
     return {
         "epoch": epoch.number,
-        **epoch.description["run"],
-        **changed,
-        "duplicates": epoch.description["counts"]["duplicates"],
-        "quarantine_reasons": epoch.description["quarantine_reasons"],
-        "gates": epoch.description["gates"],
-        "maintenance": epoch.description["maintenance"],
+        **described.run.model_dump(),
+        **described.counts.model_dump(include=SUMMED),
+        "quarantine_reasons": described.quarantine_reasons,
+        "gates": described.gates,
+        "maintenance": {name: done.model_dump() for name, done in described.maintenance.items()},
         "tables": _tables(epoch),
     }
 
@@ -141,7 +141,7 @@ def _times(watch: Stopwatch, staged: Staged, epoch: Epoch) -> dict[str, Any]:
         "seconds": round(sum(watch.seconds.values()), 3),
         "stages": {stage: round(value, 3) for stage, value in watch.seconds.items()},
         "worker_stages": {stage: round(value, 3) for stage, value in staged.seconds.items()},
-        "tokens_per_second": epoch.description["run"]["tokens_per_second"],
+        "tokens_per_second": epoch.description.run.tokens_per_second,
     }
 
 
@@ -149,14 +149,13 @@ def _unchanged(epoch: Epoch) -> dict[str, Any]:
     """Summary of a run that had nothing to do."""
     say(f"nothing changed since epoch {epoch.number}: nothing embedded, nothing published")
     counts = ("indexed", "truncated", "chunks", "tokens", "seconds", "tokens_per_second")
-    kept = {name: epoch.description["run"][name] for name in ("documents", "quarantined")}
-    reasons = epoch.description["quarantine_reasons"]
+    described = epoch.description
     return {
         "epoch": epoch.number,
-        **kept,
-        "quarantine_reasons": reasons,
+        **described.run.model_dump(include={"documents", "quarantined"}),
+        "quarantine_reasons": described.quarantine_reasons,
         **dict.fromkeys(counts, 0),
-        "gates": epoch.description["gates"],
+        "gates": described.gates,
         "tables": _tables(epoch),
     }
 

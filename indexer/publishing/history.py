@@ -16,16 +16,16 @@ def epochs(store: ControlStore) -> list[dict[str, Any]]:
 
 
 def _listed(epoch: Epoch) -> dict[str, Any]:
-    run, counts = epoch.description["run"], epoch.description["counts"]
+    run, counts = epoch.description.run, epoch.description.counts
     return {
         "epoch": epoch.number,
         "published": epoch.published,
         "generation": epoch.generation,
         "rows": {table.name: table.rows for table in epoch.tables},
-        **{name: counts[name] for name in ("new", "changed", "deleted")},
-        "indexed": run["indexed"],
-        "quarantined": run["quarantined"],
-        "rollback_of": epoch.description.get("rollback_of"),
+        **counts.model_dump(include={"new", "changed", "deleted"}),
+        "indexed": run.indexed,
+        "quarantined": run.quarantined,
+        "rollback_of": epoch.description.rollback_of,
     }
 
 
@@ -67,11 +67,11 @@ def rollback(uri: str, store: ControlStore, number: int) -> Epoch:
         update={
             "number": store.epoch_numbers()[-1] + 1,
             "published": now(),
-            "description": target.description | {"rollback_of": number},
+            "description": target.description.model_copy(update={"rollback_of": number}),
         }
     )
     published = store.put_epoch(again)
-    if published.description.get("rollback_of") != number:
+    if published.description.rollback_of != number:
         raise RefusedError(f"another run published epoch {published.number} in the meantime; look at it and try again")
     return published
 

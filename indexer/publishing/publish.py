@@ -17,6 +17,7 @@ from indexer.publishing.upkeep import MaintainedTable, maintain_table
 from indexer.settings import GateSettings
 from indexer.storage import tables, vector_index
 from indexer.storage.control import ControlStore
+from indexer.storage.description import MaintenanceRecord
 from indexer.storage.records import Epoch, Intent, TableState, now
 from indexer.storage.tables import Change
 
@@ -61,8 +62,9 @@ def finish(uri: str, store: ControlStore, intent: Intent, gates: GateSettings, e
     batches = tables.read(uri, name, version, schema.QUARANTINE_SCHEMA.names)
     rows = pa.Table.from_batches(batches, schema.QUARANTINE_SCHEMA)
     store.put_quarantine(epoch.number, version, rows)
-    epoch.description["quarantine_reasons"] = dict(sorted(Counter(rows["reason"].to_pylist()).items()))
-    return store.put_epoch(epoch)
+    reasons = dict(sorted(Counter(rows["reason"].to_pylist()).items()))
+    described = epoch.description.model_copy(update={"quarantine_reasons": reasons})
+    return store.put_epoch(epoch.model_copy(update={"description": described}))
 
 
 def _commit(uri: str, store: ControlStore, intent: Intent) -> None:
@@ -96,9 +98,10 @@ def _epoch(uri: str, intent: Intent, tended: Sequence[MaintainedTable], found: S
         published=now(),
         tables=states,
         quarantine=(intent.quarantine_table, vector_index.measure(uri, intent.quarantine_table).version),
-        description={
-            **intent.description,
-            "gates": intent.description["gates"] | {gate.name: gate.measured for gate in found},
-            "maintenance": {table.name: asdict(table.maintenance) for table in tended},
-        },
+        description=intent.description.model_copy(
+            update={
+                "gates": intent.description.gates | {gate.name: gate.measured for gate in found},
+                "maintenance": {table.name: MaintenanceRecord(**asdict(table.maintenance)) for table in tended},
+            }
+        ),
     )

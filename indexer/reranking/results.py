@@ -17,6 +17,7 @@ import pyarrow as pa
 from indexer.errors import SettingsError
 from indexer.storage.put_once import PutOnceFolder
 from indexer.storage.receipts import Receipts, ShardRecord
+from indexer.storage.records import differing
 
 Phase = Literal["search", "score"]
 
@@ -100,10 +101,10 @@ class ResultFolder:
         if self._files.put("_control/run.json", json.dumps(run, sort_keys=True).encode()):
             return
         known = json.loads(self._files.get("_control/run.json"))
-        differing = sorted(key for key in known.keys() | run.keys() if known.get(key) != run.get(key))
-        if differing:
+        others = differing(known, run)
+        if others:
             raise SettingsError(
-                f"output.uri: {self.uri} holds the results of another run (other {', '.join(differing)}); "
+                f"output.uri: {self.uri} holds the results of another run (other {', '.join(others)}); "
                 "choose an empty folder"
             )
 

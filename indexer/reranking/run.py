@@ -169,7 +169,7 @@ def _identity(
     index = None
     if published is not None:
         given_index = _given(settings.index)
-        index = [given_index.uri, given_index.name, published.epoch.number, published.epoch.description["fingerprint"]]
+        index = [given_index.uri, given_index.name, published.epoch.number, published.epoch.description.fingerprint]
     return {
         "files": [file.identity for file in files],
         "columns": given.model_dump(exclude={"uri"}),

@@ -16,7 +16,7 @@ from indexer.search.hits import DISTANCE, Hit, joined_text, make_hit, shown_colu
 from indexer.settings import EngineSettings, ModelSettings, RerankerSettings
 from indexer.storage import tables, vector_index
 from indexer.storage.control import ControlStore
-from indexer.storage.records import Epoch, TableState
+from indexer.storage.records import Epoch, TableState, differing
 
 MEMORY = "gpu_memory_utilization"
 """vLLM's argument for the share of a GPU's memory that an engine takes."""
@@ -82,13 +82,12 @@ class Published:
         Raises:
             SettingsError: The model found now has another fingerprint.
         """
-        known: Mapping[str, Any] = self.epoch.description["model"]
-        settings = ModelSettings(**{key: known[key] for key in ModelSettings.model_fields})
-        model = open_model(settings, self._engine_settings)
-        ours, theirs = model.fingerprint, self.epoch.description["fingerprint"]
-        differing = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
-        if differing:
-            pairs = "; ".join(f"{key}: index {theirs.get(key)}, query model {ours.get(key)}" for key in differing)
+        known = self.epoch.description.model.model_dump(include=set(ModelSettings.model_fields))
+        model = open_model(ModelSettings(**known), self._engine_settings)
+        ours, theirs = model.fingerprint, self.epoch.description.fingerprint
+        others = differing(ours, theirs)
+        if others:
+            pairs = "; ".join(f"{key}: index {theirs.get(key)}, query model {ours.get(key)}" for key in others)
             raise SettingsError(f"the query model is not the one that made the vectors: {pairs}")
         return model
 
@@ -99,8 +98,8 @@ class Published:
         Raises:
             SettingsError: The payload does not have them.
         """
-        columns = list(self.epoch.description["text_columns"])
-        missing = sorted(set(columns) - set(self.epoch.description["layout"]["payload"]))
+        columns = self.epoch.description.text_columns
+        missing = sorted(set(columns) - set(self.epoch.description.layout.payload))
         if missing:
             raise SettingsError(
                 f"the tables do not hold the text: add {', '.join(missing)} to corpus.payload and reindex"
@@ -246,7 +245,7 @@ class Published:
         Raises:
             SettingsError: The payload does not have the column.
         """
-        payload = self.epoch.description["layout"]["payload"]
+        payload = self.epoch.description.layout.payload
         if name not in payload:
             raise SettingsError(f"the tables have no column {name!r}; the payload is {', '.join(payload) or 'empty'}")
         rows = self.rows(ids, [schema.ID, name])
@@ -284,7 +283,7 @@ class Published:
 
     @property
     def _metric(self) -> str:
-        return str(self.epoch.description["layout"]["metric"])
+        return self.epoch.description.layout.metric
 
     def _state(self, width: int | None) -> Any:
         by_width = {state.width: state for state in self.epoch.tables}

@@ -43,7 +43,7 @@ class ControlStore:
     def put_intent(self, intent: Intent) -> Intent:
         """Records what an epoch will be; gives the intent that counts."""
         path = f"intents/{intent.epoch:012d}.json"
-        if self._files.put(path, intent.model_dump_json().encode()):
+        if self._files.put(path, intent.to_json().encode()):
             return intent
         return Intent.model_validate_json(self._files.get(path))
 
@@ -56,7 +56,7 @@ class ControlStore:
 
     def put_epoch(self, epoch: Epoch) -> Epoch:
         """Publishes; gives the epoch that counts."""
-        if self._files.put(f"epochs/{epoch.number:012d}.json", epoch.model_dump_json().encode()):
+        if self._files.put(f"epochs/{epoch.number:012d}.json", epoch.to_json().encode()):
             return epoch
         return self.epoch(epoch.number)
 

@@ -24,6 +24,10 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    def to_json(self, indent: int | None = None) -> str:
+        """The record as its file has it: optional keys only where they were given."""
+        return self.model_dump_json(exclude_unset=True, indent=indent)
+
 
 GROUP_ROWS = 1 << 14
 """Rows per row group of a table: a range of a sorted one touches few of them."""

@@ -51,7 +51,7 @@ class Receipts(Generic[ReceiptT]):
         Returns:
             The receipt that counts: the first one put.
         """
-        if self._files.put(self._path(receipt.shard_id), receipt.model_dump_json().encode()):
+        if self._files.put(self._path(receipt.shard_id), receipt.to_json().encode()):
             return receipt
         return self.get(receipt.shard_id)
 

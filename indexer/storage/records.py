@@ -1,9 +1,11 @@
 """The records that control files hold: receipts, intents, epochs."""
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from indexer.storage.description import Description
 from indexer.storage.put_once import Record
 from indexer.storage.receipts import ShardRecord
 
@@ -51,7 +53,7 @@ class Intent(Record):
         removals: Files with ids whose rows are dropped.
         documents: Documents each width table must then hold.
         metadata: Schema metadata every table gets.
-        description: What the epoch file says of the run: fingerprint, layout, corpus and counts.
+        description: What the epoch file says of the run.
     """
 
     epoch: int
@@ -66,7 +68,7 @@ class Intent(Record):
     removals: list[str]
     documents: int
     metadata: dict[str, str]
-    description: dict[str, Any]
+    description: Description
 
 
 class TableState(Record):
@@ -110,7 +112,7 @@ class Epoch(Record):
     published: str
     tables: list[TableState]
     quarantine: tuple[str, int]
-    description: dict[str, Any]
+    description: Description
 
     def versions(self) -> dict[str, int]:
         """Version of every table by name."""
@@ -120,6 +122,11 @@ class Epoch(Record):
 def canonical(value: object) -> str:
     """JSON with sorted keys: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def differing(ours: Mapping[str, object], theirs: Mapping[str, object]) -> list[str]:
+    """Keys under which two mappings hold different values, or that one of them lacks; sorted."""
+    return sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
 
 
 def now() -> str:

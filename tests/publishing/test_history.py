@@ -204,7 +204,7 @@ def test_another_query_instruction_is_published_and_embeds_nothing(given: Settin
     summary = run(asking, exits_on=101)
     assert (summary["epoch"], summary["indexed"], summary["unchanged"]) == (3, 0, 60)
     published = open_published(given.index.uri, "docs")
-    assert published.epoch.description["model"]["query_instruction"] == "Find the document"
+    assert published.epoch.description.model.query_instruction == "Find the document"
     assert len(published_rows(asking, 96)) == 60
     assert run(asking)["epoch"] == 3
 

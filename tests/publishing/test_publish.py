@@ -78,8 +78,8 @@ def test_a_vector_index_that_misses_too_much_is_not_published(tmp_path: Path, mo
     run(lower)
     published = open_published(lower.index.uri, "docs").epoch
     assert published.number == 1
-    assert published.description["run"]["indexed"] == 600
-    assert 0.01 <= published.description["gates"]["gates.recall"] < 1
+    assert published.description.run.indexed == 600
+    assert 0.01 <= published.description.gates["gates.recall"] < 1
 
 
 def test_a_refusal_ends_with_status_3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

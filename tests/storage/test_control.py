@@ -8,6 +8,7 @@ import pytest
 
 from indexer.errors import IndexerError
 from indexer.storage.control import ControlStore
+from indexer.storage.description import Description
 from indexer.storage.records import Epoch, Intent, Receipt
 
 
@@ -26,6 +27,25 @@ def receipt(shard: str, documents: int) -> Receipt:
     )
 
 
+def description(number: int = 0) -> Description:
+    model = {"name": "m", "revision": None, "dtype": "auto", "sha256": {}, "max_tokens": 8, "overflow": "truncate"}
+    counts = ("documents", "new", "changed", "unchanged", "deleted", "duplicates", "quarantined", "text_bytes", "moved")
+    totals = ("documents", "indexed", "quarantined", "truncated", "chunks", "tokens", "resumed_shards", "restarts")
+    return Description.model_validate(
+        {
+            "fingerprint": {},
+            "layout": {"widths": [32], "precision": "float32", "metric": "cosine", "payload": {}},
+            "corpus": str(number),
+            "text_columns": ["text"],
+            "model": model | {"chunk_overlap": 0, "query_instruction": "", "dimension": 32, "query_template": ""},
+            "to_retry": 0,
+            "counts": dict.fromkeys(counts, 0),
+            "gates": {},
+            "run": dict.fromkeys((*totals, "resumed_tokens", "tokens_per_second"), 0),
+        }
+    )
+
+
 def intent(epoch: int) -> Intent:
     return Intent(
         epoch=epoch,
@@ -40,13 +60,13 @@ def intent(epoch: int) -> Intent:
         removals=[],
         documents=0,
         metadata={},
-        description={},
+        description=description(),
     )
 
 
 def epoch(number: int) -> Epoch:
     return Epoch(
-        number=number, generation=1, published="", tables=[], quarantine=("q", 1), description={"from": number}
+        number=number, generation=1, published="", tables=[], quarantine=("q", 1), description=description(number)
     )
 
 
@@ -65,7 +85,7 @@ def test_epochs_count_by_number_and_are_never_replaced(tmp_path: Path) -> None:
     assert store.latest_epoch() is None
     for number in (1, 2, 10):
         store.put_epoch(epoch(number))
-    assert store.put_epoch(epoch(10).model_copy(update={"description": {}})) == epoch(10)
+    assert store.put_epoch(epoch(10).model_copy(update={"description": description()})) == epoch(10)
     latest = store.latest_epoch()
     assert latest is not None
     assert latest.number == 10

@@ -1,0 +1,122 @@
+"""What an intent and its epoch say of the run that made them. The keys are those of the files on disk."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from indexer.storage.put_once import Record
+
+
+class LayoutRecord(Record):
+    """What two runs must share to write into the same tables.
+
+    Attributes:
+        widths: Matryoshka widths, widest first.
+        precision: ``float32`` or ``float16``.
+        metric: ``cosine``, ``dot`` or ``l2``.
+        payload: Type of every payload column by name.
+    """
+
+    widths: list[int]
+    precision: str
+    metric: str
+    payload: dict[str, str]
+
+
+class ModelRecord(Record):
+    """The model as a reader needs it: :class:`indexer.settings.ModelSettings`, and what follows from the checkpoint.
+
+    Attributes:
+        revision: The commit that was found, ``None`` for a local directory.
+        dimension: Components of a full vector.
+        query_template: How a query becomes a prompt.
+    """
+
+    name: str
+    revision: str | None
+    dtype: str
+    sha256: dict[str, str]
+    max_tokens: int
+    overflow: str
+    chunk_overlap: int
+    query_instruction: str
+    dimension: int
+    query_template: str
+
+
+class Counts(Record):
+    """Documents of the comparison with the epoch before.
+
+    Attributes:
+        documents: Rows of the corpus.
+        new: Documents that were not published; likewise ``changed``, ``unchanged`` and ``deleted``.
+        duplicates: Further rows with the id and text of a document.
+        quarantined: Documents that cannot be indexed, as far as that is known without the model.
+        text_bytes: Bytes of the texts to embed.
+        moved: Documents whose vectors were published under another id.
+    """
+
+    documents: int
+    new: int
+    changed: int
+    unchanged: int
+    deleted: int
+    duplicates: int
+    quarantined: int
+    text_bytes: int
+    moved: int
+
+
+class RunTotals(Record):
+    """What the run did; ``tokens`` has those of ``resumed_tokens``, which an earlier run read."""
+
+    documents: int
+    indexed: int
+    quarantined: int
+    truncated: int
+    chunks: int
+    tokens: int
+    resumed_shards: int
+    resumed_tokens: int
+    restarts: int
+    tokens_per_second: float
+
+
+class MaintenanceRecord(Record):
+    """What maintenance did to a table, as in :class:`indexer.storage.vector_index.Maintenance`."""
+
+    compacted: int
+    vector_index: Literal["none", "extended", "trained"]
+    trained_rows: int | None
+
+
+class Description(Record):
+    """What an epoch says of its run; the last three are known only once it is published.
+
+    Attributes:
+        fingerprint: What changes a vector, by name.
+        layout: The tables.
+        corpus: Digest of the corpus files.
+        text_columns: Columns that hold the text.
+        model: The model.
+        to_retry: Files and documents quarantined for reasons that may pass.
+        counts: The comparison with the epoch before.
+        gates: What each gate measured.
+        run: What the run did.
+        maintenance: What maintenance did, by table.
+        quarantine_reasons: Quarantined documents by reason.
+        rollback_of: The epoch whose tables these are, where a rollback published them again.
+    """
+
+    fingerprint: dict[str, str]
+    layout: LayoutRecord
+    corpus: str
+    text_columns: list[str]
+    model: ModelRecord
+    to_retry: int
+    counts: Counts
+    gates: dict[str, float]
+    run: RunTotals
+    maintenance: dict[str, MaintenanceRecord] = Field(default_factory=dict)
+    quarantine_reasons: dict[str, int] = Field(default_factory=dict)
+    rollback_of: int | None = None
