@@ -233,12 +233,12 @@ def _search(
     uri: str, measured: TableStats, name: str, probes: int, queries: np.ndarray
 ) -> tuple[list[float], list[set[int]]]:
     """Seconds of each query but the first ones, and the ids found for each."""
-    table: Any = tables.search_table(uri, name, measured.version)
+    table = tables.search_table(uri, name, measured.version)
     seconds, found = [], []
     for query in queries:
         start = time.perf_counter()
-        search = table.search(query).distance_type("cosine").limit(10).select([schema.ID, "_distance"])
-        hits = (vector_index.with_probes(search, measured.index, probes) if probes else search).to_arrow()
+        search = vector_index.vector_query(table, query, "cosine", measured.index, probes or None)
+        hits = search.limit(10).select([schema.ID, "_distance"]).to_arrow()
         seconds.append(time.perf_counter() - start)
         found.append({int(name) for name in hits[schema.ID].to_pylist()})
     return seconds[QUERIES // 10 :], found

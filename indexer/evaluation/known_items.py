@@ -13,7 +13,7 @@ import polars as pl
 from indexer import schema
 from indexer.errors import CorpusError
 from indexer.evaluation.judgements import Questions
-from indexer.search.published import Published
+from indexer.search.snapshot import Snapshot
 from indexer.settings import KnownItemsSettings
 
 FIRST_SENTENCE = "first_sentence"
@@ -32,7 +32,7 @@ DRAWING_SEED = 0
 """The same index always gives the same documents."""
 
 
-def make(published: Published, settings: KnownItemsSettings) -> Questions:
+def make(published: Snapshot, settings: KnownItemsSettings) -> Questions:
     """Draws documents and makes a query of each.
 
     Args:
@@ -75,7 +75,7 @@ def make(published: Published, settings: KnownItemsSettings) -> Questions:
     )
 
 
-def drawn(published: Published, count: int) -> list[str]:
+def drawn(published: Snapshot, count: int) -> list[str]:
     """Ids of documents, the same for the same index: those whose hashes are least."""
     best = pl.DataFrame(schema={schema.ID: pl.String, "hash": pl.UInt64})
     for batch in published.batches([schema.ID, schema.CHUNK]):

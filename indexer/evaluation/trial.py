@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,8 +13,11 @@ from indexer import schema
 from indexer.evaluation.configurations import Configuration
 from indexer.inference import matryoshka
 from indexer.search.hits import Hit
-from indexer.search.published import Published
+from indexer.search.snapshot import Snapshot
 from indexer.storage import scratch
+
+if TYPE_CHECKING:
+    from indexer.storage.tables import Table
 
 PASSAGE = "passage"
 """Column of a copy with the chunk's own text, for full-text search."""
@@ -53,10 +56,10 @@ class Trial:
     """
 
     configuration: Configuration
-    opened: Published
+    opened: Snapshot
     table_bytes: int
     index_bytes: int
-    text_table: Any = None
+    text_table: "Table | None" = None
 
     def ranked(self, vectors: np.ndarray, queries: Sequence[str], depth: int, oversample: int) -> list[list[Hit]]:
         """Hits of each query until ``depth`` documents are among them; of a document's chunks all that were found."""
@@ -92,11 +95,13 @@ class Trial:
     ) -> list[Hit]:
         chosen = self.configuration
         if self.text_table is not None:
-            return self._fused(matryoshka.cut(vector, chosen.width)[0], query, limit)
+            return _fused(self.text_table, matryoshka.cut(vector, chosen.width)[0], query, limit)
         times = oversample if chosen.rescored else 1
         return self.opened.nearest(vector, limit, chosen.width, oversample=times, columns=columns)[0]
 
-    def _fused(self, vector: np.ndarray, query: str, limit: int) -> list[Hit]:
-        found = scratch.hybrid_query(self.text_table, vector, query, PASSAGE).limit(limit).to_arrow()
-        columns = [found[name].to_pylist() for name in (*KEY, "_relevance_score")]
-        return [Hit(name, chunk, score, score, {}) for name, chunk, score in zip(*columns, strict=True)]
+
+def _fused(table: "Table", vector: np.ndarray, query: str, limit: int) -> list[Hit]:
+    """Hits of vectors and full text together."""
+    found = scratch.hybrid_query(table, vector, query, PASSAGE).limit(limit).to_arrow()
+    columns = [found[name].to_pylist() for name in (*KEY, "_relevance_score")]
+    return [Hit(name, chunk, score, score, {}) for name, chunk, score in zip(*columns, strict=True)]

@@ -1,79 +1,33 @@
-"""Search in the published tables of an index, with vectors and scores from local engines."""
+"""Questions to a published index: vectors and scores come from local engines."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from indexer import schema
-from indexer.errors import SettingsError, first_line
-from indexer.inference import matryoshka
+from indexer.errors import SettingsError
+from indexer.inference.engine import Engine
 from indexer.inference.model import Model, Reranker, open_model, open_reranker
-from indexer.search.hits import DISTANCE, Hit, joined_text, make_hit, shown_columns, span_text
+from indexer.search.hits import Hit
+from indexer.search.snapshot import Snapshot
 from indexer.settings import EngineSettings, ModelSettings, RerankerSettings
-from indexer.storage import tables, vector_index
 from indexer.storage.control import ControlStore
-from indexer.storage.records import Epoch, TableState, differing
+from indexer.storage.records import Epoch, differing
 
 MEMORY = "gpu_memory_utilization"
 """vLLM's argument for the share of a GPU's memory that an engine takes."""
 
 
-class Published:
-    """One epoch of an index, whatever is published later."""
+class Published(Snapshot):
+    """One epoch of an index, asked with vectors and scores from local engines."""
 
     def __init__(self, uri: str, epoch: Epoch, engine: EngineSettings, reranker: Reranker | None) -> None:
         """Wraps an epoch; use :func:`open_published`."""
-        self.uri = uri
-        self.epoch = epoch
+        super().__init__(uri, epoch)
         self._engine_settings = engine
         self._reranker = reranker
-
-    def table(self, width: int | None = None) -> Any:  # a lancedb table, whose module is not ours to import
-        """LanceDB table of a width, the widest by default, at the published version.
-
-        Raises:
-            SettingsError: There is no table of that width.
-        """
-        state = self._state(width)
-        return tables.search_table(self.uri, state.name, state.version)
-
-    def read(self, width: int | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-        """Rows of a width's table as Arrow.
-
-        Args:
-            width: Width, the widest by default.
-            columns: Columns to read, all by default.
-
-        Returns:
-            The rows, in no particular order.
-        """
-        target = self.schema(width)
-        chosen = list(columns or target.names)
-        return pa.Table.from_batches(self.batches(chosen, width), pa.schema([target.field(name) for name in chosen]))
-
-    def schema(self, width: int | None = None) -> pa.Schema:
-        """Schema of a width's table."""
-        state = self._state(width)
-        return tables.table_schema(self.uri, state.name, state.version)
-
-    def batches(self, columns: Sequence[str], width: int | None = None) -> Iterator[pa.RecordBatch]:
-        """Streams columns of a width's table, rows in no particular order."""
-        state = self._state(width)
-        yield from tables.read(self.uri, state.name, state.version, columns)
-
-    def at(self, uri: str, epoch: Epoch) -> "Published":
-        """The same index with other tables: copies of these, or some of them."""
-        return Published(uri, epoch, self._engine_settings, self._reranker)
-
-    def quarantine(self) -> pa.Table:
-        """Rows of the quarantine, :data:`indexer.schema.QUARANTINE_SCHEMA`."""
-        name, version = self.epoch.quarantine
-        batches = tables.read(self.uri, name, version, schema.QUARANTINE_SCHEMA.names)
-        return pa.Table.from_batches(batches, schema.QUARANTINE_SCHEMA)
 
     @cached_property
     def model(self) -> Model:
@@ -90,21 +44,6 @@ class Published:
             pairs = "; ".join(f"{key}: index {theirs.get(key)}, query model {ours.get(key)}" for key in others)
             raise SettingsError(f"the query model is not the one that made the vectors: {pairs}")
         return model
-
-    @property
-    def text_columns(self) -> list[str]:
-        """Payload columns that hold the documents' text.
-
-        Raises:
-            SettingsError: The payload does not have them.
-        """
-        columns = self.epoch.description.text_columns
-        missing = sorted(set(columns) - set(self.epoch.description.layout.payload))
-        if missing:
-            raise SettingsError(
-                f"the tables do not hold the text: add {', '.join(missing)} to corpus.payload and reindex"
-            )
-        return columns
 
     def embed(self, queries: Sequence[str], instructions: Sequence[str | None] | None = None) -> np.ndarray:
         """Full-width vectors of queries, with the model's instruction template.
@@ -141,7 +80,7 @@ class Published:
         Raises:
             SettingsError: There is no such width, the condition is not valid, or nothing can rerank.
         """
-        self._state(width)  # refuses before an engine starts
+        self.state(width)  # refuses before an engine starts
         columns = [] if rerank is None else self.text_columns
         vectors = self.embed(queries)
         if rerank is None:
@@ -164,141 +103,25 @@ class Published:
         Raises:
             SettingsError: The index was opened without a reranker.
         """
-        if self._reranker is None:
-            raise SettingsError("no reranker: name one when opening the index, or with --rerank")
+        reranker = self._given_reranker
         if not pairs:
             return np.empty(0, np.float32)
-        batch = self._reranker.tokenizer.pairs(*zip(*pairs, strict=True))
+        batch = reranker.tokenizer.pairs(*zip(*pairs, strict=True))
         return self._scorer.score(batch.ids, batch.second)
 
-    def nearest(
-        self,
-        vectors: np.ndarray,
-        k: int = 10,
-        width: int | None = None,
-        where: str | None = None,
-        oversample: int = 1,
-        columns: Sequence[str] | None = None,
-    ) -> list[list[Hit]]:
-        """Nearest chunks of each vector.
-
-        Args:
-            vectors: float32, shape (n, dimension): full-width query vectors.
-            k: Results per vector.
-            width: Width to search at, the widest by default.
-            where: SQL condition on columns of the table.
-            oversample: Above 1, this many times ``k`` are searched for and the best at the full width are kept.
-            columns: Payload columns and span of the hits, all by default.
-
-        Returns:
-            For each vector its hits, best first.
-
-        Raises:
-            SettingsError: There is no such width, or the condition is not valid.
-        """
-        state = self._state(width)
-        table = self.table(width)
-        narrow = matryoshka.cut(vectors, state.width)
-        shown = [
-            schema.ID,
-            schema.CHUNK,
-            *(shown_columns(table.schema.names) if columns is None else columns),
-            DISTANCE,
-        ]
-        found = [self._nearest(table.search(vector).select(shown), state, k * oversample, where) for vector in narrow]
-        if oversample == 1:
-            return found
-        full = matryoshka.cut(vectors, self._state(None).width)
-        return [self._rescored(vector, hits)[:k] for vector, hits in zip(full, found, strict=True)]
-
-    def texts(self, ids: Sequence[str], chunks: Sequence[int] | None = None) -> list[str | None]:
-        """Texts of documents, or of their chunks, from the payload.
-
-        Args:
-            ids: Document ids.
-            chunks: A chunk of each; without them the texts are whole.
-
-        Returns:
-            A text for each id, ``None`` where the index has no such document.
-
-        Raises:
-            SettingsError: The payload does not hold the text.
-        """
-        columns = self.text_columns
-        rows = self.rows(ids, [schema.ID, schema.CHUNK, schema.CHAR_START, schema.CHAR_END, *columns]).to_pylist()
-        if chunks is None:
-            whole = {row[schema.ID]: joined_text(row, columns) for row in rows}
-            return [whole.get(name) for name in ids]
-        spans = {(row[schema.ID], row[schema.CHUNK]): span_text(row, columns) for row in rows}
-        return [spans.get(key) for key in zip(ids, chunks, strict=True)]
-
-    def column(self, ids: Sequence[str], name: str) -> list[Any]:
-        """Values of a payload column.
-
-        Args:
-            ids: Document ids.
-            name: The column.
-
-        Returns:
-            A value for each id, ``None`` where the index has no such document.
-
-        Raises:
-            SettingsError: The payload does not have the column.
-        """
-        payload = self.epoch.description.layout.payload
-        if name not in payload:
-            raise SettingsError(f"the tables have no column {name!r}; the payload is {', '.join(payload) or 'empty'}")
-        rows = self.rows(ids, [schema.ID, name])
-        values = dict(zip(rows[schema.ID].to_pylist(), rows[name].to_pylist(), strict=True))
-        return [values.get(key) for key in ids]
-
-    def rows(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
-        """Rows of some documents, all their chunks, in no particular order, from the narrowest table."""
-        state = min(self.epoch.tables, key=lambda table: table.width)
-        return tables.lookup(self.uri, state.name, state.version, ids, columns)
-
-    def _rescored(self, vector: np.ndarray, hits: Sequence[Hit]) -> list[Hit]:
-        state = self._state(None)
-        chosen = [schema.ID, schema.CHUNK, schema.VECTOR]
-        rows = tables.lookup(self.uri, state.name, state.version, [hit.id for hit in hits], chosen)
-        keys = zip(rows[schema.ID].to_pylist(), rows[schema.CHUNK].to_pylist(), strict=True)
-        cosines = dict(zip(keys, (tables.to_matrix(rows[schema.VECTOR]) @ vector).tolist(), strict=True))
-        found_now = [cosines[hit.id, hit.chunk] for hit in hits]
-        # Of unit vectors the squared distance is 2 - 2 cos.
-        scores = [2 * cosine - 2 for cosine in found_now] if self._metric == "l2" else found_now
-        rescored = (replace(hit, score=score, vector_score=score) for hit, score in zip(hits, scores, strict=True))
-        return sorted(rescored, key=lambda hit: -hit.score)
-
-    def _nearest(self, query: Any, state: TableState, k: int, where: str | None) -> list[Hit]:
-        query = query.distance_type(self._metric).limit(k)
-        if state.probes is None:
-            query = query.bypass_vector_index()
-        else:
-            query = vector_index.with_probes(query, state.index, state.probes)
-        try:
-            rows = (query.where(where) if where else query).to_list()
-        except (ValueError, RuntimeError) as error:
-            raise SettingsError(f"the search was refused: {first_line(error)}") from None
-        return [make_hit(row, self._metric) for row in rows]
-
-    @property
-    def _metric(self) -> str:
-        return self.epoch.description.layout.metric
-
-    def _state(self, width: int | None) -> Any:
-        by_width = {state.width: state for state in self.epoch.tables}
-        wanted = max(by_width) if width is None else width
-        if wanted not in by_width:
-            raise SettingsError(f"no table of width {wanted}; there are {', '.join(map(str, sorted(by_width)))}")
-        return by_width[wanted]
-
     @cached_property
-    def _engine(self) -> Any:
+    def _engine(self) -> Engine:
         return self.model.engine()
 
     @cached_property
-    def _scorer(self) -> Any:
-        return self._reranker.engine() if self._reranker else None
+    def _scorer(self) -> Engine:
+        return self._given_reranker.engine()
+
+    @property
+    def _given_reranker(self) -> Reranker:
+        if self._reranker is None:
+            raise SettingsError("no reranker: name one when opening the index, or with --rerank")
+        return self._reranker
 
 
 def open_published(

@@ -22,7 +22,7 @@ from indexer.errors import IndexerError, RefusedError, first_line
 from indexer.storage.filters import between, one_of
 
 if TYPE_CHECKING:
-    from lancedb.table import Table
+    from lancedb.table import Table as Table  # noqa: PLC0414  # for those who may not import LanceDB
 
 
 os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")  # of index statistics, which would take memory

@@ -1,7 +1,7 @@
 """Vector indices: which type, built, kept up to date, and their recall measured."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import lance
 import numpy as np
@@ -12,7 +12,11 @@ from indexer.settings import BITS_AT_ONCE
 from indexer.storage.tables import lancedb_table, open_version, search_table, table_path, to_matrix
 
 if TYPE_CHECKING:
-    pass
+    from lancedb.query import LanceVectorQueryBuilder
+
+    from indexer.storage.tables import Table
+
+Metric = Literal["cosine", "dot", "l2"]
 
 
 INDEX_CONFIGS = {
@@ -212,11 +216,11 @@ def measure_recall(uri: str, name: str, version: int, metric: str, queries: int,
     dataset = open_version(uri, name, version)
     drawn = to_matrix(dataset.sample(min(queries, dataset.count_rows()), columns=[schema.VECTOR])[schema.VECTOR])
     exact = _nearest(dataset, drawn)
-    table: Any = search_table(uri, name, version)  # typed as of before its checkout
+    table = search_table(uri, name, version)
     partitions, kind = _partitions(dataset), _index_type(dataset)
     probes = min(DEFAULT_PROBES, partitions)
     while True:
-        searches = (with_probes(table.search(query).distance_type(metric), kind, probes) for query in drawn)
+        searches = (vector_query(table, query, metric, kind, probes) for query in drawn)
         found = [search.limit(NEAREST).select([schema.VECTOR, "_distance"]).to_arrow() for search in searches]
         hits = [
             int((to_matrix(rows[schema.VECTOR]) @ query >= best[-1] - TIE).sum())
@@ -228,18 +232,26 @@ def measure_recall(uri: str, name: str, version: int, metric: str, queries: int,
         probes = min(2 * probes, partitions)
 
 
-def with_probes(query: Any, index: str, probes: int) -> Any:
-    """How an index is searched, whenever its recall is measured and whenever it is used.
+def vector_query(
+    table: "Table", vector: np.ndarray, metric: str, index: str, probes: int | None
+) -> "LanceVectorQueryBuilder":
+    """How a table is searched by vector, whenever its recall is measured and whenever it is used.
 
     Args:
-        query: LanceDB vector query.
+        table: LanceDB table at a version.
+        vector: float32, shape (width,).
+        metric: Distance.
         index: Type of the vector index.
-        probes: Partitions to look into.
+        probes: Partitions of the index to look into; ``None`` for exact search.
 
     Returns:
-        The query. Quantised vectors are too coarse to rank by: among a million of 256 dimensions, scalar-quantised ones
-        have a recall of 0.94 instead of 0.99 when nothing is ranked anew, and save a millisecond.
+        The query, without limit and columns. Quantised vectors are too coarse to rank by: among a million of 256
+        dimensions, scalar-quantised ones have a recall of 0.94 instead of 0.99 when nothing is ranked anew, and save a
+        millisecond.
     """
+    query = cast("LanceVectorQueryBuilder", table.search(vector)).distance_type(cast("Metric", metric))
+    if probes is None:
+        return query.bypass_vector_index()
     query = query.nprobes(probes)
     factor = REFINED.get(index[-2:])
     return query.refine_factor(factor) if factor else query

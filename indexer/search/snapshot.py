@@ -1,0 +1,215 @@
+"""The tables of one epoch: what is read and searched without an engine."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from indexer import schema
+from indexer.errors import SettingsError, first_line
+from indexer.inference import matryoshka
+from indexer.search.hits import DISTANCE, Hit, joined_text, make_hit, shown_columns, span_text
+from indexer.storage import tables, vector_index
+from indexer.storage.records import Epoch, TableState
+
+if TYPE_CHECKING:
+    from indexer.storage.tables import Table
+
+
+class Snapshot:
+    """One epoch of an index, whatever is published later.
+
+    Attributes:
+        uri: LanceDB database.
+        epoch: The epoch.
+    """
+
+    def __init__(self, uri: str, epoch: Epoch) -> None:
+        """Wraps an epoch."""
+        self.uri = uri
+        self.epoch = epoch
+
+    def table(self, width: int | None = None) -> "Table":
+        """LanceDB table of a width, the widest by default, at the published version.
+
+        Raises:
+            SettingsError: There is no table of that width.
+        """
+        state = self.state(width)
+        return tables.search_table(self.uri, state.name, state.version)
+
+    def read(self, width: int | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+        """Rows of a width's table as Arrow.
+
+        Args:
+            width: Width, the widest by default.
+            columns: Columns to read, all by default.
+
+        Returns:
+            The rows, in no particular order.
+        """
+        target = self.schema(width)
+        chosen = list(columns or target.names)
+        return pa.Table.from_batches(self.batches(chosen, width), pa.schema([target.field(name) for name in chosen]))
+
+    def schema(self, width: int | None = None) -> pa.Schema:
+        """Schema of a width's table."""
+        state = self.state(width)
+        return tables.table_schema(self.uri, state.name, state.version)
+
+    def batches(self, columns: Sequence[str], width: int | None = None) -> Iterator[pa.RecordBatch]:
+        """Streams columns of a width's table, rows in no particular order."""
+        state = self.state(width)
+        yield from tables.read(self.uri, state.name, state.version, columns)
+
+    def at(self, uri: str, epoch: Epoch) -> "Snapshot":
+        """The same index with other tables: copies of these, or some of them."""
+        return Snapshot(uri, epoch)
+
+    def quarantine(self) -> pa.Table:
+        """Rows of the quarantine, :data:`indexer.schema.QUARANTINE_SCHEMA`."""
+        name, version = self.epoch.quarantine
+        batches = tables.read(self.uri, name, version, schema.QUARANTINE_SCHEMA.names)
+        return pa.Table.from_batches(batches, schema.QUARANTINE_SCHEMA)
+
+    @property
+    def text_columns(self) -> list[str]:
+        """Payload columns that hold the documents' text.
+
+        Raises:
+            SettingsError: The payload does not have them.
+        """
+        columns = self.epoch.description.text_columns
+        missing = sorted(set(columns) - set(self.epoch.description.layout.payload))
+        if missing:
+            raise SettingsError(
+                f"the tables do not hold the text: add {', '.join(missing)} to corpus.payload and reindex"
+            )
+        return columns
+
+    def nearest(
+        self,
+        vectors: np.ndarray,
+        k: int = 10,
+        width: int | None = None,
+        where: str | None = None,
+        oversample: int = 1,
+        columns: Sequence[str] | None = None,
+    ) -> list[list[Hit]]:
+        """Nearest chunks of each vector.
+
+        Args:
+            vectors: float32, shape (n, dimension): full-width query vectors.
+            k: Results per vector.
+            width: Width to search at, the widest by default.
+            where: SQL condition on columns of the table.
+            oversample: Above 1, this many times ``k`` are searched for and the best at the full width are kept.
+            columns: Payload columns and span of the hits, all by default.
+
+        Returns:
+            For each vector its hits, best first.
+
+        Raises:
+            SettingsError: There is no such width, or the condition is not valid.
+        """
+        state = self.state(width)
+        table = self.table(width)
+        narrow = matryoshka.cut(vectors, state.width)
+        shown = [
+            schema.ID,
+            schema.CHUNK,
+            *(shown_columns(table.schema.names) if columns is None else columns),
+            DISTANCE,
+        ]
+        found = [self._nearest(table, vector, state, k * oversample, where, shown) for vector in narrow]
+        if oversample == 1:
+            return found
+        full = matryoshka.cut(vectors, self.state().width)
+        return [self._rescored(vector, hits)[:k] for vector, hits in zip(full, found, strict=True)]
+
+    def texts(self, ids: Sequence[str], chunks: Sequence[int] | None = None) -> list[str | None]:
+        """Texts of documents, or of their chunks, from the payload.
+
+        Args:
+            ids: Document ids.
+            chunks: A chunk of each; without them the texts are whole.
+
+        Returns:
+            A text for each id, ``None`` where the index has no such document.
+
+        Raises:
+            SettingsError: The payload does not hold the text.
+        """
+        columns = self.text_columns
+        rows = self.rows(ids, [schema.ID, schema.CHUNK, schema.CHAR_START, schema.CHAR_END, *columns]).to_pylist()
+        if chunks is None:
+            whole = {row[schema.ID]: joined_text(row, columns) for row in rows}
+            return [whole.get(name) for name in ids]
+        spans = {(row[schema.ID], row[schema.CHUNK]): span_text(row, columns) for row in rows}
+        return [spans.get(key) for key in zip(ids, chunks, strict=True)]
+
+    def column(self, ids: Sequence[str], name: str) -> list[Any]:
+        """Values of a payload column.
+
+        Args:
+            ids: Document ids.
+            name: The column.
+
+        Returns:
+            A value for each id, ``None`` where the index has no such document.
+
+        Raises:
+            SettingsError: The payload does not have the column.
+        """
+        payload = self.epoch.description.layout.payload
+        if name not in payload:
+            raise SettingsError(f"the tables have no column {name!r}; the payload is {', '.join(payload) or 'empty'}")
+        rows = self.rows(ids, [schema.ID, name])
+        values = dict(zip(rows[schema.ID].to_pylist(), rows[name].to_pylist(), strict=True))
+        return [values.get(key) for key in ids]
+
+    def rows(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
+        """Rows of some documents, all their chunks, in no particular order, from the narrowest table."""
+        state = min(self.epoch.tables, key=lambda table: table.width)
+        return tables.lookup(self.uri, state.name, state.version, ids, columns)
+
+    def _rescored(self, vector: np.ndarray, hits: Sequence[Hit]) -> list[Hit]:
+        state = self.state()
+        chosen = [schema.ID, schema.CHUNK, schema.VECTOR]
+        rows = tables.lookup(self.uri, state.name, state.version, [hit.id for hit in hits], chosen)
+        keys = zip(rows[schema.ID].to_pylist(), rows[schema.CHUNK].to_pylist(), strict=True)
+        cosines = dict(zip(keys, (tables.to_matrix(rows[schema.VECTOR]) @ vector).tolist(), strict=True))
+        found_now = [cosines[hit.id, hit.chunk] for hit in hits]
+        # Of unit vectors the squared distance is 2 - 2 cos.
+        scores = [2 * cosine - 2 for cosine in found_now] if self._metric == "l2" else found_now
+        rescored = (replace(hit, score=score, vector_score=score) for hit, score in zip(hits, scores, strict=True))
+        return sorted(rescored, key=lambda hit: -hit.score)
+
+    def _nearest(
+        self, table: "Table", vector: np.ndarray, state: TableState, k: int, where: str | None, columns: list[str]
+    ) -> list[Hit]:
+        query = vector_index.vector_query(table, vector, self._metric, state.index, state.probes)
+        query = query.select(columns).limit(k)
+        try:
+            rows = (query.where(where) if where else query).to_list()
+        except (ValueError, RuntimeError) as error:
+            raise SettingsError(f"the search was refused: {first_line(error)}") from None
+        return [make_hit(row, self._metric) for row in rows]
+
+    @property
+    def _metric(self) -> str:
+        return self.epoch.description.layout.metric
+
+    def state(self, width: int | None = None) -> TableState:
+        """What the epoch says of a width's table, the widest by default.
+
+        Raises:
+            SettingsError: There is no table of that width.
+        """
+        by_width = {state.width: state for state in self.epoch.tables}
+        wanted = max(by_width) if width is None else width
+        if wanted not in by_width:
+            raise SettingsError(f"no table of width {wanted}; there are {', '.join(map(str, sorted(by_width)))}")
+        return by_width[wanted]
