@@ -20,6 +20,7 @@ from benchmarks.support import machine
 from benchmarks.support.flops import DTYPES, faster, limits, model_flops
 from benchmarks.support.fresh_process import apart
 from indexer.inference import sweep
+from indexer.inference.engine_spec import EngineSpec
 from indexer.inference.sweep import Setting, Subject, Timing
 from indexer.testing.random_weights import SMALL, TRUE_LAYERS, TRUE_SHAPES, write_weights
 
@@ -35,7 +36,7 @@ def subject(path: str, dtype: str, length: int, tokens: int) -> Subject:
     """Sequences of one length, the end token last."""
     drawn = np.random.default_rng(length).integers(0, ORDINARY_TOKENS, (max(BATCH, tokens // length), length))
     drawn[:, -1] = ORDINARY_TOKENS
-    return Subject(path, dtype, MAX_TOKENS, drawn.tolist())
+    return Subject(EngineSpec(path, dtype, MAX_TOKENS), drawn.tolist())
 
 
 def transformers(given: Subject) -> float:
@@ -44,7 +45,7 @@ def transformers(given: Subject) -> float:
     from transformers import AutoModel
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model: Any = AutoModel.from_pretrained(given.path, dtype=getattr(torch, given.dtype)).eval().to(device)
+    model: Any = AutoModel.from_pretrained(given.spec.path, dtype=getattr(torch, given.spec.dtype)).eval().to(device)
     with torch.inference_mode():
         _last_hidden(model, given.ids[:BATCH])
         start = time.perf_counter()
@@ -66,7 +67,7 @@ def measure(given: Subject, limit: float) -> dict[str, Any]:
     Returns:
         Every setting with its rate and model FLOPs utilisation, and the best as TOML; JSON-ready.
     """
-    per_token = model_flops(given.path, [len(given.ids[0])]) / len(given.ids[0])
+    per_token = model_flops(given.spec.path, [len(given.ids[0])]) / len(given.ids[0])
     start, choices = sweep.machine(MAX_TOKENS)
     found: list[Timing] = []
     for measured in [*sweep.best(given, start, choices), sweep.measure(given, _separate(start))]:

@@ -33,21 +33,18 @@ Score = Callable[[Sequence[str], Sequence[str]], np.ndarray]
 class Writer(Configured[SyntheticSettings]):
     """A generator: its engine, and its prompts."""
 
+    @property
+    def max_tokens(self) -> int:
+        """Most ids of a prompt with its query."""
+        return self.settings.max_tokens
+
     @cached_property
     def _encoder(self) -> TextEncoder:
         return TextEncoder(self.checkpoint.path)
 
     def engine(self) -> Generator:
         """Starts the engine in this process."""
-        return Generator(
-            self.checkpoint.path,
-            dtype=self.dtype,
-            max_tokens=self.settings.max_tokens,
-            written=self.settings.query_tokens,
-            ends=self._ends(),
-            arguments=self.engine_settings.arguments,
-            slowest=self.engine_settings.slowest,
-        )
+        return Generator(self.spec, written=self.settings.query_tokens, ends=self._ends())
 
     def prompts(self, documents: Sequence[str]) -> list[list[int]]:
         """Token ids of a prompt for each document, which is cut where it is too long.

@@ -45,9 +45,7 @@ def tune(settings: Settings, written: Path) -> dict[str, Any]:
     ids = _about(ids, TOKENS if start.pinned else GPU_TOKENS)
     say(f"timing engine settings on {sum(map(len, ids)):,} tokens of {len(ids):,} texts")
     found: list[Timing] = []
-    for measured in sweep.best(
-        Subject(model.checkpoint.path, model.dtype, settings.model.max_tokens, ids), start, choices
-    ):
+    for measured in sweep.best(Subject(model.spec, ids), start, choices):
         say(
             f"{measured.tokens_per_second:,.0f} tokens/s with {measured.setting.named or 'defaults'} {measured.failure}"
         )

@@ -3,16 +3,17 @@
 vLLM is imported when an engine is made, so that a process without one starts fast.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
 from indexer.errors import EngineDead
 from indexer.inference.canary import check_scores, check_vectors
 from indexer.inference.deadline import deadline
-from indexer.inference.start import GRACE_SECONDS, SLOWEST, Mode, failure_reason, start_engine
+from indexer.inference.engine_spec import EngineSpec
+from indexer.inference.start import GRACE_SECONDS, Mode, failure_reason, start_engine
 
 if TYPE_CHECKING:
     from vllm import PoolingParams
@@ -42,44 +43,35 @@ class Engine:
 
     def __init__(
         self,
-        path: str,
+        spec: EngineSpec,
+        canary: Sequence[Sequence[int]],
         *,
         mode: Mode = "embed",
-        dtype: str = "auto",
-        max_tokens: int,
-        canary: Sequence[Sequence[int]],
         canary_second: Sequence[int] | None = None,
-        arguments: Mapping[str, Any] | None = None,
-        slowest: float = SLOWEST,
     ) -> None:
         """Loads the model and tries it on a few sequences.
 
         Args:
-            path: Local directory of the checkpoint.
-            mode: ``embed`` for :meth:`embed`, ``score`` for :meth:`score`.
-            dtype: dtype of the computation as vLLM names it; ``auto`` for the checkpoint's own.
-            max_tokens: Most ids of one sequence.
+            spec: The model and how it is computed.
             canary: Token ids of at least two texts (or pairs) whose vectors (scores) must differ.
+            mode: ``embed`` for :meth:`embed`, ``score`` for :meth:`score`.
             canary_second: As in :meth:`score`.
-            arguments: vLLM engine arguments by their own names; they go before our defaults.
-            slowest: Tokens per second. A step of the engine that takes :data:`GRACE_SECONDS` more than its tokens at
-                this rate ends the process.
 
         Raises:
             SettingsError: An argument is not vLLM's, or ours to set.
             EngineError: vLLM refuses the settings or the model, or the canary's result is unusable.
         """
-        self._engine = start_engine(path, mode, dtype, max_tokens, arguments or {})
+        self._engine = start_engine(spec, mode)
         from vllm import PoolingParams
         from vllm.inputs.engine import tokens_input
 
-        self.max_tokens = max_tokens
+        self.max_tokens = spec.max_tokens
         self.cached_tokens = 0
         self._prompt = tokens_input
         self._params = PoolingParams(task=TASKS[mode])
         self._sequences = 0
         self._broken = False
-        self._slowest = slowest
+        self._slowest = spec.slowest
         self.dimension = int(self._engine.model_config.embedding_size)
         # Twice as many as one step takes are always waiting; more would only fill memory.
         scheduler = self._engine.vllm_config.scheduler_config
@@ -88,7 +80,7 @@ class Engine:
         if mode == "embed":
             check_vectors(self.embed(canary), self.dimension)
         else:
-            check_scores(self.score(canary, canary_second), bounded=not _is_unbounded(path))
+            check_scores(self.score(canary, canary_second), bounded=not _is_unbounded(spec.path))
 
     def embed(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
         """Vectors of sequences.

@@ -1,15 +1,11 @@
 """A language model in vLLM that continues prompts."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
 from indexer.errors import EngineDead
 from indexer.inference.deadline import deadline
-from indexer.inference.start import GRACE_SECONDS, SLOWEST, failure_reason, start_engine
-
-if TYPE_CHECKING:
-    pass
-
+from indexer.inference.engine_spec import EngineSpec
+from indexer.inference.start import GRACE_SECONDS, failure_reason, start_engine
 
 TEMPERATURE = 0.7
 """Of what a generator writes: with 0 small models write the same question for many texts."""
@@ -18,33 +14,19 @@ TEMPERATURE = 0.7
 class Generator:
     """A language model in vLLM that goes on writing after prompts."""
 
-    def __init__(
-        self,
-        path: str,
-        *,
-        dtype: str,
-        max_tokens: int,
-        written: int,
-        ends: Sequence[int],
-        arguments: Mapping[str, Any] | None = None,
-        slowest: float = SLOWEST,
-    ) -> None:
+    def __init__(self, spec: EngineSpec, *, written: int, ends: Sequence[int]) -> None:
         """Loads the model.
 
         Args:
-            path: Local directory of the checkpoint.
-            dtype: dtype of the computation as vLLM names it.
-            max_tokens: Most ids of a prompt with what is written.
+            spec: The model and how it is computed.
             written: Most ids written after a prompt.
             ends: Ids after which nothing more is written.
-            arguments: As for :class:`Engine`.
-            slowest: Likewise.
 
         Raises:
             SettingsError: An argument is not vLLM's, or ours to set.
             EngineError: vLLM refuses the settings or the model.
         """
-        self._engine = start_engine(path, "write", dtype, max_tokens, arguments or {})
+        self._engine = start_engine(spec, "write")
         from vllm import SamplingParams
         from vllm.inputs.engine import tokens_input
 
@@ -53,7 +35,7 @@ class Generator:
             temperature=TEMPERATURE, seed=0, max_tokens=written, stop_token_ids=list(ends), detokenize=False
         )
         self._sequences = 0
-        self._slowest = slowest
+        self._slowest = spec.slowest
 
     def write(self, token_ids: Sequence[Sequence[int]]) -> list[list[int]]:
         """What the model writes after each prompt, the same whenever it is asked.

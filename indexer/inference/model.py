@@ -1,5 +1,6 @@
 """The models of a run as every process builds them: tokenizer, engine, and the fingerprint of what they give."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -9,6 +10,7 @@ from indexer.inference.checkpoint import Checkpoint
 from indexer.inference.embed_inputs import EmbedTokenizer
 from indexer.inference.engine import Engine
 from indexer.inference.engine_arguments import check_arguments
+from indexer.inference.engine_spec import EngineSpec
 from indexer.inference.pair_inputs import PairTokenizer
 from indexer.progress import say
 from indexer.settings import CheckpointSettings, EngineSettings, ModelSettings, RerankerSettings
@@ -27,7 +29,7 @@ SettingsT = TypeVar("SettingsT", bound=CheckpointSettings)
 
 
 @dataclass(frozen=True)
-class Configured(Generic[SettingsT]):
+class Configured(ABC, Generic[SettingsT]):
     """A model and how it is run; small enough to travel to workers.
 
     Attributes:
@@ -46,6 +48,22 @@ class Configured(Generic[SettingsT]):
         return checkpoint.resolve(self.settings.name, self.revision)
 
     @property
+    @abstractmethod
+    def max_tokens(self) -> int:
+        """Most ids of one sequence."""
+
+    @property
+    def spec(self) -> EngineSpec:
+        """What an engine of the model is started with."""
+        return EngineSpec(
+            path=self.checkpoint.path,
+            dtype=self.dtype,
+            max_tokens=self.max_tokens,
+            arguments=self.engine_settings.arguments,
+            slowest=self.engine_settings.slowest,
+        )
+
+    @property
     def dtype(self) -> str:
         """dtype of the computation; ``auto`` is the checkpoint's own.
 
@@ -59,6 +77,11 @@ class Configured(Generic[SettingsT]):
 @dataclass(frozen=True)
 class Model(Configured[ModelSettings]):
     """An embedding model."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Most ids of one sequence."""
+        return self.settings.max_tokens
 
     @cached_property
     def tokenizer(self) -> EmbedTokenizer:
@@ -79,15 +102,7 @@ class Model(Configured[ModelSettings]):
             EngineError: It cannot start or gives unusable vectors.
         """
         checkpoint.check_files(self.checkpoint, self.settings.sha256)
-        return Engine(
-            self.checkpoint.path,
-            mode="embed",
-            dtype=self.dtype,
-            max_tokens=self.settings.max_tokens,
-            arguments=self.engine_settings.arguments,
-            slowest=self.engine_settings.slowest,
-            canary=self.tokenizer.documents(CANARY_TEXTS).ids,
-        )
+        return Engine(self.spec, self.tokenizer.documents(CANARY_TEXTS).ids)
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
@@ -113,6 +128,11 @@ class Model(Configured[ModelSettings]):
 class Reranker(Configured[RerankerSettings]):
     """A reranker."""
 
+    @property
+    def max_tokens(self) -> int:
+        """Most ids of one prompt."""
+        return self.settings.max_tokens
+
     @cached_property
     def tokenizer(self) -> PairTokenizer:
         """The tokenizer with the model's template and limit."""
@@ -127,16 +147,7 @@ class Reranker(Configured[RerankerSettings]):
         """
         checkpoint.check_files(self.checkpoint, self.settings.sha256)
         canary = self.tokenizer.pairs(*zip(*CANARY_PAIRS, strict=True))
-        return Engine(
-            self.checkpoint.path,
-            mode="score",
-            dtype=self.dtype,
-            max_tokens=self.settings.max_tokens,
-            arguments=self.engine_settings.arguments,
-            slowest=self.engine_settings.slowest,
-            canary=canary.ids,
-            canary_second=canary.second,
-        )
+        return Engine(self.spec, canary.ids, mode="score", canary_second=canary.second)
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:

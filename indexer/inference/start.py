@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from indexer.errors import EngineError, IndexerError
 from indexer.inference.engine_arguments import check_arguments
+from indexer.inference.engine_spec import EngineSpec
 
 if TYPE_CHECKING:
     from vllm import EngineArgs, LLMEngine
@@ -41,9 +42,6 @@ largest Qwen3-Embedding needs as much."""
 CPU_CACHE_BLOCK = 32
 """vLLM's block of 128 tokens hides most shared prefixes of pairs: measured 0 % of tokens reused, 40 % with 32."""
 
-SLOWEST = 10.0
-"""Tokens per second below which an engine hangs: the largest Qwen3-Embedding reaches more on two cores."""
-
 GRACE_SECONDS = 60.0
 """What a step may take besides, e.g. to compile."""
 
@@ -55,19 +53,27 @@ def _prepare_process() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
 
 
-def start_engine(
-    path: str, mode: Literal[Mode, "write"], dtype: str, max_tokens: int, arguments: Mapping[str, Any]
-) -> "LLMEngine":
-    """vLLM with a model, in this process."""
-    check_arguments(arguments)
+def start_engine(spec: EngineSpec, mode: Literal[Mode, "write"]) -> "LLMEngine":
+    """Starts vLLM with a model in this process.
+
+    Args:
+        spec: The model and how it is computed.
+        mode: What the engine is asked for.
+
+    Raises:
+        SettingsError: An argument is not vLLM's, or ours to set.
+        EngineError: vLLM refuses the settings or the model.
+    """
+    check_arguments(spec.arguments)
     _prepare_process()
     from vllm import LLMEngine
     from vllm.platforms import current_platform
     from vllm.usage.usage_lib import UsageContext
 
     logging.getLogger("torch").setLevel(logging.ERROR)
-    defaults = _defaults(path, mode, on_cpu=current_platform.is_cpu())
-    given = {**defaults, **arguments, "model": path, "dtype": dtype, "max_model_len": max_tokens}
+    defaults = _defaults(spec.path, mode, on_cpu=current_platform.is_cpu())
+    ours = {"model": spec.path, "dtype": spec.dtype, "max_model_len": spec.max_tokens}
+    given = {**defaults, **spec.arguments, **ours}
     try:
         # Not vllm.LLM: its encode() makes a future and two copies per sequence, and it cannot do without vLLM's own
         # tokenizer. LLM_CLASS gives its batch sizes, those for throughput.

@@ -16,6 +16,7 @@ from typing import Any
 
 from indexer.errors import IndexerError
 from indexer.inference.engine import Engine
+from indexer.inference.engine_spec import EngineSpec
 
 WARM_SEQUENCES = 64
 """Sequences every engine embeds before the clock starts: compilation and first touches of memory."""
@@ -32,15 +33,11 @@ class Subject:
     """What is timed.
 
     Attributes:
-        path: Directory of the checkpoint.
-        dtype: dtype of the computation.
-        max_tokens: Most ids of one sequence.
+        spec: The model and how it is computed; a setting's arguments take the place of its own.
         ids: Token ids of the sequences.
     """
 
-    path: str
-    dtype: str
-    max_tokens: int
+    spec: EngineSpec
     ids: Sequence[Sequence[int]]
 
 
@@ -133,13 +130,7 @@ def _time(subject: Subject, setting: Setting, number: int, meeting: _Meeting) ->
         os.environ["OMP_NUM_THREADS"] = str(len(cores[number :: setting.replicas]))
     # One at a time on a GPU: vLLM sizes its memory by what is free when it starts.
     with nullcontext() if setting.pinned else meeting.turn:
-        engine = Engine(
-            subject.path,
-            dtype=subject.dtype,
-            max_tokens=subject.max_tokens,
-            canary=subject.ids[:2],
-            arguments=setting.arguments,
-        )
+        engine = Engine(replace(subject.spec, arguments=setting.arguments), canary=subject.ids[:2])
         engine.embed(subject.ids[:WARM_SEQUENCES])
     meeting.ready.wait(PATIENCE_SECONDS)
     start = time.time()

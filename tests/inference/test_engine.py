@@ -13,6 +13,7 @@ from indexer.inference.canary import check_scores, check_vectors
 from indexer.inference.embed_inputs import EmbedTokenizer
 from indexer.inference.engine import Engine
 from indexer.inference.engine_arguments import argument_names, check_arguments
+from indexer.inference.engine_spec import EngineSpec
 from indexer.inference.pair_inputs import PairTokenizer
 from indexer.testing import corpora, random_weights
 
@@ -30,9 +31,7 @@ def embed_cases(path: str) -> dict[str, Any]:
     tokenizer = EmbedTokenizer(path, MAX_TOKENS)
     ids = tokenizer.documents(corpora.random_texts(60, words=(1, 30))).ids
     shuffled = np.random.default_rng(0).permutation(len(ids))
-    engine = Engine(
-        path, dtype="float32", max_tokens=MAX_TOKENS, canary=ids[:3], arguments={**EAGER, "max_num_seqs": 4}
-    )
+    engine = Engine(EngineSpec(path, "float32", MAX_TOKENS, {**EAGER, "max_num_seqs": 4}), ids[:3])
     found = {
         "dimension": engine.dimension,
         "together": engine.embed(ids),
@@ -57,14 +56,14 @@ def score_cases(path: str) -> tuple[np.ndarray, np.ndarray]:
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     with torch.no_grad():
         logits = torch.stack([model(input_ids=torch.tensor([row])).logits[0, -1, [NO, YES]] for row in ids])
-    engine = Engine(path, mode="score", dtype="float32", max_tokens=256, canary=ids[:2], arguments=EAGER)
+    engine = Engine(EngineSpec(path, "float32", 256, EAGER), ids[:2], mode="score")
     return engine.score(ids), torch.softmax(logits, dim=1)[:, 1].numpy()
 
 
 def refused_start(path: str, max_tokens: int, arguments: dict[str, Any], canary: list[list[int]]) -> str:
     """The message with which an engine refuses to start."""
     with pytest.raises(EngineError) as refused:
-        Engine(path, max_tokens=max_tokens, canary=canary, arguments={**EAGER, **arguments})
+        Engine(EngineSpec(path, "auto", max_tokens, {**EAGER, **arguments}), canary)
     return str(refused.value)
 
 

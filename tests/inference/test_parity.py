@@ -12,11 +12,14 @@ import pytest
 from indexer.inference import matryoshka
 from indexer.inference.embed_inputs import EmbedTokenizer
 from indexer.inference.engine import Engine
+from indexer.inference.engine_spec import EngineSpec
 from indexer.inference.pair_inputs import PairTokenizer
 from indexer.testing import checkpoints, corpora, random_weights
 from tests.support.checkpoints import NO, YES, converted_reranker, cross_encoder, needs_bfloat16
 
 BFLOAT16 = pytest.param("bfloat16", marks=needs_bfloat16)
+
+EAGER = {"enforce_eager": True}
 
 LEAST_COSINE = {"bfloat16": 0.9995, "float32": 0.99999}
 
@@ -50,13 +53,7 @@ def engine_vectors(path: str, texts: list[str], max_tokens: int, dtype: str) -> 
     batch = tokenizer.documents(texts)
     assert not batch.rejected
     assert batch.truncated.any()
-    engine = Engine(
-        path,
-        dtype=dtype,
-        max_tokens=max_tokens,
-        canary=tokenizer.queries(["one", "another"]),
-        arguments={"enforce_eager": True},
-    )
+    engine = Engine(EngineSpec(path, dtype, max_tokens, EAGER), tokenizer.queries(["one", "another"]))
     return engine.embed(batch.ids)
 
 
@@ -98,8 +95,8 @@ def engine_scores(path: str, pairs: list[tuple[str, str]], max_tokens: int, dtyp
     tokenizer = PairTokenizer(path, max_tokens)
     batch = tokenizer.pairs(*zip(*pairs, strict=True))
     assert batch.truncated.any()
-    canary = {"canary": batch.ids[:2], "canary_second": batch.second and batch.second[:2]}
-    engine = Engine(path, mode="score", dtype=dtype, max_tokens=max_tokens, arguments={"enforce_eager": True}, **canary)
+    second = batch.second and batch.second[:2]
+    engine = Engine(EngineSpec(path, dtype, max_tokens, EAGER), batch.ids[:2], mode="score", canary_second=second)
     return engine.score(batch.ids, batch.second)
 
 

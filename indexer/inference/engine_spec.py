@@ -1,0 +1,28 @@
+"""What an engine is started with, whatever it is asked for afterwards."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+SLOWEST = 10.0
+"""Tokens per second below which an engine hangs: the largest Qwen3-Embedding reaches more on two cores."""
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """One model and how vLLM computes it.
+
+    Attributes:
+        path: Local directory of the checkpoint.
+        dtype: dtype of the computation as vLLM names it.
+        max_tokens: Most ids of one sequence; for a generator of a prompt with what is written.
+        arguments: vLLM engine arguments by their own names. They go before our defaults.
+        slowest: Tokens per second. A step that takes :data:`indexer.inference.start.GRACE_SECONDS` more than its tokens
+            need at this rate ends the process.
+    """
+
+    path: str
+    dtype: str
+    max_tokens: int
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    slowest: float = SLOWEST
