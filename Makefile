@@ -14,10 +14,11 @@ unexport PYTHONDONTWRITEBYTECODE
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart evaluate-demo nightly-demo chaos fuzz audit bench test test-slow test-gpu lint format types imports lock clean
+.PHONY: help install quickstart evaluate-demo nightly-demo chaos fuzz audit bench check test test-fast test-slow test-gpu
+.PHONY: cases lint format types imports sizes settings lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## Install into .venv from the lock file; DEVICE=cuda for NVIDIA GPUs, PYTHON=... for another Python
 
@@ -51,6 +52,11 @@ bench: $(INSTALLED) ## Compare with other ways to the same vectors and scores, a
 test: $(INSTALLED) ## Run the tests, without those marked slow or gpu
 	$(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile
 
+test-fast: $(INSTALLED) ## Run the tests that need neither Ray nor vLLM, each in seconds
+	$(BIN)/python -m pytest -m "not slow and not gpu and not heavy" --numprocesses 2 --dist loadfile --timeout 60
+
+check: lint types imports sizes test-fast ## Check what a commit needs: format, style, types, imports, sizes, fast tests
+
 test-slow: $(INSTALLED) ## Run the tests marked slow
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
@@ -70,6 +76,12 @@ types: $(INSTALLED) ## Check types
 
 imports: $(INSTALLED) ## Check that imports point one way
 	$(BIN)/lint-imports
+
+sizes: $(INSTALLED) ## Print lines per file, function and class; fail above 400, 50 and 200
+	$(BIN)/python .ci/sizes.py
+
+cases: $(INSTALLED) ## Run every run.sh of a folder of cases, CASES=...; fails if one does
+	@.ci/cases.sh "$(CASES)"
 
 # vLLM for CPUs works without the packages left out; torch's suffix is that of the wheel for CPUs.
 lock: $(INSTALLED) ## Write both lock files anew from pyproject.toml, with the newest versions it allows

@@ -1,23 +1,16 @@
-"""Settings of the jobs: TOML file < environment (``INDEXER_SECTION__KEY``) < command line (``--section.key value``)."""
+"""Settings of the jobs, a class per table of the TOML file."""
 
 import json
-import re
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from indexer.job_settings import JobSettings
 from indexer.schema import RESERVED
-
-ENV_PREFIX = "INDEXER_"
+from indexer.uris import Uri
 
 MIN_WIDTH = 32
 """Smallest Matryoshka width Qwen3-Embedding was trained for (model card)."""
-
-SECRET = re.compile(r"(?i)key|secret|token|password|signature|sig=")
-"""What a query of a URI with credentials has in it."""
 
 BITS_AT_ONCE = 8
 """LanceDB's RaBitQ index takes widths that fill whole bytes only."""
@@ -31,22 +24,6 @@ class Section(BaseModel):
     """A table of the settings file; unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def _without_secrets(uri: str) -> str:
-    parts = urlsplit(uri)
-    if parts.username or parts.password or SECRET.search(parts.query):
-        raise ValueError("holds credentials; they are read from the environment only, e.g. AWS_SECRET_ACCESS_KEY")
-    return uri
-
-
-def _absolute(uri: str) -> str:
-    """Workers on a cluster run in other folders than the command."""
-    return uri if "://" in uri or not uri else str(Path(uri).expanduser().absolute())
-
-
-Uri = Annotated[str, AfterValidator(_without_secrets), AfterValidator(_absolute)]
-"""A path, made absolute, or a URI that may be shown: one with credentials is refused, without being quoted."""
 
 
 class CorpusSettings(Section):
@@ -342,32 +319,6 @@ class EvaluateRunSettings(Section):
     """How the work is shown."""
 
     progress: ProgressStyle = Field("auto", description="auto: a bar on a terminal, else lines")
-
-
-class JobSettings(BaseSettings):
-    """Base of every job's settings: sources, their order and the errors."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX,
-        env_nested_delimiter="__",
-        extra="forbid",
-        frozen=True,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-        cli_kebab_case=False,
-    )
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment before the file's content, which comes in as keyword arguments."""
-        return env_settings, init_settings
 
 
 class Settings(JobSettings):

@@ -60,3 +60,20 @@ def _process() -> Executor:
 def _use_all_cores() -> None:
     # vLLM runs on one thread where this is not set.
     os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
+
+
+HEAVY_FIXTURES = {
+    "engine_process", "qwen_path", "qwen_tokenizer_path", "ray_cluster", "ray_folder", "reference_process",
+    "reranker_path", "reranker_tokenizer_path",
+}  # fmt: skip
+"""Fixtures that start Ray or an engine, or write Qwen3's tokenizer of 151,643 words."""
+
+HEAVY_FOLDERS = {"benchmarks", "faults"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks as heavy what uses such a fixture, directly or not, or is in such a folder."""
+    for item in items:
+        uses = isinstance(item, pytest.Function) and HEAVY_FIXTURES & set(item.fixturenames)
+        if uses or item.path.parent.name in HEAVY_FOLDERS:
+            item.add_marker(pytest.mark.heavy)

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource
 
 from indexer.errors import IndexerError, SettingsError, did_you_mean
-from indexer.settings import ENV_PREFIX, EngineSettings, EvaluateSettings, JobSettings, ScoreSettings, Settings
+from indexer.job_settings import ENV_PREFIX, JobSettings
+from indexer.settings import EngineSettings, EvaluateSettings, ScoreSettings, Settings
 
 INTERRUPTED = 130
 """Exit status after SIGINT or SIGTERM (128 + SIGINT, the shell's convention)."""

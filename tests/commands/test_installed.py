@@ -11,6 +11,8 @@ import pytest
 import indexer
 from indexer.commands.main import COMMANDS
 
+pytestmark = pytest.mark.heavy
+
 ROOT = Path(__file__).parents[2]
 
 DISTRIBUTION = ("indexer", "jobs", "pyproject.toml", "README.md", "LICENSE")

@@ -23,6 +23,8 @@ from indexer.storage.control import ControlStore
 from tests.faults.chaos import LocalCluster
 from tests.support.fakes import published_rows, quarantine, run, settings, words, write
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture(autouse=True)
 def local(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,8 @@ from pydantic import BaseModel
 
 from indexer.commands.command import command_line, load
 from indexer.inference.engine_arguments import check_arguments
-from indexer.settings import EvaluateSettings, JobSettings, ScoreSettings, Settings
+from indexer.job_settings import JobSettings
+from indexer.settings import EvaluateSettings, ScoreSettings, Settings
 from jobs.demo.python_docs import CORPUS_SCHEMA
 
 ROOT = Path(__file__).parents[2]

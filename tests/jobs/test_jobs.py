@@ -22,6 +22,8 @@ from indexer.testing.corpora import tiny_corpus
 from tests.support.checkpoints import marked_reranker
 from tests.support.rays import RAY, end_ray, ray_processes
 
+pytestmark = pytest.mark.heavy
+
 ROOT = Path(__file__).parents[2]
 
 DOCUMENTS = 150

@@ -13,6 +13,8 @@ from indexer.errors import IndexerError
 from jobs.demo import python_docs
 from jobs.demo.python_docs import Document, documents, model_directory, write_corpus
 
+pytestmark = pytest.mark.heavy
+
 ROOT = Path(__file__).parents[2]
 
 DIGEST = """

@@ -20,6 +20,8 @@ from tests.faults.chaos import LocalCluster
 from tests.support import drive
 from tests.support.fakes import published_rows, published_vectors, run, settings, words, write
 
+pytestmark = pytest.mark.heavy
+
 Columns = dict[int, Any]
 
 
