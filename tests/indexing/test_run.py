@@ -13,9 +13,10 @@ import pytest
 from indexer.cluster.connection import Cluster
 from indexer.errors import CorpusError, IndexerError, RefusedError, SettingsError
 from indexer.indexing import plan as indexing_plan
-from indexer.indexing import quarantine as indexing_quarantine
+from indexer.indexing import stage
 from indexer.publishing import publish
 from indexer.search import published
+from indexer.storage import vector_index
 from indexer.storage.control import ControlStore
 from tests.support.fakes import (
     POISON,
@@ -221,7 +222,7 @@ def test_an_interrupted_run_is_resumed(tmp_path: Path, poison: int, capsys: pyte
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(indexing_quarantine, "rows_of_killed_shard", interrupt)
+        patch.setattr(stage, "rows_of_killed_shard", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(given, exits_on=poison)
     staged = len(ControlStore(given.index.uri, "docs").receipts(1).ids())
@@ -253,7 +254,7 @@ def test_an_epoch_left_half_way_is_finished(tmp_path: Path, monkeypatch: pytest.
         if step == "put_epoch":
             patch.setattr(ControlStore, "put_epoch", fail)
         elif step == "maintain":
-            patch.setattr(publish.tables, "maintain", fail)
+            patch.setattr(vector_index, "maintain", fail)
         else:
             patch.setattr(publish.tables, "commit", fail_at_second)
         with pytest.raises(OSError, match="killed here"):

@@ -65,7 +65,7 @@ def test_private_names_and_tests_are_left_out(found: dict[str, Document]) -> Non
 
 
 def test_source_files_are_not_imported() -> None:
-    code = "import sys; from indexer import quickstart as q; q.documents(); print(*sys.modules)"
+    code = "import sys; from jobs.demo import python_docs as q; q.documents(); print(*sys.modules)"
     loaded = set(_python(code).split())
     assert "pydoc_data.topics" in loaded
     assert not {"antigravity", "this", "tkinter", "turtle", "wsgiref.simple_server"} & loaded
