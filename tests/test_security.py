@@ -148,7 +148,7 @@ def own_ray(folder: Path, variables: dict[str, str]) -> Iterator[tuple[str, psut
     """A process with a Ray that a job started: its address and the process."""
     script = (
         "import sys, ray\n"
-        "from indexer.cluster import Cluster\n"
+        "from indexer.cluster.connection import Cluster\n"
         "from indexer.settings import ClusterSettings\n"
         "with Cluster(ClusterSettings(address='local')):\n"
         "    print(ray.get_runtime_context().gcs_address, flush=True)\n"
@@ -190,7 +190,7 @@ def test_a_ray_of_our_own_listens_on_loopback_and_wants_its_token(ray_folder: Pa
 def test_joining_a_cluster_without_authentication_warns(ray_folder: Path) -> None:
     with own_ray(ray_folder, OPEN) as (address, _):
         joined = stranger(
-            "from indexer.cluster import Cluster; from indexer.settings import ClusterSettings\n"
+            "from indexer.cluster.connection import Cluster; from indexer.settings import ClusterSettings\n"
             f"with Cluster(ClusterSettings(address='{address}')): print('joined')"
         )
     assert joined.stdout == "joined\n"
