@@ -1,7 +1,10 @@
 """The errors a user can meet, each with the exit status its command ends with."""
 
 import difflib
+import re
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class IndexerError(Exception):
@@ -36,9 +39,31 @@ class RefusedError(IndexerError):
     exit_code = 3
 
 
+SOURCE_PLACE = re.compile(r"(?:,? +(?:at |in )?|, *)?[\w.@~/\\-]+\.(?:rs|cc|cpp|h):\d+(?::\d+)?:?")
+"""A place in a library's source, as Lance and Arrow put into their messages."""
+
+
 def first_line(error: BaseException) -> str:
-    """First line of an error's message, or its type where it has none: libraries write whole reports."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    """First line of an error's message without places in a library's source, or its type where it has none."""
+    line = next(iter(str(error).splitlines()), "")
+    return SOURCE_PLACE.sub("", line).strip(" ,") or type(error).__name__
+
+
+def fault_line(error: BaseException, doing: str) -> str:
+    """One line on an error that no check foresaw: what failed and where, never the library's words on the data.
+
+    Args:
+        error: The error.
+        doing: What was done, e.g. ``reading a.parquet``.
+    """
+    package = Path(__file__).parent
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if Path(frame.filename).is_relative_to(package)]
+    at = f" at indexer/{Path(ours[-1].filename).relative_to(package)}:{ours[-1].lineno}" if ours else ""
+    return (
+        f"internal error while {doing}: {type(error).__name__}{at}; this is a fault of the indexer, not of its input: "
+        "report this line (SECURITY.md says where)"
+    )
 
 
 class EngineError(IndexerError):

@@ -10,6 +10,7 @@ class QuarantineReason(StrEnum):
     NULL_TEXT = "null_text"
     EMPTY_TEXT = "empty_text"
     INVALID_UTF8 = "invalid_utf8"
+    BAD_VALUE = "bad_value"
     DUPLICATE_ID = "duplicate_id"
     NO_TOKENS = "no_tokens"
     TOO_LONG = "too_long"
@@ -29,6 +30,7 @@ DESCRIPTIONS = {
     QuarantineReason.NULL_TEXT: "every text column is null",
     QuarantineReason.EMPTY_TEXT: "the text is empty or only whitespace",
     QuarantineReason.INVALID_UTF8: "the id, the text or a payload value is not valid UTF-8",
+    QuarantineReason.BAD_VALUE: "a date, time or duration of the payload is out of the range that readers can show",
     QuarantineReason.DUPLICATE_ID: "the id occurs with different content; no copy can be preferred",
     QuarantineReason.NO_TOKENS: "the tokenizer gives no token for the text",
     QuarantineReason.TOO_LONG: "the text has more than model.max_tokens tokens and model.overflow is quarantine",

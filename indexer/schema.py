@@ -52,6 +52,7 @@ DIGEST_SCHEMA = pa.schema(
         pa.field(ID, pa.string()),
         *HASH_FIELDS,
         pa.field("text_bytes", pa.int64(), nullable=False),
+        pa.field("payload_bytes", pa.int64(), nullable=False),
         pa.field("reason", pa.string()),
     ]
 )

@@ -4,11 +4,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from indexer.corpus.documents import Corpus, check_columns, read_batches
+from indexer.corpus.documents import Corpus, check_columns, read_batches, rows_of
 from indexer.corpus.files import DataFile, open_parquet
-from indexer.corpus.rows import content_hash, invalid_rows, payload_hashes, payload_of, texts_of, to_plain
+from indexer.corpus.rows import Rows, content_hash, payload_hashes, payload_sizes
+from indexer.corpus.values import Fault
 from indexer.reasons import QuarantineReason
 from indexer.schema import CONTENT_HASH_TYPE, DIGEST_SCHEMA
+
+FAULTS = {Fault.INVALID_UTF8: QuarantineReason.INVALID_UTF8, Fault.OUT_OF_RANGE: QuarantineReason.BAD_VALUE}
 
 
 def scan_file(corpus: Corpus, file: DataFile) -> pa.Table:
@@ -27,33 +30,33 @@ def scan_file(corpus: Corpus, file: DataFile) -> pa.Table:
     """
     with open_parquet(corpus.settings.uri, file) as parquet:
         check_columns(parquet, corpus, file)
-        digests = [_digest(rows, corpus) for rows in read_batches(parquet, corpus, file)]
+        digests = [_digest(first, rows_of(batch, corpus)) for first, batch in read_batches(parquet, corpus, file)]
     return pa.Table.from_batches(digests, DIGEST_SCHEMA).sort_by("id")
 
 
-def _digest(rows: tuple[int, pa.RecordBatch], corpus: Corpus) -> pa.RecordBatch:
-    first, batch = rows
-    ids, texts = to_plain(batch.column(corpus.settings.id_column)), texts_of(batch, corpus.settings)
-    payload = payload_of(batch, corpus.payload)
-    invalid = invalid_rows([ids, texts, *payload.columns], batch.num_rows)
-    raw = pc.if_else(pa.array(invalid), pa.scalar(None, pa.binary()), texts.cast(pa.binary())).to_pylist()
-    reasons = [_reason(*row) for row in zip(invalid, ids.is_valid().to_pylist(), raw, strict=True)]
+def _digest(first: int, rows: Rows) -> pa.RecordBatch:
+    count = len(rows.ids)
+    faults = rows.faults
+    is_text = pa.array(rows.text_faults == Fault.NONE)
+    raw = pc.if_else(is_text, rows.texts.cast(pa.binary()), pa.scalar(None, pa.binary())).to_pylist()
+    reasons = [_reason(*row) for row in zip(faults.tolist(), rows.ids.is_valid().to_pylist(), raw, strict=True)]
     return pa.record_batch(
         [
-            pa.array(np.arange(first, first + batch.num_rows)),
-            pc.if_else(pa.array(invalid), pa.scalar(None, pa.string()), ids),
+            pa.array(np.arange(first, first + count)),
+            rows.ids,
             pa.array([content_hash(text or b"") for text in raw], CONTENT_HASH_TYPE),
-            payload_hashes(payload, ~invalid),
+            payload_hashes(rows.payload, faults == Fault.NONE),
             pa.array([len(text or b"") for text in raw], pa.int64()),
+            pa.array(payload_sizes(rows.payload)),
             pa.array(reasons, pa.string()),
         ],
         schema=DIGEST_SCHEMA,
     )
 
 
-def _reason(invalid: bool, has_id: bool, text: bytes | None) -> QuarantineReason | None:  # noqa: FBT001
-    if invalid:
-        return QuarantineReason.INVALID_UTF8
+def _reason(fault: int, has_id: bool, text: bytes | None) -> QuarantineReason | None:  # noqa: FBT001
+    if fault:
+        return FAULTS[Fault(fault)]
     if not has_id:
         return QuarantineReason.NULL_ID
     if text is None:

@@ -1,19 +1,24 @@
 """Parquet files to documents: digests, shards, reading."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from indexer.corpus.files import DataFile, batches, list_files, open_parquet
-from indexer.corpus.rows import content_hash, invalid_rows, payload_hashes, payload_of, plain_type, texts_of, to_plain
+from indexer.corpus.files import DataFile, OpenParquet, batches, open_parquet
+from indexer.corpus.listing import list_files
+from indexer.corpus.rows import Rows, content_hash, ids_of, payload_hashes, payload_of, texts_of
 from indexer.corpus.shards import FileRows, Shard
+from indexer.corpus.types import common_type, holds_null_type, normal_type
+from indexer.corpus.values import Fault
 from indexer.errors import BadFile, CorpusError, WrongColumns
 from indexer.schema import CONTENT_HASH_TYPE
 from indexer.settings import CorpusSettings
+
+DIGEST_VERSION = 2
+"""Raised when other values, hashes or reasons are read of the same file."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +29,14 @@ class Corpus:
         settings: Where it is and which columns hold what.
         files: Its files by path.
         payload: Payload columns with the types they are stored with, read of the first file; others must agree.
+        skip_empty: Whether an empty text column adds nothing to a document's text. An index that was begun when it
+            added a newline goes on so: else all such documents would be embedded again.
     """
 
     settings: CorpusSettings
     files: tuple[DataFile, ...]
     payload: pa.Schema
+    skip_empty: bool = True
 
     @property
     def digest(self) -> str:
@@ -37,8 +45,10 @@ class Corpus:
         return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
 
     def digest_name(self, file: DataFile) -> str:
-        """Name of a file's digest, which holds for the columns used only."""
-        return f"{hashlib.blake2b(self._columns_used.encode(), digest_size=8).hexdigest()}-{file.identity}"
+        """Name of a file's digest, which holds for the columns used and for what is read of them only."""
+        types = [f"{field.name} {field.type}" for field in self.payload]
+        read = "\n".join([f"{DIGEST_VERSION}", self._columns_used, f"{self.skip_empty}", *types])
+        return f"{hashlib.blake2b(read.encode(), digest_size=8).hexdigest()}-{file.identity}"
 
     @property
     def _columns_used(self) -> str:
@@ -71,28 +81,48 @@ class DocumentBatch:
 def open_corpus(settings: CorpusSettings) -> Corpus:
     """Lists the corpus and reads the payload's types from its first file that can be read.
 
+    Types that it leaves open, since it has nothing but nulls there, are read from the next files.
+
     Args:
         settings: Location and columns.
 
     Returns:
-        The corpus, files in the order of their paths.
+        The corpus, files in the order of their paths. Types that no file tells are Arrow's ``null``.
 
     Raises:
         CorpusError: Nothing there, no file that can be read, or the first one that can lacks a column.
     """
     files = list_files(settings.uri, "corpus.uri")
     refused: CorpusError | None = None
+    payload: pa.Schema | None = None
     for file in files:
         try:
             with open_parquet(settings.uri, file) as parquet:
-                return Corpus(settings, files, _columns(parquet.schema_arrow, settings, file.path))
+                found = _columns(parquet.schema_arrow, settings, file)
         except BadFile as error:
             refused = refused or error
         except WrongColumns as error:
             if settings.strict:
                 raise
             refused = error
-    raise CorpusError(f"corpus.uri: none of {len(files)} files can be used; {refused}")
+        else:
+            payload = found if payload is None else common_payload(payload, found) or payload
+            if not any(holds_null_type(field.type) for field in payload):
+                break
+    if payload is None:
+        raise CorpusError(f"corpus.uri: none of {len(files)} files can be used; {refused}")
+    return Corpus(settings, files, payload)
+
+
+def common_payload(ours: pa.Schema, theirs: pa.Schema) -> pa.Schema | None:
+    """The payload's types that values of both schemas can be stored with, or ``None`` where two contradict.
+
+    Columns keep the order of ``ours``.
+    """
+    if sorted(ours.names) != sorted(theirs.names):
+        return None
+    found = [common_type(field.type, theirs.field(field.name).type) for field in ours]
+    return None if None in found else pa.schema(zip(ours.names, found, strict=True))
 
 
 def first_texts(corpus: Corpus, file: DataFile, most: int) -> list[str]:
@@ -113,8 +143,8 @@ def first_texts(corpus: Corpus, file: DataFile, most: int) -> list[str]:
     with open_parquet(corpus.settings.uri, file) as parquet:
         check_columns(parquet, corpus, file)
         for _, batch in read_batches(parquet, corpus, file, 0, min(most, parquet.metadata.num_rows)):
-            found = texts_of(batch, corpus.settings)
-            texts += found.filter(pa.array(~invalid_rows([found], batch.num_rows))).drop_null().to_pylist()
+            found = rows_of(batch, corpus)
+            texts += found.texts.filter(pa.array(found.text_faults == Fault.NONE)).drop_null().to_pylist()
     return texts[:most]
 
 
@@ -143,55 +173,86 @@ def read_part(corpus: Corpus, part: FileRows) -> Iterator[DocumentBatch]:
             rows = np.arange(max(row, part.start), min(row + batch.num_rows, part.stop))
             rows = rows[chosen[rows - part.start]]
             if rows.size:
-                yield _documents(batch.take(pa.array(rows - row)), corpus, part.file, rows)
+                yield _documents(rows_of(batch, corpus).take(rows - row), part.file, rows)
 
 
-def _documents(batch: pa.RecordBatch, corpus: Corpus, file: DataFile, rows: np.ndarray) -> DocumentBatch:
-    texts = texts_of(batch, corpus.settings)
-    payload = payload_of(batch, corpus.payload)
+def _documents(rows: Rows, file: DataFile, numbers: np.ndarray) -> DocumentBatch:
     return DocumentBatch(
-        ids=to_plain(batch.column(corpus.settings.id_column)).to_pylist(),
-        texts=texts.to_pylist(),
-        payload=payload,
-        content_hash=pa.array(map(content_hash, texts.cast(pa.binary()).to_pylist()), CONTENT_HASH_TYPE),
-        payload_hash=payload_hashes(payload),
+        ids=rows.ids.to_pylist(),
+        texts=rows.texts.to_pylist(),
+        payload=rows.payload,
+        content_hash=pa.array(map(content_hash, rows.texts.cast(pa.binary()).to_pylist()), CONTENT_HASH_TYPE),
+        payload_hash=payload_hashes(rows.payload),
         file=file.path,
-        rows=rows,
+        rows=numbers,
     )
 
 
+def rows_of(batch: pa.RecordBatch, corpus: Corpus) -> Rows:
+    """Ids, texts and payload of a batch of :func:`read_batches` as they are stored."""
+    settings = corpus.settings
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+    ids, id_faults = ids_of(columns[settings.id_column])
+    texts = {name: columns[name] for name in settings.text_columns}
+    joined, text_faults = texts_of(texts, skip_empty=corpus.skip_empty)
+    payload, payload_faults = payload_of(columns, corpus.payload, batch.num_rows)
+    return Rows(ids, joined, payload, id_faults, text_faults, payload_faults)
+
+
 def read_batches(
-    parquet: pq.ParquetFile, corpus: Corpus, file: DataFile, start: int = 0, stop: int | None = None
+    parquet: OpenParquet, corpus: Corpus, file: DataFile, start: int = 0, stop: int | None = None
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Batches of the columns used, each with the number of its first row."""
+    """Batches of the columns used, each with the number of its first row.
+
+    Columns that the file lacks and its directories name (``lang=de/``) are added.
+    """
     settings = corpus.settings
     names = list(dict.fromkeys([settings.id_column, *settings.text_columns, *settings.payload]))
-    return batches(parquet, file, names, start, stop)
+    inside = [name for name in names if name in parquet.schema_arrow.names]
+    outside = {name: file.partitions[name] for name in names if name not in inside}
+    for row, batch in batches(parquet, file, inside, start, stop):
+        yield row, _with_constants(batch, outside)
 
 
-def _columns(schema: pa.Schema, settings: CorpusSettings, path: str) -> pa.Schema:
+def _with_constants(batch: pa.RecordBatch, values: Mapping[str, str | None]) -> pa.RecordBatch:
+    columns = [pa.array([value] * batch.num_rows, pa.string()) for value in values.values()]
+    return pa.record_batch([*batch.columns, *columns], [*batch.schema.names, *values])
+
+
+def _columns(schema: pa.Schema, settings: CorpusSettings, file: DataFile) -> pa.Schema:
     """Payload columns of a file with their stored types, its other columns checked.
 
     Raises:
         WrongColumns: A column is missing or has a type that cannot be used.
     """
-    for name in (settings.id_column, *settings.text_columns, *settings.payload):
-        if schema.get_field_index(name) < 0:
-            known = ", ".join(schema.names)
-            raise WrongColumns(f"{path}: column {name!r} is missing (or occurs twice); the file has: {known}")
-    id_type = plain_type(schema.field(settings.id_column).type)
-    if not (pa.types.is_string(id_type) or pa.types.is_integer(id_type)):
-        raise WrongColumns(f"{path}: id column {settings.id_column!r} is {id_type}; ids are strings or integers")
+    _check_names(schema, [settings.id_column, *settings.text_columns], file, [])
+    _check_names(schema, settings.payload, file, list(file.partitions))
+    id_type = normal_type(schema.field(settings.id_column).type)
+    if not (pa.types.is_string(id_type) or pa.types.is_integer(id_type) or pa.types.is_null(id_type)):
+        raise WrongColumns(f"{file.path}: id column {settings.id_column!r} is {id_type}; ids are strings or integers")
     for name in settings.text_columns:
-        text_type = plain_type(schema.field(name).type)
-        if not pa.types.is_string(text_type):
-            raise WrongColumns(f"{path}: text column {name!r} is {text_type}, not a string")
-    return pa.schema([pa.field(name, plain_type(schema.field(name).type)) for name in settings.payload])
+        text_type = normal_type(schema.field(name).type)
+        if not (pa.types.is_string(text_type) or pa.types.is_null(text_type)):
+            raise WrongColumns(f"{file.path}: text column {name!r} is {text_type}, not a string")
+    types = [schema.field(name).type if name in schema.names else pa.string() for name in settings.payload]
+    return pa.schema([pa.field(name, normal_type(type_)) for name, type_ in zip(settings.payload, types, strict=True)])
 
 
-def check_columns(parquet: pq.ParquetFile, corpus: Corpus, file: DataFile) -> None:
+def _check_names(schema: pa.Schema, names: Sequence[str], file: DataFile, partitions: Sequence[str]) -> None:
+    for name in names:
+        count = schema.names.count(name)
+        if count == 1 or (count == 0 and name in partitions):
+            continue
+        known = ", ".join([*schema.names, *(f"{partition} (directory)" for partition in partitions)])
+        missing = "occurs twice" if count else "is missing"
+        elsewhere = "" if partitions or name not in file.partitions else "; directory names are read for payload only"
+        raise WrongColumns(f"{file.path}: column {name!r} {missing}{elsewhere}; the file has: {known}")
+
+
+def check_columns(parquet: OpenParquet, corpus: Corpus, file: DataFile) -> None:
     """Raises :class:`WrongColumns` where a file lacks a column or has it with another type than the corpus."""
-    payload = _columns(parquet.schema_arrow, corpus.settings, file.path)
-    for ours, theirs in zip(corpus.payload, payload, strict=True):
-        if ours.type != theirs.type:
-            raise WrongColumns(f"{file.path}: payload column {ours.name!r} is {theirs.type}, elsewhere {ours.type}")
+    payload = _columns(parquet.schema_arrow, corpus.settings, file)
+    for ours in corpus.payload:
+        theirs = payload.field(ours.name).type
+        if common_type(ours.type, theirs) is None:
+            raise WrongColumns(f"{file.path}: payload column {ours.name!r} is {theirs}, elsewhere {ours.type}")

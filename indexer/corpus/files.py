@@ -1,20 +1,19 @@
-"""Parquet files at a URI: listing, opening, reading ranges of rows."""
+"""Parquet files: opening, reading ranges of rows."""
 
 import hashlib
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.utils import glob_translate
 from pyarrow import fs
 
+from indexer.corpus.types import holds_dictionary
 from indexer.errors import BadFile, CorpusError, first_line
 
 BATCH_ROWS = 1024
@@ -23,10 +22,14 @@ BATCH_ROWS = 1024
 BATCH_BYTES = 64 << 20
 """About as many bytes are decoded at once: fewer rows where the file says that they are large."""
 
-GLOB = frozenset("*?[")
+NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+"""Directory of the rows whose partition column is null."""
 
 PAUSE_SECONDS = 2.0
 """Between two tries to read a file of an object store."""
+
+ARROW_TYPES = b"ARROW:schema"
+"""Key in a footer under which Arrow notes the types that a file was written with."""
 
 ReadT = TypeVar("ReadT")
 
@@ -50,28 +53,12 @@ class DataFile:
         """Digest of path, size and modification time: while it stays, the file is not read again."""
         return hashlib.blake2b(f"{self.path}\0{self.size}\0{self.mtime_ns}".encode(), digest_size=16).hexdigest()
 
-
-def list_files(uri: str, setting: str) -> tuple[DataFile, ...]:
-    """Lists the Parquet files at a URI: one file, those below a directory, or those a glob matches.
-
-    Args:
-        uri: Where they are.
-        setting: Name of the setting that gave it, for errors.
-
-    Returns:
-        The files in the order of their paths.
-
-    Raises:
-        CorpusError: Nothing there, or it cannot be listed.
-    """
-    filesystem, path = _filesystem(uri, setting)
-    try:
-        files = sorted(_list(filesystem, path), key=lambda file: file.path)
-    except OSError as error:
-        raise CorpusError(f"{setting}: {uri} cannot be listed: {first_line(error)}") from None
-    if not files:
-        raise CorpusError(f"{setting}: no Parquet file at {uri}")
-    return tuple(files)
+    @property
+    def partitions(self) -> dict[str, str | None]:
+        """Columns that the directories name, as Hive and Spark write them: ``lang=de/`` gives ``lang`` as ``de``."""
+        pairs = (part.partition("=") for part in self.path.split("/")[:-1])
+        found = {unquote(name): unquote(value) for name, sign, value in pairs if sign and name}
+        return {name: None if value == NO_PARTITION else value for name, value in found.items()}
 
 
 def read_small_file(uri: str, setting: str, file: DataFile | None = None) -> bytes:
@@ -88,7 +75,7 @@ def read_small_file(uri: str, setting: str, file: DataFile | None = None) -> byt
     Raises:
         CorpusError: It cannot be read.
     """
-    filesystem, path = _filesystem(uri, setting)
+    filesystem, path = filesystem_of(uri, setting)
     try:
         with filesystem.open_input_file(file.path if file else path) as opened_file:
             return bytes(opened_file.read())
@@ -107,8 +94,37 @@ def retry_once(uri: str, read: Callable[[], ReadT]) -> ReadT:
         return read()
 
 
+class OpenParquet(pq.ParquetFile):  # type: ignore[misc]  # pyarrow has no type information
+    """An open Parquet file, read as a corpus is."""
+
+    def __init__(self, source: pa.NativeFile, metadata: pq.FileMetaData | None = None) -> None:
+        """Reads the footer.
+
+        Args:
+            source: The file.
+            metadata: Its footer, where it is known.
+        """
+        self._opened = source
+        super().__init__(
+            source,
+            metadata=metadata,
+            arrow_extensions_enabled=False,
+            # Otherwise a flipped bit that decompresses is read as another value.
+            page_checksum_verification=True,
+            # Nanoseconds, the default, hold the years 1677 to 2262 only; dates beyond would become others.
+            coerce_int96_timestamp_unit="us",
+        )
+
+    def without_dictionaries(self) -> "OpenParquet":
+        """The same file with the types that Parquet itself has: those that Arrow noted in the footer are not read."""
+        footer = pa.BufferOutputStream()
+        self.metadata.write_metadata_file(footer)
+        renamed = footer.getvalue().to_pybytes().replace(ARROW_TYPES, ARROW_TYPES.swapcase())
+        return OpenParquet(self._opened, pq.read_metadata(pa.BufferReader(renamed)))
+
+
 @contextmanager
-def open_parquet(uri: str, file: DataFile) -> Iterator[pq.ParquetFile]:
+def open_parquet(uri: str, file: DataFile) -> Iterator[OpenParquet]:
     """Opens a file that is still as it was listed.
 
     Args:
@@ -122,12 +138,12 @@ def open_parquet(uri: str, file: DataFile) -> Iterator[pq.ParquetFile]:
         BadFile: It has changed since, changes while it is open, or is not Parquet.
     """
     try:
-        filesystem, _ = _filesystem(uri, file.path)
+        filesystem, _ = filesystem_of(uri, file.path)
     except CorpusError as error:
         raise BadFile(str(error)) from None
     _check_same(filesystem, file)
     try:
-        parquet = pq.ParquetFile(filesystem.open_input_file(file.path), arrow_extensions_enabled=False)
+        parquet = OpenParquet(filesystem.open_input_file(file.path))
         _ = parquet.schema_arrow.names  # decoded when it is asked for
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise BadFile(f"{file.path}: not a Parquet file that can be read: {first_line(error)}") from None
@@ -139,10 +155,14 @@ def open_parquet(uri: str, file: DataFile) -> Iterator[pq.ParquetFile]:
 
 def _check_same(filesystem: fs.FileSystem, file: DataFile) -> None:
     try:
-        now = _described(filesystem.get_file_info(file.path))
+        info = filesystem.get_file_info(file.path)
     except OSError as error:
         raise BadFile(f"{file.path}: cannot be looked at: {first_line(error)}") from None
-    if now != file:
+    if info.type == fs.FileType.NotFound:
+        raise BadFile(
+            f"{file.path}: is gone since it was listed, or its name is not UTF-8, which is shown as \\x..: rename it"
+        )
+    if described(info) != file:
         raise BadFile(f"{file.path}: changed since it was listed; run again")
 
 
@@ -154,7 +174,7 @@ def _check_counts(metadata: pq.FileMetaData, file: DataFile) -> None:
 
 
 def batches(
-    parquet: pq.ParquetFile,
+    parquet: OpenParquet,
     file: DataFile,
     columns: Sequence[str] | None = None,
     start: int = 0,
@@ -170,26 +190,43 @@ def batches(
         stop: Row after the last one wanted, the end by default.
 
     Yields:
-        Number of the first row and rows, at most 1,024; the first and last batches may reach over the range.
+        Number of the first row and rows, at most 1,024; the last batch may reach over the range.
 
     Raises:
         BadFile: The file is damaged.
     """
     last = parquet.metadata.num_rows if stop is None else stop
-    groups, row = _groups(parquet, start, last)
+    names = None if columns is None else [*columns]
+    wanted = start
     try:
-        for batch in parquet.iter_batches(
-            _batch_rows(parquet, groups), row_groups=groups, columns=None if columns is None else [*columns]
-        ):
-            if row >= last:
-                return
-            if row + batch.num_rows > start:
+        try:
+            for row, batch in _decoded(parquet, names, start, last):
                 yield row, batch
-            row += batch.num_rows
-        if row < last:
-            raise BadFile(f"{file.path}: damaged: it ends at row {row} of {last}")
+                wanted = row + batch.num_rows
+        except pa.ArrowInvalid:
+            if not any(holds_dictionary(type_) for type_ in parquet.schema_arrow.types):
+                raise
+            # Arrow refuses a whole dictionary for one entry that is not UTF-8; as ordinary columns it is read.
+            for row, batch in _decoded(parquet.without_dictionaries(), names, wanted, last):
+                yield row, batch
+                wanted = row + batch.num_rows
     except (OSError, pa.ArrowException) as error:
-        raise BadFile(f"{file.path}: damaged near row {row}: {first_line(error)}") from None
+        raise BadFile(f"{file.path}: damaged near row {wanted}: {first_line(error)}") from None
+    if wanted < last:
+        raise BadFile(f"{file.path}: damaged: it ends at row {wanted} of {last}")
+
+
+def _decoded(
+    parquet: pq.ParquetFile, columns: list[str] | None, start: int, stop: int
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    groups, row = _groups(parquet, start, stop)
+    for batch in parquet.iter_batches(_batch_rows(parquet, groups), row_groups=groups, columns=columns):
+        if row >= stop:
+            return
+        if row + batch.num_rows > start:
+            cut = max(0, start - row)
+            yield row + cut, batch.slice(cut)
+        row += batch.num_rows
 
 
 def _batch_rows(parquet: pq.ParquetFile, groups: Sequence[int]) -> int:
@@ -211,7 +248,8 @@ def _groups(parquet: pq.ParquetFile, start: int, stop: int) -> tuple[list[int], 
     return groups, first
 
 
-def _filesystem(uri: str, setting: str) -> tuple[fs.FileSystem, str]:
+def filesystem_of(uri: str, setting: str) -> tuple[fs.FileSystem, str]:
+    """Filesystem of a URI and the path on it; raises :class:`CorpusError` where there is none."""
     if "://" not in uri:
         return fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
     try:
@@ -221,25 +259,6 @@ def _filesystem(uri: str, setting: str) -> tuple[fs.FileSystem, str]:
     return filesystem, path
 
 
-def _list(filesystem: fs.FileSystem, path: str) -> Iterator[DataFile]:
-    found = filesystem.get_file_info(path)
-    if found.type == fs.FileType.File:
-        yield _described(found)
-    elif found.type == fs.FileType.Directory:
-        infos = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
-        yield from (_described(info) for info in infos if _is_data(info, path))
-    else:
-        root = "/".join(takewhile(lambda part: not GLOB & set(part), path.split("/")))
-        wanted = re.compile(glob_translate(path))
-        infos = filesystem.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
-        yield from (_described(info) for info in infos if info.is_file and wanted.match(info.path))
-
-
-def _is_data(info: fs.FileInfo, root: str) -> bool:
-    """Hidden files and Spark's "_temporary" kind are not data, by the convention of every Parquet reader."""
-    hidden = any(part.startswith((".", "_")) for part in info.path.removeprefix(root).split("/"))
-    return bool(info.is_file) and info.path.endswith(".parquet") and not hidden
-
-
-def _described(info: fs.FileInfo) -> DataFile:
+def described(info: fs.FileInfo) -> DataFile:
+    """The file of an entry of a listing."""
     return DataFile(info.path, info.size or 0, info.mtime_ns or 0)

@@ -1,23 +1,103 @@
 """Texts, payload and hashes of one batch of rows."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from indexer.corpus.types import normal_type
+from indexer.corpus.values import Fault, byte_sizes, to_stored
 from indexer.schema import PAYLOAD_HASH_TYPE
-from indexer.settings import CorpusSettings
 
 TEXT_SEPARATOR = "\n"
 
 STRING = pa.string()
 
 
+@dataclass(frozen=True)
+class Rows:
+    """One batch as it is stored.
+
+    Attributes:
+        ids: Document ids, null where one is null or not UTF-8.
+        texts: Text columns joined with a newline, null where all are null.
+        payload: Payload columns with the types they are stored with.
+        id_faults: :class:`indexer.corpus.values.Fault` of every id, uint8, shape (rows,).
+        text_faults: Likewise of every text.
+        payload_faults: Likewise the worst one of every row's payload.
+    """
+
+    ids: pa.Array
+    texts: pa.Array
+    payload: pa.Table
+    id_faults: np.ndarray
+    text_faults: np.ndarray
+    payload_faults: np.ndarray
+
+    @property
+    def faults(self) -> np.ndarray:
+        """The worst :class:`indexer.corpus.values.Fault` of every row."""
+        return np.asarray(np.maximum(np.maximum(self.id_faults, self.text_faults), self.payload_faults))
+
+    def take(self, rows: np.ndarray) -> "Rows":
+        """Some of the rows, by their places. Before they are stored Arrow could not take them: views have no kernel."""
+        at = pa.array(rows)
+        faults = (found[rows] for found in (self.id_faults, self.text_faults, self.payload_faults))
+        return Rows(self.ids.take(at), self.texts.take(at), self.payload.take(at), *faults)
+
+
 def content_hash(text: bytes) -> bytes:
     """Hash of one text, 16 bytes."""
     return hashlib.blake2b(text, digest_size=16).digest()
+
+
+def ids_of(column: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """Ids as strings, null where one is not UTF-8, and the fault of each."""
+    stored, faults = to_stored(column, normal_type(column.type))
+    ids = pc.if_else(pa.array(faults == Fault.NONE), stored, pa.scalar(None, stored.type))
+    return ids.cast(STRING), faults
+
+
+def texts_of(columns: Mapping[str, pa.Array], *, skip_empty: bool) -> tuple[pa.Array, np.ndarray]:
+    """Text of every row, null where every text column is null, and the fault of each.
+
+    Args:
+        columns: Text columns by name, in the order they are joined in.
+        skip_empty: Whether an empty text adds nothing, as a null one; otherwise it adds a newline.
+    """
+    found = [to_stored(column, STRING) for column in columns.values()]
+    texts = [text for text, _ in found]
+    faults = np.max([fault for _, fault in found], axis=0)
+    if len(texts) == 1:
+        return texts[0], faults
+    any_valid = np.logical_or.reduce([text.is_valid().to_numpy(zero_copy_only=False) for text in texts])
+    if skip_empty:
+        texts = [pc.if_else(pc.equal(pc.binary_length(text), 0), pa.scalar(None, STRING), text) for text in texts]
+    has_text = np.logical_or.reduce([text.is_valid().to_numpy(zero_copy_only=False) for text in texts])
+    # Arrow leaves out a row of which every part is null: such a row gets one part that is empty.
+    texts[0] = pc.if_else(pa.array(has_text), texts[0], "")
+    joined = pc.binary_join_element_wise(*texts, TEXT_SEPARATOR, null_handling="skip")
+    return pc.if_else(pa.array(any_valid), joined, pa.scalar(None, STRING)), faults
+
+
+def payload_of(columns: Mapping[str, pa.Array], payload: pa.Schema, rows: int) -> tuple[pa.Table, np.ndarray]:
+    """The payload with the types it is stored with, and the worst fault of every row."""
+    if not payload.names:
+        return pa.table({"": pa.nulls(rows)}).select([]), np.zeros(rows, np.uint8)
+    found = [to_stored(columns[field.name], field.type) for field in payload]
+    faults = np.max([fault for _, fault in found], axis=0)
+    return pa.table([column for column, _ in found], schema=payload), faults
+
+
+def payload_sizes(payload: pa.Table) -> np.ndarray:
+    """About the bytes of each row's payload, int64, shape (rows,)."""
+    sizes = np.zeros(payload.num_rows, np.int64)
+    for column in payload.columns:
+        sizes += byte_sizes(column.combine_chunks())
+    return sizes
 
 
 def payload_hashes(payload: pa.Table, readable: np.ndarray | None = None) -> pa.Array:
@@ -36,69 +116,21 @@ def _hashable(column: pa.ChunkedArray) -> list[object]:
 
     Bytes stay bytes: whether they happen to be text would depend on the rows that are read together.
     """
-    if pa.types.is_binary(column.type) or pa.types.is_fixed_size_binary(column.type):
-        return list(column.to_pylist())
-    try:
-        return list(column.cast(pa.string()).to_pylist())
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
-        return list(column.to_pylist())
-
-
-def texts_of(batch: pa.RecordBatch, settings: CorpusSettings) -> pa.Array:
-    """Text of every row, null where every text column is null."""
-    columns = [to_plain(batch.column(name)) for name in settings.text_columns]
-    if len(columns) == 1:
-        return columns[0]
-    joined = pc.binary_join_element_wise(*columns, TEXT_SEPARATOR, null_handling="skip")
-    any_valid = np.logical_or.reduce([column.is_valid().to_numpy(zero_copy_only=False) for column in columns])
-    return pc.if_else(pa.array(any_valid), joined, None)
-
-
-def payload_of(batch: pa.RecordBatch, payload: pa.Schema) -> pa.Table:
-    """The payload columns with the types they are stored with."""
-    if not payload.names:
-        return pa.Table.from_batches([batch]).select([])
-    return pa.table([to_plain(batch.column(field.name), field.type) for field in payload], schema=payload)
-
-
-def to_plain(column: pa.Array, type_: pa.DataType = STRING) -> pa.Array:
-    """The column with the type it is stored with: dictionaries decoded, large and view types made ordinary."""
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    if isinstance(column, pa.ExtensionArray):
-        column = column.storage
-    return column if column.type == type_ else column.cast(type_)
-
-
-def plain_type(type_: pa.DataType) -> pa.DataType:
-    """The type that values of ``type_`` are stored with."""
-    if pa.types.is_dictionary(type_):
-        return plain_type(type_.value_type)
-    if isinstance(type_, pa.BaseExtensionType):
-        return plain_type(type_.storage_type)
-    if pa.types.is_large_string(type_) or pa.types.is_string_view(type_):
-        return pa.string()
-    if pa.types.is_large_binary(type_) or pa.types.is_binary_view(type_):
-        return pa.binary()
-    return type_
-
-
-def invalid_rows(columns: Sequence[pa.Array | pa.ChunkedArray], rows: int) -> np.ndarray:
-    """Rows in which a text is not UTF-8. Parquet readers do not check, and one such value poisons a whole batch."""
-    invalid = np.zeros(rows, bool)
-    for column in columns:
-        if not pa.types.is_string(column.type):
-            continue
+    if not (pa.types.is_binary(column.type) or pa.types.is_fixed_size_binary(column.type)):
         try:
-            column.validate(full=True)
-        except pa.ArrowInvalid:
-            invalid |= np.array([not _is_utf8(value) for value in column.cast(pa.binary()).to_pylist()])
-    return invalid
-
-
-def _is_utf8(value: bytes | None) -> bool:
+            return list(column.cast(STRING).to_pylist())
+        except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+            pass
     try:
-        (value or b"").decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+        return list(column.to_pylist())
+    except (ValueError, OverflowError, LookupError, OSError, pa.ArrowException):
+        # Python lacks some values, such as nanoseconds, and may not know a time zone: these are hashed as they lie.
+        return [_hashable_value(column.slice(row, 1)) for row in range(len(column))]
+
+
+def _hashable_value(value: pa.ChunkedArray) -> object:
+    try:
+        return value[0].as_py()
+    except (ValueError, OverflowError, LookupError, OSError, pa.ArrowException):
+        alone = value.combine_chunks().take(pa.array([0]))
+        return bytes(pa.record_batch([alone], [""]).serialize())

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from indexer.corpus.files import list_files, read_small_file
+from indexer.corpus.files import read_small_file
+from indexer.corpus.listing import list_files
 from indexer.errors import CorpusError
 from indexer.settings import JudgedQueriesSettings, JudgementsSettings
 

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from indexer.cluster.connection import Cluster
-from indexer.corpus.files import list_files
+from indexer.corpus.listing import list_files
 from indexer.errors import IndexerError, SettingsError
 from indexer.evaluation import configurations, judgements, known_items, measures, report, synthetic, workbench
 from indexer.evaluation.configurations import Configuration

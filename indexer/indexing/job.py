@@ -2,15 +2,19 @@
 
 from dataclasses import dataclass, replace
 
-from indexer.corpus.documents import Corpus, open_corpus
+import pyarrow as pa
+
+from indexer.corpus.documents import Corpus, common_payload, open_corpus
+from indexer.corpus.types import without_null_type
 from indexer.errors import SettingsError
+from indexer.indexing.contradictions import contradictions, differences, refusal, stored_payload
 from indexer.inference import matryoshka
 from indexer.inference.model import Model, open_model
 from indexer.progress import say
 from indexer.schema import Layout
 from indexer.settings import Settings
 from indexer.storage.control import ControlStore
-from indexer.storage.records import Epoch, differing
+from indexer.storage.records import Epoch
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def open_job(settings: Settings, *, rebuild: bool = False) -> Job:
         SettingsError: The model cannot be had, a width is impossible, or the published index was built otherwise.
         CorpusError: There is no usable corpus.
     """
-    corpus = open_corpus(settings.corpus)
+    listed = open_corpus(settings.corpus)
     model = open_model(settings.model, settings.engine)
     index = settings.index
     wide = tuple(sorted(index.widths, reverse=True))
@@ -77,26 +81,31 @@ def open_job(settings: Settings, *, rebuild: bool = False) -> Job:
     store = ControlStore(index.uri, index.name)
     latest = published = store.latest_epoch()
     generation = latest.generation if latest else 1
+    stored = stored_payload(index.uri, published, listed.payload) if published else None
+    corpus = _as_published(listed, published, stored) if published else _as_new(listed)
     layout = Layout(index.name, generation, wide, index.precision, index.metric, corpus.payload)
-    others = _differing(published, model, layout) if published else []
-    if others:
-        changed = f"the published index was built with other {', '.join(others)}"
+    found = contradictions(published, settings, model, layout, stored) if published else []
+    if found:
         if not rebuild:
-            raise SettingsError(
-                f"{changed}; vectors are never mixed: restore the settings, build everything anew with --rebuild, or "
-                "choose another index.name"
-            )
-        layout = replace(layout, generation=store.next_generation())
-        say(f"{changed}: building generation {layout.generation} beside it")
+            raise SettingsError(refusal(found))
+        corpus = _as_new(listed)
+        layout = replace(layout, generation=store.next_generation(), payload=corpus.payload)
+        say(f"{differences(found)}: building generation {layout.generation} beside the published one")
         published = None
     return Job(settings, corpus, model, layout, store, published, latest)
 
 
-def _differing(published: Epoch, model: Model, layout: Layout) -> list[str]:
-    """What makes vectors that are not comparable, or tables of another schema, by name."""
-    ours = {**model.fingerprint, **layout.describe()}
-    theirs = {**published.description.fingerprint, **published.description.layout.model_dump()}
-    return differing(ours, theirs)
+def _as_published(corpus: Corpus, published: Epoch, stored: pa.Schema | None) -> Corpus:
+    """The corpus read as the published epoch was: with the types that are stored, where they can hold its values."""
+    payload = common_payload(stored, corpus.payload) if stored is not None else None
+    read = replace(corpus, payload=payload or corpus.payload)
+    return replace(_as_new(read), skip_empty=published.description.skip_empty)
+
+
+def _as_new(corpus: Corpus) -> Corpus:
+    """The corpus read for tables that are not there yet: a column that is null in every file is stored as text."""
+    told = [pa.field(field.name, without_null_type(field.type)) for field in corpus.payload]
+    return replace(corpus, payload=pa.schema(told))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import pyarrow as pa
 from indexer.corpus.digests import scan_file
 from indexer.corpus.documents import Corpus
 from indexer.corpus.files import DataFile
-from indexer.errors import BadFile, IndexerError, WrongColumns
+from indexer.errors import BadFile, IndexerError, WrongColumns, fault_line
 from indexer.settings import CorpusSettings
 from indexer.storage.control import ControlStore
 
@@ -121,6 +121,7 @@ def _start(reader: Reader) -> subprocess.Popen[str]:
     described = {
         "settings": corpus.settings.model_dump(mode="json"),
         "payload": base64.b64encode(corpus.payload.serialize()).decode(),
+        "skip_empty": corpus.skip_empty,
         "uri": reader.uri,
         "name": reader.name,
     }
@@ -144,7 +145,7 @@ def _start(reader: Reader) -> subprocess.Popen[str]:
 def _described(line: str) -> Reader:
     described = json.loads(line)
     payload = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(described["payload"])))
-    corpus = Corpus(CorpusSettings.model_validate(described["settings"]), (), payload)
+    corpus = Corpus(CorpusSettings.model_validate(described["settings"]), (), payload, described["skip_empty"])
     return Reader(corpus, described["uri"], described["name"])
 
 
@@ -153,8 +154,11 @@ def _answer(reader: Reader, file: DataFile) -> tuple[str | None, str]:
         reader.digest(file)
     except IndexerError as error:
         return type(error).__name__ if type(error).__name__ in KINDS else IndexerError.__name__, str(error)
-    except Exception as error:  # noqa: BLE001  # whatever a damaged file makes a library raise, without its words
-        return BadFile.__name__, f"{file.path}: cannot be read: {type(error).__name__}"
+    except MemoryError:
+        most = reader.corpus.settings.reader_gb
+        return BadFile.__name__, f"{file.path}: reading it takes more than the {most} GiB of corpus.reader_gb"
+    except Exception as error:  # noqa: BLE001  # reading errors are BadFile by now; what is left is our own fault
+        return IndexerError.__name__, fault_line(error, f"reading {file.path}")
     return None, ""
 
 

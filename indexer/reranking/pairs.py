@@ -7,9 +7,8 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from indexer.corpus.files import DataFile, batches, open_parquet
+from indexer.corpus.files import DataFile, OpenParquet, batches, open_parquet
 from indexer.errors import CorpusError
 
 
@@ -110,7 +109,7 @@ def _decoded(value: bytes | None) -> str | None:
         return None
 
 
-def _changes(parquet: pq.ParquetFile, file: DataFile, columns: Sequence[str]) -> np.ndarray:
+def _changes(parquet: OpenParquet, file: DataFile, columns: Sequence[str]) -> np.ndarray:
     """Numbers of the rows that differ from the one before."""
     hashes = [np.empty(0, np.uint64)]
     for _, batch in batches(parquet, file, columns):

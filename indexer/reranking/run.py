@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 from indexer.cluster.connection import SMALL_BYTES, Cluster
 from indexer.cluster.pool import GivenUp
-from indexer.corpus.files import DataFile, list_files, open_parquet
+from indexer.corpus.files import DataFile, open_parquet
+from indexer.corpus.listing import list_files
 from indexer.errors import CorpusError, IndexerError, SettingsError
 from indexer.inference.model import Reranker, open_reranker
 from indexer.progress import Progress, Stopwatch, say

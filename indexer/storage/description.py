@@ -98,6 +98,7 @@ class Description(Record):
         layout: The tables.
         corpus: Digest of the corpus files.
         text_columns: Columns that hold the text.
+        skip_empty: Whether an empty text column adds nothing to a text; before it was recorded, it added a newline.
         model: The model.
         to_retry: Files and documents quarantined for reasons that may pass.
         counts: The comparison with the epoch before.
@@ -120,3 +121,4 @@ class Description(Record):
     maintenance: dict[str, MaintenanceRecord] = Field(default_factory=dict)
     quarantine_reasons: dict[str, int] = Field(default_factory=dict)
     rollback_of: int | None = None
+    skip_empty: bool = False

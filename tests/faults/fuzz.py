@@ -20,7 +20,6 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from indexer.indexing import run as indexing_run
-from indexer.indexing.run import publish
 from indexer.search.published import open_published
 from indexer.storage.control import ControlStore
 from indexer.testing.fakes import FakeRecipe
@@ -210,14 +209,14 @@ def _drawing(examples: int) -> Any:
 def run(row_count: int, file_count: int) -> Counter[str]:
     """Pushes both kinds through and gives the counts."""
     found = Found()
-    cluster, gate = indexing_run.Cluster, publish.check_files
+    cluster, gate = indexing_run.Cluster, indexing_run.check_files
     indexing_run.Cluster = LocalCluster  # type: ignore[misc,assignment]
-    publish.check_files = lambda *_: None
+    indexing_run.check_files = lambda *_: None
     try:
         rows(found, row_count)
         files(found, file_count)
     finally:
-        indexing_run.Cluster, publish.check_files = cluster, gate  # type: ignore[misc]
+        indexing_run.Cluster, indexing_run.check_files = cluster, gate  # type: ignore[misc]
     return found.counts
 
 

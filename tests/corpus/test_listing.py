@@ -1,0 +1,87 @@
+"""Which files are data: one rule for directories and globs, and a word about the rest."""
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from indexer.corpus.digests import scan_file
+from indexer.corpus.documents import open_corpus, read_part
+from indexer.corpus.shards import cut_shards
+from indexer.errors import BadFile, CorpusError
+from indexer.settings import CorpusSettings
+from tests.corpus.test_documents import chosen
+from tests.support.fakes import words, write
+
+DATA = [
+    "a.parquet",
+    "b.parq",
+    "c.PARQUET",
+    "d.pq",
+    "lang=de/e.snappy.parquet",
+    "_year=2026/f.parquet",
+    "g.parquet/h.parquet",
+]
+
+CLUTTER = ["_SUCCESS", "_metadata", ".a.parquet.crc", "_temporary/0/x.parquet", ".hidden/y.parquet", "README.md"]
+
+
+@pytest.mark.parametrize("pattern", ["", "**"])
+def test_directories_and_globs_have_one_rule(tmp_path: Path, pattern: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in [*DATA, *CLUTTER]:
+        write(tmp_path / name, words(2))
+    corpus = open_corpus(CorpusSettings(uri=str(tmp_path / pattern)))
+    assert [file.path for file in corpus.files] == sorted(str(tmp_path / name) for name in DATA)
+    said = capsys.readouterr().err
+    assert "5 hidden or temporary" in said
+    assert "1 without the suffix of a Parquet file" in said
+    assert "README.md" in said
+
+
+def test_a_place_without_data_says_what_was_left_out(tmp_path: Path) -> None:
+    (tmp_path / "part-0.csv").write_text("id,text\n")
+    with pytest.raises(CorpusError, match=r"no Parquet file at .*1 without the suffix .*part-0\.csv"):
+        open_corpus(CorpusSettings(uri=str(tmp_path)))
+
+
+def test_a_name_that_is_not_utf8_costs_its_file_only(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", words(2))
+    write(tmp_path / "b.parquet", words(2))
+    os.rename(os.fsencode(tmp_path / "b.parquet"), os.fsencode(tmp_path) + b"/b\xff.parquet")  # noqa: PTH104
+    corpus = open_corpus(CorpusSettings(uri=str(tmp_path)))
+    assert [Path(file.path).name for file in corpus.files] == ["a.parquet", "b\\xff.parquet"]
+    assert scan_file(corpus, corpus.files[0]).num_rows == 2
+    with pytest.raises(BadFile, match=r"not UTF-8.*rename it"):
+        scan_file(corpus, corpus.files[1])
+
+
+def test_directories_name_columns(tmp_path: Path) -> None:
+    for name, folder in (("a", "lang=de"), ("b", "lang=%C3%A9%2F"), ("c", "lang=__HIVE_DEFAULT_PARTITION__")):
+        (tmp_path / folder).mkdir()
+        pq.write_table(pa.table({"id": [name], "text": [name]}), tmp_path / folder / "0.parquet")
+    corpus = open_corpus(CorpusSettings(uri=str(tmp_path), payload=["lang"]))
+    (shard,) = cut_shards(chosen(corpus), 10_000, "")
+    found = [documents for part in shard.parts for documents in read_part(corpus, part)]
+    rows = {documents.ids[0]: documents.payload["lang"].to_pylist() for documents in found}
+    assert rows == {"a": ["de"], "b": ["é/"], "c": [None]}
+    with pytest.raises(CorpusError, match="directory names are read for payload only"):
+        open_corpus(CorpusSettings(uri=str(tmp_path), id_column="lang"))
+    write(tmp_path / "flat.parquet", words(2))
+    corpus = open_corpus(CorpusSettings(uri=str(tmp_path), payload=["lang"], strict=False))
+    with pytest.raises(CorpusError, match=r"flat\.parquet: column 'lang' is missing"):
+        scan_file(corpus, corpus.files[0])
+
+
+def test_page_checksums_are_verified(tmp_path: Path) -> None:
+    texts = [f"the price is {1000 + row} euros" for row in range(50)]
+    path = tmp_path / "a.parquet"
+    table = pa.table({"id": [f"{row}" for row in range(50)], "text": texts})
+    pq.write_table(table, path, compression="none", use_dictionary=False, write_page_checksum=True)
+    content = bytearray(path.read_bytes())
+    content[content.find(b"price is 1025") + 9] ^= 8
+    path.write_bytes(content)
+    corpus = open_corpus(CorpusSettings(uri=str(tmp_path)))
+    with pytest.raises(BadFile, match=r"a\.parquet: damaged"):
+        scan_file(corpus, corpus.files[0])
