@@ -46,7 +46,9 @@ class Rows:
         """Some of the rows, by their places. Before they are stored Arrow could not take them: views have no kernel."""
         at = pa.array(rows)
         faults = (found[rows] for found in (self.id_faults, self.text_faults, self.payload_faults))
-        return Rows(self.ids.take(at), self.texts.take(at), self.payload.take(at), *faults)
+        # Taking from a table without columns gives no rows at all.
+        payload = self.payload.take(at) if self.payload.num_columns else self.payload.slice(0, len(rows))
+        return Rows(self.ids.take(at), self.texts.take(at), payload, *faults)
 
 
 def content_hash(text: bytes) -> bytes:

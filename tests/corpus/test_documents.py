@@ -47,6 +47,8 @@ def test_a_huge_row_group_is_split_and_small_files_share_a_shard(tmp_path: Path)
     assert [shard.documents for shard in shards] == [600] * 5
     assert sum(shard.text_bytes for shard in shards) == sum(len(text.encode()) for _, text in documents)
     assert len(shards[-1].parts) > 5
+    found = list(read_shard(corpus, shards[-1]))
+    assert all(len(documents.payload_hash) == len(documents.ids) for documents in found), "without a payload too"
     assert sorted(read_all(corpus, shards)) == sorted(documents)
     assert sum(shard.documents for shard in shards) == 3000
 
