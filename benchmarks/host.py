@@ -19,7 +19,7 @@ from ray.cluster_utils import Cluster as Machines
 from benchmarks.support import machine, reporting
 from benchmarks.support.flops import model_flops
 from benchmarks.support.fresh_process import apart
-from benchmarks.support.null_model import Weightless
+from benchmarks.support.null_model import NullModel
 from benchmarks.support.workload import TOKENS_PER_WORD
 from indexer.indexing import run
 from indexer.settings import Settings
@@ -43,7 +43,7 @@ def worker_costs(root: Path, tokens: int, documents: int) -> dict[str, Any]:
     """Microseconds per document and stage of one worker process, and of the driver."""
     corpus = _corpus(root / f"corpus-{tokens}", tokens, documents)
     settings = _settings(root, corpus, f"index-{tokens}", cluster={"address": "local", "workers": 1})
-    summary = run.run(settings, Weightless(256))
+    summary = run.run(settings, NullModel.of(settings))
     stages = {name: seconds / documents * 1e6 for name, seconds in summary["worker_stages"].items()}
     driver = {
         name: summary["stages"][name] / documents * 1e6 for name in ("scan", "compare", "check", "commit", "index")
@@ -63,7 +63,7 @@ def many_workers(root: Path, documents: int) -> dict[str, Any]:
     try:
         settings = _settings(root, corpus, "index-many", cluster={"address": machines.address}, shard_mb=1 / 64)
         # Their tokenising is left out: 64 workers of a cluster have cores of their own for it.
-        summary = run.run(settings, Weightless(256, WORKERS / RATE, tokenise=False))
+        summary = run.run(settings, NullModel.of(settings, WORKERS / RATE, tokenise=False))
     finally:
         machines.shutdown()
     ideal = documents / RATE

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from indexer.indexing import run
+from indexer.inference.model import open_model
 from indexer.settings import Settings
 from indexer.testing.checkpoints import minilm_path
 from indexer.testing.corpora import tiny_corpus
-from indexer.testing.fakes import FakeRecipe
-
-DIMENSION = 384
+from indexer.testing.fakes import FakeModel
 
 DOCUMENTS_PER_FILE = 10_000
 
@@ -99,7 +98,7 @@ def measure(root: str) -> dict[str, Any]:
         run={"progress": "none", "shard_mb": SHARD_MB},
     )
     with ray_peaks() as peaks:
-        summary = run.run(settings, FakeRecipe(DIMENSION))
+        summary = run.run(settings, FakeModel.of(open_model(settings.model, settings.engine)))
     return {"indexed": summary["indexed"], "driver_mib": peak_mib("self"), **peaks}
 
 

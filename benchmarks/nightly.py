@@ -14,12 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from indexer.indexing import plan, run
+from indexer.inference.model import open_model
 from indexer.settings import IndexSettings, Settings
 from indexer.testing.checkpoints import minilm_path
 from indexer.testing.corpora import tiny_corpus
-from indexer.testing.fakes import FakeRecipe
-
-DIMENSION = 384
+from indexer.testing.fakes import FakeModel
 
 FILES = 10
 
@@ -44,7 +43,8 @@ def change(corpus: Path, documents: int) -> int:
 
 def night(settings: Settings, seconds_per_token: float) -> dict[str, Any]:
     """One run with the fake engine."""
-    return run.run(settings, FakeRecipe(DIMENSION, {"seconds_per_token": seconds_per_token}))
+    model = open_model(settings.model, settings.engine)
+    return run.run(settings, FakeModel.of(model, seconds_per_token=seconds_per_token))
 
 
 def main() -> None:

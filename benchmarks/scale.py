@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.memory import peak_mib, ray_peaks
-from benchmarks.support.null_model import Weightless
+from benchmarks.support.null_model import NullModel
 from indexer.indexing import run
 from indexer.settings import Settings
 from indexer.testing.checkpoints import minilm_path
@@ -27,8 +27,6 @@ CHANGED = 100
 """One document of so many is changed, in one file of :data:`FILES`."""
 
 WIDTH = 32
-
-MINILM_WIDTH = 384
 
 BILLION = 1_000_000_000
 
@@ -63,7 +61,7 @@ def night(root: Path) -> dict[str, Any]:
         run={"progress": "none"},
     )
     with ray_peaks() as peaks:
-        summary = run.run(settings, Weightless(MINILM_WIDTH, tokenise=False))
+        summary = run.run(settings, NullModel.of(settings, tokenise=False))
     return {
         "embedded": summary["indexed"],
         "seconds": summary["seconds"],

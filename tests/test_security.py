@@ -17,13 +17,11 @@ from pydantic import ValidationError
 
 from indexer.cluster import worker
 from indexer.errors import IndexerError, SettingsError
-from indexer.indexing import run as indexing_run
 from indexer.inference import checkpoint
 from indexer.inference.model import Model, resolved
 from indexer.settings import CorpusSettings, EngineSettings, IndexSettings, ModelSettings
-from tests.faults.chaos import LocalCluster
 from tests.support import drive, fakes
-from tests.support.fakes import published_rows, run, settings, words, write
+from tests.support.fakes import published_rows, run_here, settings, words, write
 
 ROOT = Path(__file__).parents[1]
 
@@ -80,20 +78,19 @@ HOSTILE = [
 ]  # fmt: skip
 
 
-def test_hostile_ids_delete_and_match_only_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexing_run, "Cluster", LocalCluster)
+def test_hostile_ids_delete_and_match_only_themselves(tmp_path: Path) -> None:
     documents = [*((name, f"document number {at}") for at, name in enumerate(HOSTILE)), *words(30)]
     given = settings(tmp_path)
     for removed in range(0, len(HOSTILE), 4):
         left = [*documents[:removed], *documents[removed + 1 :]] if removed else documents
         write(tmp_path / "corpus" / "a.parquet", left)
-        run(given)
+        run_here(given)
         for width in fakes.WIDTHS:
             assert published_rows(given, width) == sorted((name, 0) for name, _ in left)
     renamed = [(f"moved {name}", text) for name, text in documents]
     write(tmp_path / "corpus" / "a.parquet", renamed)
     loose = settings(tmp_path, gates={"max_removed": 1.0})
-    assert run(loose)["moved"] == len(documents) - 1
+    assert run_here(loose)["moved"] == len(documents) - 1
     assert published_rows(loose, 96) == sorted((name, 0) for name, _ in renamed)
 
 

@@ -5,13 +5,15 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from benchmarks.support.workload import MAX_TOKENS, Outcome, Work
 from indexer.cluster.connection import Cluster
+from indexer.cluster.leases import Done
 from indexer.corpus.shards import Shard
 from indexer.indexing import run
 from indexer.indexing.worklist import FEWEST_DOCUMENTS
-from indexer.inference.engine import Engine
+from indexer.inference.engine import Embedder
 from indexer.settings import ClusterSettings, Settings
 from indexer.storage.records import Receipt
 
@@ -24,7 +26,7 @@ WARM = 64
 class FloorPipeline:
     """A worker that only embeds: its token ids are in memory before the clock starts, its vectors are thrown away."""
 
-    def __init__(self, make_engine: Callable[[], Engine], ids: list[list[int]]) -> None:
+    def __init__(self, make_engine: Callable[[], Embedder], ids: list[list[int]]) -> None:
         """Starts the engine, in a thread of its own as the job does, and takes the ids of all documents."""
         self._thread = ThreadPoolExecutor(1)
         self._engine = self._thread.submit(make_engine).result()
@@ -110,14 +112,13 @@ def settings_of(work: Work, number: int) -> Settings:
 
 def _on_workers(work: Work, settings: ClusterSettings) -> Outcome:
     begun = time.perf_counter()
-    with Cluster(settings) as cluster:
-        cluster.start_workers(MakeFloor(work), _shard_count(work))  # type: ignore[arg-type]
-        for _ in cluster.run([Shard("0", (), WARM, 0)] * cluster.workers, retries=0, most_restarts=0):
+    make: Any = MakeFloor(work)
+    with Cluster(settings) as cluster, cluster.pool(make, _shard_count(work)) as pool:
+        for _ in pool.run([Shard("0", (), WARM, 0)] * pool.size, retries=0, most_restarts=0):
             pass
         start = time.perf_counter()
-        tokens = sum(
-            done.tokens for done in cluster.run(_shards(work), retries=0, most_restarts=0) if isinstance(done, Receipt)
-        )
+        ended = pool.run(_shards(work), retries=0, most_restarts=0)
+        tokens = sum(done.receipt.tokens for done in ended if isinstance(done, Done))
         return Outcome(tokens, time.perf_counter() - start, start - begun, {})
 
 

@@ -1,19 +1,19 @@
 """A model that costs nothing, or only sleeps, so that the work around it is left."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
+from typing import Self
 
 import numpy as np
 
-from indexer.indexing.embed import EmbedPipeline
-from indexer.indexing.job import Target
-from indexer.inference.embed_inputs import TokenBatch
-from indexer.inference.model import Model
+from indexer.inference.embed_inputs import EmbedTokenizer, TokenBatch
+from indexer.inference.model import Model, open_model
+from indexer.settings import Settings
 
 
-class OneToken:
+class OneToken(EmbedTokenizer):
     """Tokenizer that takes no time: every document is one chunk of one token."""
 
     def documents(self, texts: Sequence[str]) -> TokenBatch:
@@ -41,27 +41,29 @@ class Dice:
 
 
 @dataclass(frozen=True)
-class Weightless:
-    """How workers build their pipelines.
+class NullModel(Model):
+    """A model that costs nothing.
 
     Attributes:
-        dimension: Width of the vectors.
         seconds_per_document: Time the engine sleeps.
         tokenise: Whether the model's own tokenizer runs.
     """
 
-    dimension: int
     seconds_per_document: float = 0.0
     tokenise: bool = True
 
-    def __call__(self, target: Target, model: Model) -> Callable[[], EmbedPipeline]:
-        """As :data:`indexer.indexing.Recipe`."""
-        return partial(_pipeline, target, model, self)
+    @classmethod
+    def of(cls, settings: Settings, seconds_per_document: float = 0.0, *, tokenise: bool = True) -> Self:
+        """The model of a job's settings, without its costs."""
+        opened = open_model(settings.model, settings.engine)
+        return cls(opened.settings, opened.engine_settings, opened.revision, seconds_per_document, tokenise)
 
+    @cached_property
+    def tokenizer(self) -> EmbedTokenizer:
+        """The model's own tokenizer, or one that takes no time."""
+        kind = EmbedTokenizer if self.tokenise else OneToken
+        return kind(self.checkpoint.path, max_tokens=self.settings.max_tokens)
 
-def _pipeline(target: Target, model: Model, made: Weightless) -> EmbedPipeline:
-    return EmbedPipeline(
-        target,
-        lambda: Dice(made.dimension, made.seconds_per_document),
-        lambda: model.tokenizer if made.tokenise else OneToken(),
-    )
+    def engine(self) -> Dice:
+        """An engine that costs nothing."""
+        return Dice(self.checkpoint.dimension, self.seconds_per_document)

@@ -24,6 +24,11 @@ class Piece(Protocol):
         """Its name, the same whenever the same job is run again."""
         ...
 
+    @property
+    def size(self) -> int:
+        """Documents, pairs or sequences in it."""
+        ...
+
     def halves(self) -> Sequence["Piece"]:
         """Two pieces with half of the work each; none where it cannot be divided."""
         ...

@@ -1,14 +1,20 @@
-"""The worker pool: leases of work, bisection of what kills a worker, replacement of dead ones."""
+"""The worker pool: leases of work, bisection of what kills a worker, replacement of dead workers."""
 
-import signal
-import threading
+import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Generic
+from collections.abc import Iterable, Iterator
+from typing import Any, Self
 
-from indexer.cluster.pipeline import PIECES_INSIDE, Piece, PieceT
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from indexer.cluster.failures import cause, death
+from indexer.cluster.leases import Done, GivenUp, Lease, WorkerHandle
+from indexer.cluster.pipeline import Piece, PieceT
+from indexer.cluster.placement import Placement
+from indexer.cluster.stopping import asked_to_stop
+from indexer.cluster.worker import MakePipeline
+from indexer.errors import CorpusError, IndexerError, SettingsError
 from indexer.progress import say
 
 STOP_SECONDS = 1.0
@@ -18,80 +24,174 @@ DESERTED_SECONDS = 600.0
 """How long a run whose machines are all lost waits for others, which managed clusters start in minutes."""
 
 
-@dataclass(frozen=True)
-class GivenUp(Generic[PieceT]):
-    """A piece of work that no worker could finish, and why."""
-
-    piece: PieceT
-    reason: str
-
-
-@dataclass
-class Lease:
-    """A piece of work on its way to a receipt.
+class WorkerPool:
+    """Workers with one engine each, which start when the pool is entered and end with it.
 
     Attributes:
-        piece: The work.
-        failures: Workers that died or failed with this piece alone.
-        suspect: A worker died with it, or with what it is a half of; it runs alone, so that the right one is blamed.
+        size: Workers of the pool.
+        restarts: Workers that died in the latest :meth:`run` and were replaced.
     """
 
-    piece: Piece
-    failures: int = 0
-    suspect: bool = False
+    def __init__(self, placement: Placement, make_pipeline: MakePipeline, most: int) -> None:
+        """Describes the workers; :meth:`__enter__` starts them.
+
+        Args:
+            placement: Where workers fit.
+            make_pipeline: Builds the pipeline in a worker's process.
+            most: No more workers than this: there is no use for an engine without work.
+        """
+        self._placement = placement
+        self._make_pipeline = make_pipeline
+        self._most = most
+        self._members: list[WorkerHandle] = []
+        self.size = 0
+        self.restarts = 0
+
+    def __enter__(self) -> Self:
+        """Starts the engines and waits until they are ready.
+
+        Raises:
+            SettingsError: The cluster has no place for so many workers.
+            IndexerError: An engine cannot be started.
+        """
+        wanted = min(max(self._placement.workers, 1), self._most)
+        if wanted > self._placement.capacity:  # Ray would wait for ever
+            raise SettingsError(
+                f"cluster.workers: the machines of this cluster have room for {self._placement.capacity} workers of "
+                f"{self._placement.settings.cpus_per_worker} cores, not for {wanted}"
+            )
+        try:
+            for _ in range(wanted):
+                self._members.append(self._placement.start_worker(self._make_pipeline))
+            for member in self._members:
+                _wait_until_ready(member)
+        except BaseException:
+            self._stop()
+            raise
+        self.size = wanted
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the worker processes and with them their engines."""
+        self._stop()
+
+    def _stop(self) -> None:
+        for member in self._members:
+            ray.kill(member.actor)
+        self._members = []
+
+    def run(
+        self, pieces: Iterable[PieceT], retries: int, most_restarts: int
+    ) -> Iterator[Done[PieceT, Any] | GivenUp[PieceT]]:
+        """Takes pieces of work to receipts.
+
+        What a worker held when it died is halved, each half runs alone, and so on: of n documents, one that kills is
+        found with 1 + log2(n) deaths. What cannot be halved is given up after ``retries`` more. A dead worker's
+        replacement takes part once its engine has started: where a machine is lost, the others do its work. On SIGTERM
+        or Ctrl-C the pieces in hand are finished and nothing else is begun; a second signal ends at once.
+
+        Args:
+            pieces: Work, pulled as workers take it.
+            retries: Further tries of a piece that failed.
+            most_restarts: Workers that may die.
+
+        Yields:
+            Finished pieces with what the pipeline returned, and given-up pieces, in the order in which they end.
+
+        Raises:
+            IndexerError: Too many workers died, no machine is left for any, or a piece failed for a reason that is not
+                its own.
+            KeyboardInterrupt: A signal asked to stop.
+        """
+        fresh: Iterator[Piece] = iter(pieces)
+        queue: deque[Lease] = deque()
+        self.restarts = 0
+        self._last_capacity = time.monotonic()
+        with asked_to_stop() as asked:
+            while True:
+                if not asked.is_set():
+                    self._lease(queue, fresh)
+                leased = {reference: member for member in self._members for reference in member.leases}
+                if not leased and (asked.is_set() or not queue):
+                    break
+                references = leased | {member.starting: member for member in self._members if not member.ready}
+                ended, _ = ray.wait(list(references), num_returns=1, timeout=STOP_SECONDS)
+                for reference in ended:
+                    yield from self._settle(references[reference], reference, queue, retries)
+                if not leased:
+                    self._check_capacity()
+                if self.restarts > most_restarts:
+                    raise IndexerError(f"{self.restarts} workers died, run.max_restarts allows {most_restarts}")
+        if asked.is_set():
+            raise KeyboardInterrupt
+
+    def _lease(self, queue: deque[Lease], fresh: Iterator[Piece]) -> None:
+        """Gives each worker in turn one more piece until none takes more or nothing is left."""
+        given = True
+        while given:
+            given = False
+            for member in sorted(self._members, key=lambda member: len(member.leases)):
+                if not queue and (piece := next(fresh, None)) is not None:
+                    queue.append(Lease(piece))
+                if queue and member.takes(queue[0]):
+                    lease = queue.popleft()
+                    member.leases[member.actor.run.remote(lease.piece)] = lease
+                    given = True
+
+    def _check_capacity(self) -> None:
+        """Ends a run that nobody works on and no machine of the cluster could."""
+        if self._placement.capacity:
+            self._last_capacity = time.monotonic()
+        elif time.monotonic() - self._last_capacity > DESERTED_SECONDS:
+            raise IndexerError(
+                f"the machines of all workers are lost, and no other came in {DESERTED_SECONDS:.0f} seconds; the same "
+                "command resumes"
+            )
+
+    def _settle(
+        self, member: WorkerHandle, reference: Any, queue: deque[Lease], retries: int
+    ) -> Iterator[Done[Any, Any] | GivenUp[Any]]:
+        """What came of a reference: a worker is ready, a piece is done or failed, or a worker died."""
+        try:
+            receipt = ray.get(reference)
+        except RayTaskError as error:
+            raised = cause(error)
+            if not member.ready or not isinstance(raised, CorpusError):
+                raise raised from None
+            yield from member.leases.pop(reference).fail(queue, retries, str(raised))
+        except RayError as error:
+            yield from self._replace_dead(member, queue, retries, f"worker died: {death(error)}")
+        else:
+            if member.ready:
+                yield Done(member.leases.pop(reference).piece, receipt)
+            member.ready = True
+
+    def _replace_dead(
+        self, member: WorkerHandle, queue: deque[Lease], retries: int, reason: str
+    ) -> Iterator[GivenUp[Any]]:
+        """Replaces a dead worker; what it held is halved, and its only piece, where it has no halves, is to blame."""
+        alone = len(member.leases) == 1
+        for lease in member.leases.values():
+            lease.suspect = True
+            halves = lease.piece.halves()
+            if halves:
+                queue.extend(Lease(half, suspect=True) for half in halves)
+            elif alone:
+                yield from lease.fail(queue, retries, reason)
+            else:
+                queue.append(lease)
+        say(f"{reason}; another one is started")
+        ray.kill(member.actor)  # Ray may only have lost sight of it, and it holds a GPU
+        self.restarts += 1
+        self._members.remove(member)
+        self._members.append(self._placement.start_worker(self._make_pipeline))
 
 
-@dataclass
-class WorkerHandle:
-    """A worker actor as the driver sees it.
-
-    Attributes:
-        actor: Ray's handle.
-        starting: Reference that ends when the engine has started, or cannot be.
-        ready: Whether it has: a worker for which the cluster has no place would keep what it was given for ever.
-        leases: What it holds, by the references that end with the receipts.
-    """
-
-    actor: Any
-    starting: Any
-    ready: bool = False
-    leases: dict[Any, Lease] = field(default_factory=dict)
-
-    def takes(self, lease: Lease) -> bool:
-        """Whether the lease may be given now: suspects run alone."""
-        if not self.ready:
-            return False
-        if lease.suspect or any(held.suspect for held in self.leases.values()):
-            return not self.leases
-        return len(self.leases) < PIECES_INSIDE
-
-
-def _fail(lease: Lease, queue: deque[Lease], retries: int, reason: str) -> Iterator[GivenUp[Any]]:
-    lease.failures += 1
-    if lease.failures > retries:
-        yield GivenUp(lease.piece, reason)
-    else:
-        queue.append(lease)
-
-
-@contextmanager
-def _asked_to_stop() -> Iterator[threading.Event]:
-    """An event that the first SIGTERM or SIGINT sets; the second one interrupts."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-
-    def ask(*_: object) -> None:
-        asked.set()
-        say("stopping: shards in hand are finished first; once more to stop at once")
-        for number in numbers:
-            signal.signal(number, signal.default_int_handler)
-
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(number, ask) for number in numbers]
+def _wait_until_ready(member: WorkerHandle) -> None:
     try:
-        yield asked
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler or signal.SIG_DFL)
+        ray.get(member.starting)
+    except RayTaskError as error:
+        raise cause(error) from None
+    except RayError as error:
+        raise IndexerError(f"a worker died while its engine started: {death(error)}") from None
+    member.ready = True

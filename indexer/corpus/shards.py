@@ -50,6 +50,11 @@ class Shard:
     documents: int
     text_bytes: int
 
+    @property
+    def size(self) -> int:
+        """Number of documents."""
+        return self.documents
+
     def halves(self) -> tuple["Shard", ...]:
         """Two shards with half of the documents each; none of a single document. Their text size is a guess."""
         if self.documents < 2:  # noqa: PLR2004

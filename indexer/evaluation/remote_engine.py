@@ -11,11 +11,13 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from indexer.cluster.connection import Cluster
+from indexer.cluster.drive import Work, drive
+from indexer.cluster.leases import GivenUp
 from indexer.cluster.pipeline import Pipeline
-from indexer.cluster.pool import GivenUp
+from indexer.cluster.pool import WorkerPool
 from indexer.errors import IndexerError
 from indexer.inference.pair_inputs import PairBatch
-from indexer.progress import Progress, Stopwatch
+from indexer.progress import Stopwatch
 from indexer.settings import ProgressStyle
 
 SEQUENCES = 256
@@ -45,6 +47,11 @@ class SequenceBatch:
     def shard_id(self) -> str:
         """Its name."""
         return f"{self.at:012d}"
+
+    @property
+    def size(self) -> int:
+        """Number of sequences."""
+        return len(self.ids)
 
     def halves(self) -> tuple["SequenceBatch", ...]:
         """None: results are wanted of all or not at all."""
@@ -90,6 +97,8 @@ class ServingPipeline(Pipeline[SequenceBatch, Any, Answer, Answer]):
 class RemoteEngine:
     """Engines that answer until the block ends."""
 
+    _pool: WorkerPool
+
     def __init__(
         self, cluster: Cluster, make_engine: Callable[[], Any], method: Method, style: ProgressStyle = "none"
     ) -> None:
@@ -104,16 +113,16 @@ class RemoteEngine:
         self._cluster = cluster
         self._make = partial(ServingPipeline, make_engine, method)
         self._style = style
-        self._workers = 0
 
     def __enter__(self) -> Self:
-        """Starts as many engines as the cluster has room for."""
-        self._workers = self._cluster.start_workers(self._make, self._cluster.workers)
+        """Starts as many engines as the settings say."""
+        self._pool = self._cluster.pool(self._make, self._cluster.workers)
+        self._pool.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         """Ends them."""
-        self._cluster.stop_workers()
+        self._pool.__exit__(*error)
 
     def embed(self, ids: Sequence[Sequence[int]]) -> np.ndarray:
         """Vectors of sequences, float32, shape (len(ids), dimension), in input order."""
@@ -130,12 +139,15 @@ class RemoteEngine:
 
     def _answers(self, ids: Sequence[Sequence[int]], second: Sequence[int] | None, unit: str) -> list[Any]:
         found: dict[int, Any] = {}
-        with Progress(len(ids), self._workers, self._style, unit) as progress:
-            for answer in self._cluster.run(_pieces(ids, second), retries=1, most_restarts=MOST_RESTARTS):
-                if isinstance(answer, GivenUp):
-                    raise IndexerError(f"{unit} from number {answer.piece.at} on: {answer.reason}")
-                found[answer.at] = answer.result
-                progress.add(len(answer.result), answer.tokens)
+
+        def done(answer: Answer) -> None:
+            found[answer.at] = answer.result
+
+        def given_up(sequences: GivenUp[SequenceBatch]) -> None:
+            raise IndexerError(f"{unit} from number {sequences.piece.at} on: {sequences.reason}")
+
+        work = Work(_pieces(ids, second), len(ids), unit, retries=1, most_restarts=MOST_RESTARTS)
+        drive(self._pool, work, self._style, done, given_up)
         return [found[at] for at in sorted(found)]
 
 

@@ -1,9 +1,9 @@
 """A shard of documents end to end: read, tokenise, embed, cut to widths, stage, receipt."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,22 +15,15 @@ from indexer.corpus.shards import FileRows, Shard
 from indexer.indexing.job import Target
 from indexer.indexing.quarantine import each_part
 from indexer.inference import matryoshka
-from indexer.inference.embed_inputs import TokenBatch
+from indexer.inference.embed_inputs import EmbedTokenizer, TokenBatch
 from indexer.inference.engine import Embedder
+from indexer.inference.model import Model
 from indexer.progress import Stopwatch
 from indexer.reasons import QuarantineReason
 from indexer.schema import Layout
 from indexer.storage import tables
 from indexer.storage.control import ControlStore
 from indexer.storage.records import Receipt
-
-
-class Tokenizer(Protocol):
-    """What the pipeline needs of a tokenizer."""
-
-    def documents(self, texts: Sequence[str]) -> TokenBatch:
-        """Token ids of the chunks of ``texts``."""
-        ...
 
 
 @dataclass
@@ -73,23 +66,20 @@ class ShardInFlight:
 class EmbedPipeline(Pipeline[Shard, Embedder, ShardInFlight, Receipt]):
     """Takes shards to receipts on one engine in embed mode."""
 
-    def __init__(
-        self, target: Target, make_engine: Callable[[], Embedder], make_tokenizer: Callable[[], Tokenizer]
-    ) -> None:
+    def __init__(self, target: Target, model: Model) -> None:
         """Starts the engine.
 
         Args:
             target: Where the rows go.
-            make_engine: Starts the engine; called in the thread that will use it.
-            make_tokenizer: Loads the tokenizer.
+            model: Gives the tokenizer and the engine.
 
         Raises:
             SettingsError: A width is not possible with the engine's dimension.
         """
         self._target = target
         self._control = ControlStore(target.uri, target.layout.name)
-        self._tokenizer = make_tokenizer()
-        super().__init__(make_engine)
+        self._tokenizer = model.tokenizer
+        super().__init__(model.engine)
         matryoshka.check(target.layout.widths, self._engine.dimension)
 
     def _read(self, piece: Shard, watch: Stopwatch) -> ShardInFlight:
@@ -165,7 +155,7 @@ class EmbedPipeline(Pipeline[Shard, Embedder, ShardInFlight, Receipt]):
         return float(stored @ matryoshka.cut(held.again, width)[0] / max(float(np.linalg.norm(stored)), 1e-12))
 
 
-def _tokenised(documents: DocumentBatch, tokenizer: Tokenizer) -> Batch:
+def _tokenised(documents: DocumentBatch, tokenizer: EmbedTokenizer) -> Batch:
     tokens = tokenizer.documents(documents.texts)
     return Batch(
         ids=pa.array(documents.ids, pa.string()),

@@ -59,11 +59,12 @@ class Job:
         return self.published.description.model.query_instruction != self.settings.model.query_instruction
 
 
-def open_job(settings: Settings, *, rebuild: bool = False) -> Job:
+def open_job(settings: Settings, model: Model | None = None, *, rebuild: bool = False) -> Job:
     """Opens and checks everything a run needs, before any engine starts.
 
     Args:
         settings: The settings.
+        model: Another model than the one that the settings name.
         rebuild: Whether other vectors or tables than the published ones make a new generation instead of an error.
 
     Returns:
@@ -74,7 +75,7 @@ def open_job(settings: Settings, *, rebuild: bool = False) -> Job:
         CorpusError: There is no usable corpus.
     """
     listed = open_corpus(settings.corpus)
-    model = open_model(settings.model, settings.engine)
+    model = model or open_model(settings.model, settings.engine)
     index = settings.index
     wide = tuple(sorted(index.widths, reverse=True))
     matryoshka.check(wide, model.checkpoint.dimension)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from enum import Enum
 from functools import partial
 from itertools import count
 from typing import Any
@@ -13,7 +14,8 @@ from indexer.indexing import changes, scan
 from indexer.indexing.intent import make_intent
 from indexer.indexing.job import Job, open_job
 from indexer.indexing.sandbox import ReaderProcess
-from indexer.indexing.stage import MakePipeline, Recipe, Staged, stage
+from indexer.indexing.stage import Staged, stage
+from indexer.inference.model import Model
 from indexer.progress import Stopwatch, say
 from indexer.publishing import publish
 from indexer.publishing.gates import Gate, check_counts, check_files, check_vectors
@@ -27,12 +29,23 @@ SUMMED = {"new", "changed", "unchanged", "deleted", "moved", "duplicates"}
 """Counts of the comparison that the summary has."""
 
 
-def run(settings: Settings, recipe: Recipe = MakePipeline, *, rebuild: bool = False) -> dict[str, Any]:
+class Again(Enum):
+    """Why an attempt published nothing of its own and the next one begins anew."""
+
+    PENDING_FINISHED = "another run's epoch was pending and is published now"
+    CORPUS_CHANGED = "the corpus changed while it was read"
+    OVERTAKEN = "another run published the epoch first"
+
+
+def run(
+    settings: Settings, model: Model | None = None, cluster: Cluster | None = None, *, rebuild: bool = False
+) -> dict[str, Any]:
     """Brings the index up to date with the corpus.
 
     Args:
         settings: The settings.
-        recipe: How workers build their pipelines; tests put a fake engine here.
+        model: Another model than the one that the settings name.
+        cluster: A connected cluster, which stays connected; by default the run connects as the settings say.
         rebuild: Where the settings make other vectors or tables than the published ones, build a new generation of
             tables beside these and switch to it.
 
@@ -47,35 +60,35 @@ def run(settings: Settings, recipe: Recipe = MakePipeline, *, rebuild: bool = Fa
     """
     watch = Stopwatch()
     with watch("open"):
-        job = open_job(settings, rebuild=rebuild)
+        job = open_job(settings, model, rebuild=rebuild)
         pending = job.store.pending_intent()
     if pending is None and job.published is not None and job.is_published:
         return _unchanged(job.published)
     reader = scan.start_reader(job)
     with ExitStack() as stack:
         with watch("connect"):
-            cluster = stack.enter_context(Cluster(settings.cluster, settings.engine.replicas_per_gpu))
+            cluster = cluster or stack.enter_context(Cluster(settings.cluster, settings.engine.replicas_per_gpu))
         tries = count(1)
-        while (summary := _attempt(job, cluster, reader, recipe, watch, next(tries))) is None:
-            job = open_job(settings, rebuild=rebuild)
+        while isinstance(ended := _attempt(job, cluster, reader, watch, next(tries)), Again):
+            job = open_job(settings, model, rebuild=rebuild)
             reader = scan.start_reader(job)
-    return summary
+    return ended
 
 
 def _attempt(
-    job: Job, cluster: Cluster, reader: ReaderProcess, recipe: Recipe, watch: Stopwatch, number: int
-) -> dict[str, Any] | None:
-    """One epoch; ``None`` where another run's was in the way and is published now, or the corpus is another one."""
+    job: Job, cluster: Cluster, reader: ReaderProcess, watch: Stopwatch, number: int
+) -> dict[str, Any] | Again:
+    """One epoch's summary, or why there is to be another attempt."""
     pending = job.store.pending_intent()
     if pending is not None:
         say(f"epoch {pending.epoch} was begun by another run: finishing it")
         _finish(job, cluster, pending, watch)
-        return None
+        return Again.PENDING_FINISHED
     with watch("scan"):
         unread = scan.scan(job, cluster, reader)
         if unread and number < LISTINGS and open_corpus(job.settings.corpus).files != job.corpus.files:
             say("the corpus changed while it was read: listing it again")
-            return None
+            return Again.CORPUS_CHANGED
     with watch("compare"):
         found = changes.compare(job, cluster, unread)
     if not found.counts["documents"]:
@@ -85,8 +98,7 @@ def _attempt(
     gates = job.settings.gates
     check_files(len(unread), len(job.corpus.files), gates)
     _check_counts(job, found.counts)
-    staged = stage(job, cluster, found, unread, recipe, watch)
-    cluster.stop_workers()
+    staged = stage(job, cluster, found, unread, watch)
     with watch("check"):
         quarantined = found.counts["quarantined"] + staged.quarantined
         hold = _check_counts(job, found.counts | {"quarantined": quarantined})
@@ -97,7 +109,7 @@ def _attempt(
     epoch = _finish(job, cluster, counted, watch)
     if counted != ours:
         say(f"another run published epoch {epoch.number} first: comparing with it")
-        return None
+        return Again.OVERTAKEN
     if epoch.description.rollback_of is not None:
         raise RefusedError(f"epoch {epoch.number} was given up by a rollback to epoch {epoch.description.rollback_of}")
     return _summary(epoch) | _times(watch, staged, epoch)

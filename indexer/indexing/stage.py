@@ -1,13 +1,17 @@
 """Stages every shard of a night on workers, or takes it from an earlier run's receipt."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 
 from indexer.cluster.connection import SMALL_ROWS, Cluster
-from indexer.cluster.pool import GivenUp
+from indexer.cluster.drive import Work, drive
+from indexer.cluster.leases import GivenUp
+from indexer.cluster.pool import WorkerPool
 from indexer.corpus.shards import Shard
 from indexer.indexing import reuse, worklist
 from indexer.indexing.changes import Changes
@@ -15,25 +19,9 @@ from indexer.indexing.embed import EmbedPipeline
 from indexer.indexing.job import Job, Target
 from indexer.indexing.quarantine import rows_of_changes, rows_of_killed_shard
 from indexer.indexing.scan import Unread
-from indexer.inference.model import Model
-from indexer.progress import Progress, Stopwatch, say
+from indexer.progress import Stopwatch, say
 from indexer.storage import tables
 from indexer.storage.records import Receipt
-
-Recipe = Callable[[Target, Model], Callable[[], EmbedPipeline]]
-"""How workers build their pipelines."""
-
-
-@dataclass(frozen=True)
-class MakePipeline:
-    """Builds a worker's pipeline in the worker's process."""
-
-    target: Target
-    model: Model
-
-    def __call__(self) -> EmbedPipeline:
-        """Starts the engine."""
-        return EmbedPipeline(self.target, self.model.engine, lambda: self.model.tokenizer)
 
 
 @dataclass
@@ -78,9 +66,7 @@ class Staged:
         self.tokens += receipt.tokens
 
 
-def stage(
-    job: Job, cluster: Cluster, found: Changes, unread: Mapping[str, Unread], recipe: Recipe, watch: Stopwatch
-) -> Staged:
+def stage(job: Job, cluster: Cluster, found: Changes, unread: Mapping[str, Unread], watch: Stopwatch) -> Staged:
     """Takes every shard to a receipt, those of an earlier run as they are."""
     tables.create_missing(job.settings.index.uri, job.layout.schemas())
     receipts = job.store.receipts(job.epoch)
@@ -103,13 +89,13 @@ def stage(
         say(f"resuming epoch {job.epoch}: {staged.resumed} shards ({staged.documents:,} documents) are staged already")
     if shards:
         say(f"starting {min(cluster.workers, shards)} workers for {documents:,} documents in {shards} shards")
-        with watch("start"):
-            workers = cluster.start_workers(recipe(target, job.model), shards)
-        with watch("embed"), Progress(documents, workers, job.settings.run.progress) as progress:
-            rest = (shard for shard in worklist.shards(job, found) if shard.shard_id not in known)
-            given = job.settings.run
-            _embed(job, cluster.run(rest, given.retries, given.max_restarts), staged, progress)
-            staged.restarts = cluster.restarts
+        rest = (shard for shard in worklist.shards(job, found) if shard.shard_id not in known)
+        given = job.settings.run
+        with ExitStack() as stack:
+            with watch("start"):
+                pool = stack.enter_context(cluster.pool(partial(EmbedPipeline, target, job.model), shards))
+            with watch("embed"):
+                _embed(job, pool, Work(rest, documents, "documents", given.retries, given.max_restarts), staged)
     return staged
 
 
@@ -134,15 +120,16 @@ def _of(shard: Shard, old_ids: Mapping[tuple[str, int], str]) -> dict[tuple[str,
     return {key: old_ids[key] for key in keys}
 
 
-def _embed(job: Job, outcomes: Iterable[Receipt | GivenUp[Shard]], staged: Staged, progress: Progress) -> None:
-    for outcome in outcomes:
-        if isinstance(outcome, GivenUp):
-            rows = rows_of_killed_shard(job, outcome.piece, outcome.reason)
-            staged.quarantine.append(rows)
-            staged.quarantined += rows.num_rows
-            progress.add(rows.num_rows, 0)
-        else:
-            staged.add(outcome)
-            for stage, seconds in outcome.seconds.items():
-                staged.seconds[stage] = staged.seconds.get(stage, 0.0) + seconds
-            progress.add(outcome.documents + outcome.quarantined, outcome.tokens)
+def _embed(job: Job, pool: WorkerPool, work: Work[Shard], staged: Staged) -> None:
+    def done(receipt: Receipt) -> None:
+        staged.add(receipt)
+        for stage, seconds in receipt.seconds.items():
+            staged.seconds[stage] = staged.seconds.get(stage, 0.0) + seconds
+
+    def given_up(shard: GivenUp[Shard]) -> None:
+        rows = rows_of_killed_shard(job, shard.piece, shard.reason)
+        staged.quarantine.append(rows)
+        staged.quarantined += rows.num_rows
+
+    drive(pool, work, job.settings.run.progress, done, given_up)
+    staged.restarts = pool.restarts

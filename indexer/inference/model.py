@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 from indexer.inference import checkpoint
 from indexer.inference.checkpoint import Checkpoint
 from indexer.inference.embed_inputs import EmbedTokenizer
-from indexer.inference.engine import Engine
+from indexer.inference.engine import Embedder, Engine, Scorer
 from indexer.inference.engine_arguments import check_arguments
 from indexer.inference.engine_spec import EngineSpec
 from indexer.inference.pair_inputs import PairTokenizer
@@ -94,7 +94,7 @@ class Model(Configured[ModelSettings]):
             instruction=self.settings.query_instruction,
         )
 
-    def engine(self) -> Engine:
+    def engine(self) -> Embedder:
         """Starts the engine in this process.
 
         Raises:
@@ -138,7 +138,7 @@ class Reranker(Configured[RerankerSettings]):
         """The tokenizer with the model's template and limit."""
         return PairTokenizer(self.checkpoint.path, self.settings.max_tokens, self.settings.instruction)
 
-    def engine(self) -> Engine:
+    def engine(self) -> Scorer:
         """Starts the engine in this process.
 
         Raises:

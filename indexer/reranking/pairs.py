@@ -35,6 +35,11 @@ class RowRange:
         """Name that sorts like the rows."""
         return f"{self.at:05d}-{self.start:012d}"
 
+    @property
+    def size(self) -> int:
+        """Number of rows."""
+        return self.stop - self.start
+
     def halves(self) -> tuple["RowRange", ...]:
         """None: its results are one file, in the order of the rows."""
         return ()

@@ -1,8 +1,7 @@
 """The two pipelines of a scoring run: queries to candidates, and pairs to scores."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +9,7 @@ import pyarrow.compute as pc
 
 from indexer.cluster.pipeline import Pipeline
 from indexer.inference.engine import Embedder, Scorer
+from indexer.inference.model import Model, Reranker
 from indexer.inference.pair_inputs import PairBatch
 from indexer.progress import Stopwatch
 from indexer.reranking import pairs
@@ -21,16 +21,6 @@ from indexer.settings import PairsSettings, QueriesSettings
 from indexer.storage import tables
 
 CHUNK_COLUMN = "chunk"
-
-
-class PairTokens(Protocol):
-    """What the pipeline needs of a tokenizer of pairs."""
-
-    def pairs(
-        self, queries: Sequence[str], documents: Sequence[str], instructions: Sequence[str | None] | None = None
-    ) -> PairBatch:
-        """Token ids of prompts."""
-        ...
 
 
 @dataclass
@@ -48,21 +38,20 @@ class QueriesInFlight:
 class SearchPipeline(Pipeline[RowRange, Embedder, QueriesInFlight, PartReceipt]):
     """Queries to candidates: embed, search, write a part that the reranker reads."""
 
-    def __init__(
-        self, output: str, settings: QueriesSettings, published: Published, make_engine: Callable[[], Embedder]
-    ) -> None:
+    def __init__(self, output: str, settings: QueriesSettings, published: Published, model: Model) -> None:
         """Starts the engine.
 
         Args:
             output: Folder of the run.
             settings: Columns of the queries, and how to search.
             published: The index.
-            make_engine: Starts the engine of the index's own model.
+            model: The index's own model.
         """
         self._folder = ResultFolder(output)
         self._settings = settings
         self._published = published
-        super().__init__(make_engine)
+        self._tokenizer = model.tokenizer
+        super().__init__(model.engine)
 
     def _read(self, piece: RowRange, watch: Stopwatch) -> QueriesInFlight:
         with watch("read"):
@@ -74,7 +63,7 @@ class SearchPipeline(Pipeline[RowRange, Embedder, QueriesInFlight, PartReceipt])
         usable = [(name, query, task) for name, query, task in zip(ids, queries, tasks, strict=True) if name and query]
         texts, chosen = [query for _, query, _ in usable], [task for *_, task in usable]
         with watch("tokenise"):
-            tokens = self._published.model.tokenizer.queries(texts, chosen)
+            tokens = self._tokenizer.queries(texts, chosen)
         return QueriesInFlight([name for name, *_ in usable], texts, chosen, tokens, table.num_rows - len(usable))
 
     def _compute(self, held: QueriesInFlight, watch: Stopwatch) -> None:
@@ -139,8 +128,7 @@ class ScorePipeline(Pipeline[RowRange, Scorer, PairsInFlight, PartReceipt]):
         output: str,
         settings: PairsSettings,
         published: Published | None,
-        make_engine: Callable[[], Scorer],
-        make_tokenizer: Callable[[], PairTokens],
+        reranker: Reranker,
         *,
         ranked: bool,
     ) -> None:
@@ -150,17 +138,16 @@ class ScorePipeline(Pipeline[RowRange, Scorer, PairsInFlight, PartReceipt]):
             output: Folder of the run.
             settings: Columns of the pairs.
             published: The index that ids are of.
-            make_engine: Starts the engine.
-            make_tokenizer: Loads the tokenizer.
+            reranker: Gives the tokenizer and the engine.
             ranked: Whether the pairs are candidates of a search, whose results are ranked and also go to a table.
         """
         self._output = output
         self._folder = ResultFolder(output)
         self._settings = settings
         self._published = published
-        self._tokenizer = make_tokenizer()
+        self._tokenizer = reranker.tokenizer
         self._ranked = ranked
-        super().__init__(make_engine)
+        super().__init__(reranker.engine)
 
     def _read(self, piece: RowRange, watch: Stopwatch) -> PairsInFlight:
         with watch("read"):

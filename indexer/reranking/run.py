@@ -1,17 +1,19 @@
 """The scoring job: pairs to scores, or queries through a published index and a reranker to ranked results."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
 from indexer.cluster.connection import SMALL_BYTES, Cluster
-from indexer.cluster.pool import GivenUp
+from indexer.cluster.drive import Work, drive
+from indexer.cluster.leases import GivenUp
 from indexer.corpus.files import DataFile, open_parquet
 from indexer.corpus.listing import list_files
 from indexer.errors import CorpusError, IndexerError, SettingsError
-from indexer.inference.model import Reranker, open_reranker
-from indexer.progress import Progress, Stopwatch, say
+from indexer.inference.model import Model, Reranker, open_reranker
+from indexer.progress import Stopwatch, say
 from indexer.reranking import pairs
 from indexer.reranking.pairs import RowRange
 from indexer.reranking.pipelines import ScorePipeline, SearchPipeline
@@ -26,19 +28,19 @@ CANDIDATES = {"query_column": "query", "document_id_column": "id", "instruction_
 """Columns of the search's candidates."""
 
 
-def make_search(settings: ScoreSettings, epoch: int) -> SearchPipeline:
-    """A worker's pipeline of the first phase, with an engine of the index's own model."""
+def _make_search(settings: ScoreSettings, epoch: int | None, embedder: Model | None) -> SearchPipeline:
+    """A worker's pipeline of the first phase."""
     published = _published(settings, epoch)
-    return SearchPipeline(settings.output.uri, _given(settings.queries), published, published.model.engine)
+    return SearchPipeline(settings.output.uri, _given(settings.queries), published, embedder or published.model)
 
 
-def make_score(settings: ScoreSettings, columns: PairsSettings, epoch: int | None, reranker: Reranker) -> ScorePipeline:
-    """A worker's pipeline of the second phase, with an engine of the reranker."""
+def _make_score(
+    settings: ScoreSettings, columns: PairsSettings, epoch: int | None, reranker: Reranker
+) -> ScorePipeline:
+    """A worker's pipeline of the second phase."""
     published = None if epoch is None else _published(settings, epoch)
     ranked = settings.queries is not None
-    return ScorePipeline(
-        settings.output.uri, columns, published, reranker.engine, lambda: reranker.tokenizer, ranked=ranked
-    )
+    return ScorePipeline(settings.output.uri, columns, published, reranker, ranked=ranked)
 
 
 @dataclass
@@ -75,15 +77,17 @@ class ScoreJob:
 
 def run(
     settings: ScoreSettings,
-    search: Callable[..., SearchPipeline] = make_search,
-    score: Callable[..., ScorePipeline] = make_score,
+    model: Reranker | None = None,
+    embedder: Model | None = None,
+    cluster: Cluster | None = None,
 ) -> dict[str, Any]:
     """Scores what the settings name; run again, it resumes what an earlier run wrote.
 
     Args:
         settings: The settings.
-        search: Makes the pipelines that find candidates; tests put a fake engine here.
-        score: Likewise those that score.
+        model: Another reranker than the one that the settings name.
+        embedder: Another model for queries than the index's own.
+        cluster: A connected cluster, which stays connected; by default the run connects as the settings say.
 
     Returns:
         The summary, JSON-ready.
@@ -93,18 +97,19 @@ def run(
         CorpusError: A file of pairs or queries cannot be used.
         IndexerError: Anything else that ends the run.
     """
-    job = _open(settings)
+    job = _open(settings, model)
     finished = job.folder.summary()
     if finished is not None:
         say("finished by an earlier run: nothing scored")
         return finished
-    with Cluster(settings.cluster, settings.engine.replicas_per_gpu) as cluster:
+    with ExitStack() as stack:
+        cluster = cluster or stack.enter_context(Cluster(settings.cluster, settings.engine.replicas_per_gpu))
         if settings.queries is not None:
-            make_searcher = partial(search, settings, job.epoch)
+            make_searcher = partial(_make_search, settings, job.epoch, embedder)
             searched = _phase(job, cluster, "search", _query_pieces(job, settings.queries), make_searcher)
             job.left_out = sum(receipt.unscored for receipt in searched)
         columns, pieces = _pair_pieces(job, cluster)
-        make = partial(score, settings, columns, job.epoch, job.reranker)
+        make = partial(_make_score, settings, columns, job.epoch, job.reranker)
         receipts = _phase(job, cluster, "score", pieces, make)
     with job.watch("publish"):
         if settings.queries is not None:
@@ -114,10 +119,10 @@ def run(
     return summary
 
 
-def _open(settings: ScoreSettings) -> ScoreJob:
+def _open(settings: ScoreSettings, model: Reranker | None) -> ScoreJob:
     watch = Stopwatch()
     with watch("open"):
-        reranker = open_reranker(settings.model, settings.engine)
+        reranker = model or open_reranker(settings.model, settings.engine)
         published = None
         if settings.index is not None:
             published = _published(settings, None)
@@ -219,24 +224,22 @@ def _phase(
         job.resumed += len(receipts)
     if not rest:
         return receipts
-    rows = sum(piece.stop - piece.start for piece in rest)
+    rows = sum(piece.size for piece in rest)
     unit = "queries" if phase == "search" else "pairs"
     say(f"{phase}: starting {min(cluster.workers, len(rest))} workers for {rows:,} {unit} in {len(rest)} shards")
     failed: list[GivenUp[RowRange]] = []
     settings = job.settings.run
-    with job.watch("start"):
-        workers = cluster.start_workers(make, len(rest))
-    with job.watch(phase), Progress(rows, workers, settings.progress, unit) as progress:
-        by_id = {piece.shard_id: piece for piece in rest}
-        for outcome in cluster.run(rest, settings.retries, settings.max_restarts):
-            if isinstance(outcome, GivenUp):
-                failed.append(outcome)
-                continue
-            receipts.append(outcome)
-            piece = by_id[outcome.shard_id]
-            progress.add(piece.stop - piece.start, outcome.tokens)
-            job.tokens[phase] = job.tokens.get(phase, 0) + outcome.tokens
-    cluster.stop_workers()
+
+    def done(receipt: PartReceipt) -> None:
+        receipts.append(receipt)
+        job.tokens[phase] = job.tokens.get(phase, 0) + receipt.tokens
+
+    with ExitStack() as stack:
+        with job.watch("start"):
+            pool = stack.enter_context(cluster.pool(make, len(rest)))
+        with job.watch(phase):
+            work = Work(rest, rows, unit, settings.retries, settings.max_restarts)
+            drive(pool, work, settings.progress, done, failed.append)
     if failed:
         first = failed[0]
         raise IndexerError(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from indexer.errors import SettingsError
-from indexer.inference.engine import Engine
+from indexer.inference.engine import Embedder, Scorer
 from indexer.inference.model import Model, Reranker, open_model, open_reranker
 from indexer.search.hits import Hit
 from indexer.search.snapshot import Snapshot
@@ -110,11 +110,11 @@ class Published(Snapshot):
         return self._scorer.score(batch.ids, batch.second)
 
     @cached_property
-    def _engine(self) -> Engine:
+    def _engine(self) -> Embedder:
         return self.model.engine()
 
     @cached_property
-    def _scorer(self) -> Engine:
+    def _scorer(self) -> Scorer:
         return self._given_reranker.engine()
 
     @property

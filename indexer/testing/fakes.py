@@ -8,18 +8,15 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from indexer.errors import EngineDead
-from indexer.indexing.embed import EmbedPipeline
-from indexer.indexing.job import Target
 from indexer.inference.deadline import deadline
-from indexer.inference.model import Model
+from indexer.inference.model import Model, Reranker
 
 
 class FakeEngine:
@@ -95,21 +92,36 @@ class FakeEngine:
 
 
 @dataclass(frozen=True)
-class FakeRecipe:
-    """Makes workers whose pipelines have the real tokenizer and a :class:`FakeEngine`.
+class FakeModel(Model):
+    """A model whose tokenizer and fingerprint are its own and whose engine is a :class:`FakeEngine`.
 
     Attributes:
-        dimension: Width of the vectors.
         faults: What else the fake engine is given.
     """
 
-    dimension: int = 64
     faults: Mapping[str, Any] = field(default_factory=dict)
 
-    def __call__(self, target: Target, model: Model) -> Callable[[], EmbedPipeline]:
-        """How a worker builds its pipeline."""
-        return partial(_fake_pipeline, target, model, self)
+    @classmethod
+    def of(cls, model: Model, **faults: Any) -> Self:
+        """The same model with a fake engine."""
+        return cls(model.settings, model.engine_settings, model.revision, faults)
+
+    def engine(self) -> FakeEngine:
+        """A fake engine with vectors of the model's dimension."""
+        return FakeEngine(self.checkpoint.dimension, **self.faults)
 
 
-def _fake_pipeline(target: Target, model: Model, recipe: FakeRecipe) -> EmbedPipeline:
-    return EmbedPipeline(target, lambda: FakeEngine(recipe.dimension, **recipe.faults), lambda: model.tokenizer)
+@dataclass(frozen=True)
+class FakeReranker(Reranker):
+    """Likewise a reranker."""
+
+    faults: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, reranker: Reranker, **faults: Any) -> Self:
+        """The same reranker with a fake engine."""
+        return cls(reranker.settings, reranker.engine_settings, reranker.revision, faults)
+
+    def engine(self) -> FakeEngine:
+        """A fake engine."""
+        return FakeEngine(**self.faults)

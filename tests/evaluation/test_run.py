@@ -27,7 +27,6 @@ from indexer.settings import EngineSettings, EvaluateSettings, KnownItemsSetting
 from indexer.storage import scratch
 from indexer.testing.checkpoints import minilm_path, qwen3_checkpoint
 from jobs.demo import python_docs
-from tests.faults.chaos import LocalCluster
 from tests.support import fakes
 from tests.support.checkpoints import FAST_DTYPE, cross_encoder
 
@@ -321,12 +320,11 @@ def test_queries_are_written_by_a_generator_and_filtered(
 
 
 @pytest.fixture
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Published:
+def small(tmp_path: Path) -> Published:
     """50 documents with the fake engine's vectors: for what becomes of tables, never of quality."""
-    monkeypatch.setattr(run, "Cluster", LocalCluster)
     fakes.write(tmp_path / "corpus" / "a.parquet", fakes.words(50))
     given = fakes.settings(tmp_path, corpus={"payload": ["text"]})
-    fakes.run(given)
+    fakes.run_here(given)
     return open_published(given.index.uri, given.index.name)
 
 

@@ -17,8 +17,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from itertools import starmap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ import numpy as np
 from lance import LanceOperation
 
 from indexer.errors import CorpusError, IndexerError
-from indexer.indexing import changes, run, worklist
+from indexer.indexing import changes, worklist
 from indexer.inference import tokenizer
 from indexer.inference.embed_inputs import EmbedTokenizer
 from indexer.search.published import open_published
@@ -37,7 +36,7 @@ from indexer.storage.control import ControlStore
 from indexer.storage.receipts import Receipts
 from indexer.storage.records import Intent
 from indexer.testing.checkpoints import minilm_path
-from indexer.testing.fakes import FakeEngine, FakeRecipe
+from indexer.testing.fakes import FakeEngine
 from tests.support import fakes
 
 tokenizer.TextEncoder = functools.cache(tokenizer.TextEncoder)  # type: ignore[misc,assignment]
@@ -50,35 +49,6 @@ SECONDS_TO_SETTLE = 60
 
 RUN_SECONDS = 0.4
 """About what a run takes: kills fall anywhere within."""
-
-
-class LocalCluster:
-    """Stands in for Ray: one worker, in this process."""
-
-    workers = cores = 1
-    restarts = 0
-
-    def __init__(self, *_: object) -> None:
-        self._pipeline: Any = None
-
-    def __enter__(self) -> "LocalCluster":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def map(self, function: Callable[..., Any], items: Iterable[Any], *, in_driver: bool = False) -> Iterator[Any]:  # noqa: ARG002
-        return starmap(function, items)
-
-    def start_workers(self, make: Callable[[], Any], most: int) -> int:  # noqa: ARG002
-        self._pipeline = make()
-        return 1
-
-    def stop_workers(self) -> None:
-        pass
-
-    def run(self, pieces: Iterable[Any], retries: int, most_restarts: int) -> Iterator[Any]:  # noqa: ARG002
-        return (self._pipeline.run(piece) for piece in pieces)
 
 
 class Broken(AssertionError):
@@ -147,12 +117,11 @@ class World:
             os.dup2(log.fileno(), sys.stdout.fileno())
             os.dup2(log.fileno(), sys.stderr.fileno())
             try:
-                run.Cluster = LocalCluster  # type: ignore[misc,assignment]
                 changes.ReaderProcess = contextlib.nullcontext  # type: ignore[misc,assignment]
                 worklist.SMALLEST_SHARD = worklist.FEWEST_DOCUMENTS = 1
                 FAULTS[self.fault]()
                 prepare()
-                run.run(self.settings, FakeRecipe(DIMENSION))
+                fakes.run_here(self.settings)
                 code = 0
             except IndexerError as error:
                 log.write(f"{type(error).__name__}: {error}\n")

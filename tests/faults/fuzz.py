@@ -22,8 +22,6 @@ from hypothesis import strategies as st
 from indexer.indexing import run as indexing_run
 from indexer.search.published import open_published
 from indexer.storage.control import ControlStore
-from indexer.testing.fakes import FakeRecipe
-from tests.faults.chaos import LocalCluster
 from tests.support import fakes
 
 ROWS = 1000
@@ -82,7 +80,7 @@ class Found:
     def corpus(self, root: Path, **corpus: Any) -> None:
         """Indexes a corpus and reads everything back."""
         chosen = fakes.settings(root, corpus=corpus, gates=ANY)
-        summary = indexing_run.run(chosen, FakeRecipe(fakes.WIDTHS[0]))
+        summary = fakes.run_here(chosen)
         published = open_published(chosen.index.uri, "docs")
         for width in fakes.WIDTHS:
             table = published.read(width)
@@ -209,14 +207,13 @@ def _drawing(examples: int) -> Any:
 def run(row_count: int, file_count: int) -> Counter[str]:
     """Pushes both kinds through and gives the counts."""
     found = Found()
-    cluster, gate = indexing_run.Cluster, indexing_run.check_files
-    indexing_run.Cluster = LocalCluster  # type: ignore[misc,assignment]
+    gate = indexing_run.check_files
     indexing_run.check_files = lambda *_: None
     try:
         rows(found, row_count)
         files(found, file_count)
     finally:
-        indexing_run.Cluster, indexing_run.check_files = cluster, gate  # type: ignore[misc]
+        indexing_run.check_files = gate
     return found.counts
 
 

@@ -17,12 +17,10 @@ from ray._private.utils import get_system_memory, get_used_memory
 
 from indexer.cluster import pool
 from indexer.errors import IndexerError
-from indexer.indexing import run as indexing_run
 from indexer.storage import records
 from indexer.storage.control import ControlStore
-from tests.faults.chaos import LocalCluster
 from tests.support import drive
-from tests.support.fakes import POISON, poison_token, published_rows, quarantine, run, settings, words, write
+from tests.support.fakes import POISON, poison_token, published_rows, quarantine, run, run_here, settings, words, write
 from tests.support.rays import join, ray_head
 
 ROOT = Path(__file__).parents[2]
@@ -176,7 +174,6 @@ def test_a_run_waits_for_machines_but_not_for_ever(tmp_path: Path, monkeypatch: 
 
 
 def test_clock_steps_of_years_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexing_run, "Cluster", LocalCluster)
     given = settings(tmp_path)
     path = tmp_path / "corpus" / "a.parquet"
     for night, year in enumerate((2026, 1971, 2150, 1999), 1):
@@ -184,7 +181,7 @@ def test_clock_steps_of_years_change_nothing(tmp_path: Path, monkeypatch: pytest
         moment = (year - 1970) * 365 * 86400
         os.utime(path, (moment, moment))
         monkeypatch.setattr(records, "now", lambda year=year: f"{year}-01-01T00:00:00+00:00")
-        summary = run(given)
+        summary = run_here(given)
         assert (summary["epoch"], summary["documents"]) == (night, 50 + night)
         assert len(published_rows(given, 96)) == 50 + night
     assert quarantine(given) == []

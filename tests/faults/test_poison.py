@@ -2,19 +2,17 @@
 
 import math
 import os
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from indexer.indexing import run
-from indexer.indexing.embed import EmbedPipeline
-from indexer.indexing.job import Target
 from indexer.inference.embed_inputs import EmbedTokenizer
-from indexer.inference.engine import Engine
-from indexer.inference.model import Model
+from indexer.inference.engine import Embedder
+from indexer.inference.model import Model, open_model
 from tests.support.fakes import published_rows, quarantine, settings, words, write
 
 DOCUMENTS = 2000
@@ -25,7 +23,7 @@ MARKER = "zebra"
 class Aborting:
     """A real engine in a process that aborts, as a failed assertion in C does, when it reads the marker."""
 
-    def __init__(self, engine: Engine, marker: int) -> None:
+    def __init__(self, engine: Embedder, marker: int) -> None:
         self._engine = engine
         self._marker = marker
         self.dimension = engine.dimension
@@ -36,12 +34,14 @@ class Aborting:
         return self._engine.embed(token_ids)
 
 
-def _pipeline(target: Target, model: Model, marker: int) -> EmbedPipeline:
-    return EmbedPipeline(target, lambda: Aborting(model.engine(), marker), lambda: model.tokenizer)
+@dataclass(frozen=True)
+class AbortingModel(Model):
+    """The model with such an engine."""
 
+    marker: int = -1
 
-def _recipe(marker: int, target: Target, model: Model) -> Callable[[], EmbedPipeline]:
-    return partial(_pipeline, target, model, marker)
+    def engine(self) -> Aborting:
+        return Aborting(super().engine(), self.marker)
 
 
 @pytest.mark.slow
@@ -53,7 +53,8 @@ def test_one_of_two_thousand_kills_the_engine(tmp_path: Path) -> None:
     write(tmp_path / "corpus" / "a.parquet", documents)
     given = settings(tmp_path, engine={"enforce_eager": True}, run={"shard_mb": 8.0, "progress": "none"})
     (ids,) = EmbedTokenizer(given.model.name, max_tokens=128).documents([MARKER]).ids
-    summary = run.run(given, partial(_recipe, ids[1]))
+    opened = open_model(given.model, given.engine)
+    summary = run.run(given, AbortingModel(opened.settings, opened.engine_settings, opened.revision, ids[1]))
     print(f"{summary['restarts']} restarts, {summary['indexed']} documents indexed")
     assert quarantine(given) == [("killer", "poison")]
     assert published_rows(given, 96) == sorted((name, 0) for name, _ in documents if name != "killer")

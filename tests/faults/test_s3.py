@@ -11,12 +11,10 @@ from typing import Any
 import pytest
 from moto.server import ThreadedMotoServer
 
-from indexer.indexing import run
 from indexer.publishing import history
 from indexer.search import published
 from indexer.settings import Settings
 from indexer.storage.control import ControlStore
-from tests.faults.chaos import LocalCluster
 from tests.support import fakes
 from tests.support.fakes import published_rows, words, write
 
@@ -85,7 +83,6 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """Port of a store with an empty bucket."""
-    monkeypatch.setattr(run, "Cluster", LocalCluster)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     port = server.get_host_and_port()[1]
@@ -117,11 +114,11 @@ def test_nights_on_an_object_store(bucket: int, tmp_path: Path) -> None:
     assert bucket
     given = _settings(tmp_path)
     write(tmp_path / "corpus" / "a.parquet", words(60))
-    assert fakes.run(given)["epoch"] == 1
+    assert fakes.run_here(given)["epoch"] == 1
     write(tmp_path / "corpus" / "a.parquet", [*words(10, seed=1), *words(60)[12:]])
-    second = fakes.run(given)
+    second = fakes.run_here(given)
     assert [second[name] for name in ("epoch", "indexed", "deleted")] == [2, 10, 2]
-    assert fakes.run(given)["indexed"] == 0
+    assert fakes.run_here(given)["indexed"] == 0
     assert len(published_rows(given, 96)) == 58
     store = ControlStore(given.index.uri, "docs")
     history.rollback(given.index.uri, store, 1)
@@ -145,7 +142,7 @@ def test_five_hundred_faults_lose_and_double_nothing(
         rows = [*words(10, seed=night), *words(40 + night)[10 + night % 5 :]]
         write(tmp_path / "corpus" / "a.parquet", rows)
         _point_at(monkeypatch, proxy.server_port)
-        summary = fakes.run(given)
+        summary = fakes.run_here(given)
         _point_at(monkeypatch, bucket)
         expected = sorted((name, 0) for name, _ in rows)
         assert [published_rows(given, width) for width in fakes.WIDTHS] == [expected, expected]

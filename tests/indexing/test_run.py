@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from indexer.cluster.connection import Cluster
+from indexer.cluster.pool import WorkerPool
 from indexer.errors import CorpusError, IndexerError, RefusedError, SettingsError
 from indexer.indexing import plan as indexing_plan
 from indexer.indexing import stage
@@ -158,7 +158,7 @@ def test_shards_that_end_in_another_order_are_all_there(tmp_path: Path, monkeypa
     documents = words(300)
     write(tmp_path / "corpus" / "a.parquet", documents, rows_per_group=25)
     ended: list[str] = []
-    in_order = Cluster.run
+    in_order = WorkerPool.run
 
     def reordered(*given: Any, **named: Any) -> Iterator[Any]:
         late = []
@@ -166,13 +166,13 @@ def test_shards_that_end_in_another_order_are_all_there(tmp_path: Path, monkeypa
             if number % 2:
                 late.append(outcome)
             else:
-                ended.append(outcome.shard_id)
+                ended.append(outcome.piece.shard_id)
                 yield outcome
         for outcome in reversed(late):
-            ended.append(outcome.shard_id)
+            ended.append(outcome.piece.shard_id)
             yield outcome
 
-    monkeypatch.setattr(Cluster, "run", reordered)
+    monkeypatch.setattr(WorkerPool, "run", reordered)
     given = settings(tmp_path)
     run(given)
     assert len(ended) > 4

@@ -15,21 +15,13 @@ from indexer.corpus import files
 from indexer.corpus.documents import open_corpus
 from indexer.errors import BadFile, CorpusError, RefusedError, WrongColumns
 from indexer.indexing import changes, sandbox, scan
-from indexer.indexing import run as indexing_run
 from indexer.indexing.sandbox import Reader, ReaderProcess
 from indexer.search import published
 from indexer.settings import CorpusSettings, Settings
 from indexer.storage.control import ControlStore
-from tests.faults.chaos import LocalCluster
-from tests.support.fakes import published_rows, quarantine, run, settings, words, write
+from tests.support.fakes import published_rows, quarantine, run_here, settings, words, write
 
 pytestmark = pytest.mark.heavy
-
-
-@pytest.fixture(autouse=True)
-def local(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers in this process: these tests are about files. Their readers are processes all the same."""
-    monkeypatch.setattr(indexing_run, "Cluster", LocalCluster)
 
 
 def given_corpus(root: Path, **corpus: object) -> Settings:
@@ -98,15 +90,15 @@ def test_a_bad_file_is_left_out_by_name_and_tried_again(tmp_path: Path, damage: 
     given = given_corpus(tmp_path)
     bad = tmp_path / "corpus" / "b.parquet"
     damage(bad)
-    summary = run(given)
+    summary = run_here(given)
     assert (summary["indexed"], summary["quarantined"]) == (60, 1)
     (row,) = published.open_published(given.index.uri, "docs").quarantine().to_pylist()
     assert (row["id"], row["file"], row["reason"]) == (None, str(bad), "bad_file")
     assert row["detail"].startswith(str(bad))
-    assert run(given)["epoch"] == 1, "nothing changed, nothing published"
+    assert run_here(given)["epoch"] == 1, "nothing changed, nothing published"
 
     write(bad, [(f"b-{name}", text) for name, text in words(10)])
-    assert run(given)["indexed"] == 10
+    assert run_here(given)["indexed"] == 10
     assert quarantine(given) == []
 
 
@@ -116,7 +108,7 @@ def test_the_first_file_may_be_the_bad_one(tmp_path: Path, *, without_footer: bo
     first = tmp_path / "corpus" / "a.parquet"
     column_is_no_text = first.read_bytes().replace(b"kind", b"k\xffnd")
     first.write_bytes(b"PAR1 and nothing else PAR1" if without_footer else column_is_no_text)
-    assert run(given)["indexed"] == 30
+    assert run_here(given)["indexed"] == 30
 
 
 def lacks_a_column(path: Path) -> None:
@@ -132,9 +124,9 @@ def test_other_columns_end_the_run_unless_told_otherwise(tmp_path: Path, drift: 
     given = given_corpus(tmp_path)
     drift(tmp_path / "corpus" / "b.parquet")
     with pytest.raises(CorpusError, match=r"b\.parquet: .*'kind'.*corpus\.strict = false"):
-        run(given)
+        run_here(given)
     loose = given_corpus(tmp_path, strict=False)
-    assert run(loose)["indexed"] == 60
+    assert run_here(loose)["indexed"] == 60
     assert quarantine(loose) == [(None, "wrong_columns")]
 
 
@@ -142,10 +134,10 @@ def test_bad_files_have_a_budget(tmp_path: Path) -> None:
     given = given_corpus(tmp_path)
     text(tmp_path / "corpus" / "b.parquet")
     with pytest.raises(RefusedError, match=r"files\) is 0\.3333, allowed 0\.2"):
-        run(settings(tmp_path))
+        run_here(settings(tmp_path))
     with pytest.raises(RefusedError, match=r"run\.max_quarantine is 1, allowed 0"):
-        run(given.model_copy(update={"run": given.run.model_copy(update={"max_quarantine": 0})}))
-    assert run(given.model_copy(update={"run": given.run.model_copy(update={"max_quarantine": 1})}))["epoch"] == 1
+        run_here(given.model_copy(update={"run": given.run.model_copy(update={"max_quarantine": 0})}))
+    assert run_here(given.model_copy(update={"run": given.run.model_copy(update={"max_quarantine": 1})}))["epoch"] == 1
 
 
 def test_a_corpus_that_changes_while_it_is_read_is_listed_again(
@@ -162,7 +154,7 @@ def test_a_corpus_that_changes_while_it_is_read_is_listed_again(
         return real_scan(*arguments)
 
     monkeypatch.setattr(scan, "scan", vanishes_first)
-    summary = run(given)
+    summary = run_here(given)
     assert (summary["indexed"], summary["quarantined"]) == (40, 0)
     assert "listing it again" in capsys.readouterr().err
 
@@ -180,10 +172,10 @@ def test_a_file_that_changes_after_it_was_compared_costs_its_rows_only(
 
     with monkeypatch.context() as patch:
         patch.setattr(changes, "compare", grows)
-        summary = run(given)
+        summary = run_here(given)
     assert (summary["indexed"], summary["quarantined"]) == (30, 30)
     assert {reason for _, reason in quarantine(given)} == {"bad_file"}
-    assert run(given)["indexed"] == 50, "the next run reads it"
+    assert run_here(given)["indexed"] == 50, "the next run reads it"
     assert quarantine(given) == []
 
 
@@ -191,7 +183,7 @@ def test_a_file_that_goes_bad_before_its_documents_move_costs_its_rows_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = given_corpus(tmp_path)
-    run(given)
+    run_here(given)
     moved = tmp_path / "corpus" / "c.parquet"
     write(moved, [(f"d-{name}", text) for name, text in words(30)])
     real_compare = changes.compare
@@ -203,11 +195,11 @@ def test_a_file_that_goes_bad_before_its_documents_move_costs_its_rows_only(
 
     with monkeypatch.context() as patch:
         patch.setattr(changes, "compare", truncates)
-        summary = run(given)
+        summary = run_here(given)
     assert (summary["indexed"], summary["moved"], summary["quarantined"]) == (0, 0, 30)
     assert {name for name, _ in published_rows(given, 96)} == {name for name, _ in words(30)}
     write(moved, [(f"d-{name}", text) for name, text in words(30)])
-    run(given)
+    run_here(given)
     assert len(published_rows(given, 96)) == 60
 
 

@@ -12,15 +12,13 @@ import pytest
 
 from indexer.errors import IndexerError, RefusedError, SettingsError
 from indexer.indexing import plan as indexing_plan
-from indexer.indexing import run as indexing_run
 from indexer.inference import checkpoint
 from indexer.publishing import gates, history, publish
 from indexer.search.published import open_published
 from indexer.settings import Settings
 from indexer.storage.control import ControlStore
 from indexer.testing.checkpoints import minilm_path
-from indexer.testing.fakes import FakeRecipe
-from tests.support.fakes import WIDTHS, published_rows, published_vectors, run, settings, words, write
+from tests.support.fakes import published_rows, published_vectors, run, settings, words, write
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -160,12 +158,12 @@ def test_a_changed_fingerprint_builds_a_new_generation_beside_the_old(given: Set
         run(changed)
     plan = indexing_plan.plan(changed, rebuild=True)
     assert (plan["to_embed"], plan["epoch"]) == (60, 3)
-    summary = indexing_run.run(changed, FakeRecipe(WIDTHS[0]), rebuild=True)
+    summary = run(changed, rebuild=True)
     assert (summary["epoch"], summary["indexed"], summary["deleted"]) == (3, 60, 0)
     assert [table["name"] for table in summary["tables"]] == ["docs_g2_d384", "docs_g2_d64"]
     assert len(ids(given, 2)) == 60
     assert len(published_rows(changed, 64)) == 60
-    assert indexing_run.run(changed, FakeRecipe(WIDTHS[0]), rebuild=True)["indexed"] == 0
+    assert run(changed, rebuild=True)["indexed"] == 0
     pruned = history.prune(given.index.uri, store(given), keep=1)
     assert pruned.tables == 3
     assert not list(Path(given.index.uri).glob("docs_d*.lance/data/*"))
@@ -180,9 +178,9 @@ def test_a_rebuild_that_was_given_up_is_not_built_upon(
     with monkeypatch.context() as patch:
         patch.setattr(ControlStore, "put_epoch", lambda *_: pytest.fail("killed here"))
         with pytest.raises(pytest.fail.Exception):
-            indexing_run.run(changed, FakeRecipe(WIDTHS[0]), rebuild=True)
+            run(changed, rebuild=True)
     history.rollback(given.index.uri, store(given), 2)
-    summary = indexing_run.run(changed, FakeRecipe(WIDTHS[0]), rebuild=True)
+    summary = run(changed, rebuild=True)
     assert [table["name"] for table in summary["tables"]] == ["docs_g3_d384", "docs_g3_d64"]
     assert len(published_rows(changed, 64)) == 60
     history.prune(given.index.uri, store(given), keep=1)
@@ -195,9 +193,9 @@ def test_a_rebuild_has_the_brake_too(tmp_path: Path) -> None:
     write(tmp_path / "corpus" / "a.parquet", words(30))
     changed = settings(tmp_path, index={"widths": [384, 64]})
     with pytest.raises(RefusedError, match=r"gates\.max_removed is 0\.5, allowed 0\.2"):
-        indexing_run.run(changed, FakeRecipe(WIDTHS[0]), rebuild=True)
+        run(changed, rebuild=True)
     allowed = settings(tmp_path, index={"widths": [384, 64]}, gates={"max_removed": 0.5})
-    assert indexing_run.run(allowed, FakeRecipe(WIDTHS[0]), rebuild=True)["indexed"] == 30
+    assert run(allowed, rebuild=True)["indexed"] == 30
 
 
 def test_another_query_instruction_is_published_and_embeds_nothing(given: Settings, tmp_path: Path) -> None:

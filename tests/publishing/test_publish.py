@@ -10,15 +10,13 @@ import numpy as np
 import pytest
 
 from indexer.errors import RefusedError
-from indexer.indexing import run as indexing_run
 from indexer.inference import matryoshka
 from indexer.publishing import history
 from indexer.search.published import open_published
 from indexer.storage import vector_index
 from indexer.storage.control import ControlStore
-from tests.faults.chaos import LocalCluster
 from tests.support import drive
-from tests.support.fakes import published_rows, published_vectors, run, settings, words, write
+from tests.support.fakes import published_rows, published_vectors, run_here, settings, words, write
 
 pytestmark = pytest.mark.heavy
 
@@ -49,45 +47,42 @@ def in_another_order(vectors: np.ndarray, wide: Sequence[int], precision: Any) -
 def test_vectors_that_are_not_the_models_are_not_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Callable[..., Columns], refusal: str
 ) -> None:
-    monkeypatch.setattr(indexing_run, "Cluster", LocalCluster)
     given = settings(tmp_path)
     write(tmp_path / "corpus" / "a.parquet", words(60))
-    run(given)
+    run_here(given)
     before = published_vectors(given, 96)
     write(tmp_path / "corpus" / "a.parquet", words(90))
     with monkeypatch.context() as patch:
         patch.setattr(matryoshka, "columns", fault)
         with pytest.raises(RefusedError, match=refusal):
-            run(given)
+            run_here(given)
     store = ControlStore(given.index.uri, "docs")
     assert store.receipts(2).ids(), "what is staged is kept"
     after = published_vectors(given, 96)
     assert after.keys() == before.keys()
     assert all((after[name] == before[name]).all() for name in before)
     history.rollback(given.index.uri, store, 1)  # gives up what is staged
-    assert run(given)["indexed"] == 30
+    assert run_here(given)["indexed"] == 30
     assert len(published_rows(given, 96)) == 90
 
 
 def test_a_vector_index_that_misses_too_much_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexing_run, "Cluster", LocalCluster)
     monkeypatch.setattr(vector_index, "REFINED", {})  # neighbours by their codes alone
     write(tmp_path / "corpus" / "a.parquet", words(600))
     with pytest.raises(RefusedError, match=r"gates\.recall is 0\.\d+, allowed 1"):
-        run(settings(tmp_path, index={"vector_index": "IVF_PQ"}, gates={"recall": 1.0}))
+        run_here(settings(tmp_path, index={"vector_index": "IVF_PQ"}, gates={"recall": 1.0}))
     assert ControlStore(str(tmp_path / "index"), "docs").latest_epoch() is None
     lower = settings(tmp_path, index={"vector_index": "IVF_PQ"}, gates={"recall": 0.01})
-    run(lower)
+    run_here(lower)
     published = open_published(lower.index.uri, "docs").epoch
     assert published.number == 1
     assert published.description.run.indexed == 600
     assert 0.01 <= published.description.gates["gates.recall"] < 1
 
 
-def test_a_refusal_ends_with_status_3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexing_run, "Cluster", LocalCluster)
+def test_a_refusal_ends_with_status_3(tmp_path: Path) -> None:
     write(tmp_path / "corpus" / "a.parquet", words(100))
-    run(settings(tmp_path))
+    run_here(settings(tmp_path))
     write(tmp_path / "corpus" / "a.parquet", words(70))
     alone = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     ended = subprocess.run(drive.command(tmp_path), env=alone, capture_output=True, text=True, timeout=240, check=False)

@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from indexer.errors import CorpusError, IndexerError, SettingsError
-from indexer.inference.model import Reranker
+from indexer.inference.model import open_reranker
 from indexer.inference.pair_inputs import PairTokenizer
 from indexer.reranking import run as reranking_run
-from indexer.reranking.pipelines import ScorePipeline, SearchPipeline
 from indexer.search.published import open_published
-from indexer.settings import PairsSettings, ScoreSettings
-from indexer.testing.fakes import FakeEngine
+from indexer.settings import ScoreSettings
+from indexer.testing.fakes import FakeEngine, FakeModel, FakeReranker
 from tests.support import fakes
 from tests.support.checkpoints import cross_encoder
 from tests.support.fakes import words, write
@@ -42,22 +40,10 @@ def settings(root: Path, path: str, **sections: Any) -> ScoreSettings:
     return ScoreSettings(**{name: base.get(name, {}) | sections.get(name, {}) for name in {*base, *sections}})
 
 
-def fake_search(given: ScoreSettings, epoch: int) -> SearchPipeline:
-    published = open_published(given.index.uri, given.index.name, epoch=epoch)
-    return SearchPipeline(given.output.uri, given.queries, published, lambda: FakeEngine(fakes.WIDTHS[0]))
-
-
-def fake_score(
-    faults: dict[str, Any], given: ScoreSettings, columns: PairsSettings, epoch: int | None, reranker: Reranker
-) -> ScorePipeline:
-    published = open_published(given.index.uri, given.index.name, epoch=epoch) if epoch else None
-    engine = partial(FakeEngine, **faults)
-    ranked = given.queries is not None
-    return ScorePipeline(given.output.uri, columns, published, engine, lambda: reranker.tokenizer, ranked=ranked)
-
-
 def run(given: ScoreSettings, **faults: Any) -> dict[str, Any]:
-    return reranking_run.run(given, fake_search, partial(fake_score, faults))
+    reranker = FakeReranker.of(open_reranker(given.model, given.engine), **faults)
+    embedder = FakeModel.of(open_published(given.index.uri, given.index.name).model) if given.queries else None
+    return reranking_run.run(given, reranker, embedder)
 
 
 def results(given: ScoreSettings) -> list[dict[str, Any]]:

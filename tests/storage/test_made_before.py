@@ -37,7 +37,6 @@ from indexer.search.published import Published, open_published
 from indexer.settings import Settings
 from indexer.storage.control import ControlStore
 from indexer.testing.checkpoints import minilm_path
-from tests.faults.chaos import LocalCluster
 from tests.support import fakes
 
 ARCHIVE = Path(__file__).resolve().with_name("made-by-4d2741a.tar.xz")
@@ -61,12 +60,6 @@ def place() -> Iterator[None]:
     (ROOT / "model").unlink()
     shutil.rmtree(ROOT / "corpus", ignore_errors=True)
     os.close(folder)
-
-
-@pytest.fixture
-def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs take place in this process."""
-    monkeypatch.setattr(indexing_run, "Cluster", LocalCluster)
 
 
 def unpack(state: str, folder: Path, days: float = 0) -> Settings:
@@ -179,24 +172,23 @@ def test_old_vectors_are_searched_with_the_model_of_now(tmp_path: Path) -> None:
     assert min(hits[0].score for hits in found) > LEAST_COSINE
 
 
-@pytest.mark.usefixtures("without_ray")
 def test_a_pending_epoch_is_finished(tmp_path: Path) -> None:
     given = unpack("pending", tmp_path)
     pending = store(given).pending_intent()
     assert pending is not None
     assert pending.epoch == 3
-    summary = fakes.run(given)
+    summary = fakes.run_here(given)
     before = MADE["runs"]["night 3, the interrupted one again"]
     same = ("epoch", "documents", "indexed", "quarantined", "quarantine_reasons")
     assert {name: summary[name] for name in same} == {name: before[name] for name in same}
     assert store(given).pending_intent() is None
     assert [contents(given, epoch) for epoch in (1, 2, 3)] == [recorded(epoch) for epoch in (1, 2, 3)]
     assert store(given).digests.names() == set(MADE["digest_names"]), "files were read that were known already"
-    assert fakes.run(given)["epoch"] == 3
+    assert fakes.run_here(given)["epoch"] == 3
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_staged_shards_are_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_staged_shards_are_resumed(tmp_path: Path) -> None:
     """The rest is embedded by the model, and is what the old version made of it."""
     given = unpack("resumable", tmp_path)
     staged = MADE["interrupted"]["resumable"]["receipts"]
@@ -216,15 +208,12 @@ def test_staged_shards_are_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (ours["keys"], ours["rows"], ours["quarantine"]) == (theirs["keys"], theirs["rows"], theirs["quarantine"])
 
     finished = unpack("pending", tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr(indexing_run, "Cluster", LocalCluster)
-        fakes.run(finished)
+    fakes.run_here(finished)
     for width in WIDTHS:
         cosines = (vectors(rows(given, 3, width)) * vectors(rows(finished, 3, width))).sum(axis=1)
         assert cosines.min() > LEAST_COSINE
 
 
-@pytest.mark.usefixtures("without_ray")
 def test_another_night_goes_on(tmp_path: Path) -> None:
     """The pending epoch is finished first; then only what differs from it is embedded."""
     given = unpack("pending", tmp_path)
@@ -234,7 +223,7 @@ def test_another_night_goes_on(tmp_path: Path) -> None:
     table[0]["text"] += " And more."
     table.append({"id": "late", "text": "A late guide to nothing.", "kind": "note"})
     pq.write_table(pa.Table.from_pylist(table), path)
-    summary = fakes.run(given)
+    summary = fakes.run_here(given)
     assert contents(given, 3) == recorded(3)
     documents = len(MADE["epochs"]["3"]["documents"])
     counts = ("epoch", "new", "changed", "deleted", "moved", "unchanged", "indexed", "quarantined")
@@ -250,7 +239,6 @@ def test_another_night_goes_on(tmp_path: Path) -> None:
         assert all(np.array_equal(old[key], new[key]) for key in kept)
 
 
-@pytest.mark.usefixtures("without_ray")
 def test_a_rollback_gives_up_the_pending_epoch(tmp_path: Path) -> None:
     """Also the table that is committed; the next night begins with the epoch that was returned to."""
     given = unpack("pending", tmp_path)
@@ -258,7 +246,7 @@ def test_a_rollback_gives_up_the_pending_epoch(tmp_path: Path) -> None:
     assert (again.number, again.versions()) == (3, published(given, 1).epoch.versions())
     assert store(given).pending_intent() is None
     assert contents(given) == recorded(1)
-    summary = fakes.run(given)
+    summary = fakes.run_here(given)
     assert (summary["epoch"], summary["documents"]) == (4, 51)
     assert 0 < summary["unchanged"] < 48
     ours, theirs = contents(given), recorded(3)
@@ -271,7 +259,6 @@ def test_a_rollback_gives_up_the_pending_epoch(tmp_path: Path) -> None:
 TOO_OLD = pytest.param(8, marks=pytest.mark.xfail(raises=IndexerError, reason="staged files of last week are pruned"))
 
 
-@pytest.mark.usefixtures("without_ray")
 @pytest.mark.parametrize("days", [0, TOO_OLD])
 def test_pruning_takes_nothing_that_is_needed(days: float, tmp_path: Path) -> None:
     """Neither of the latest epoch nor of the one that was begun."""
@@ -285,8 +272,8 @@ def test_pruning_takes_nothing_that_is_needed(days: float, tmp_path: Path) -> No
         rows(given, 1)
     assert contents(given, 2) == recorded(2)
     assert store(given).receipts(3).ids() == staged
-    assert fakes.run(given)["epoch"] == 3
+    assert fakes.run_here(given)["epoch"] == 3
     assert contents(given, 3) == recorded(3)
     assert history.prune(given.index.uri, store(given), keep=1).epochs == [2]
     assert contents(given) == recorded(3)
-    assert fakes.run(given)["indexed"] == 0
+    assert fakes.run_here(given)["indexed"] == 0

@@ -10,10 +10,12 @@ import pyarrow.parquet as pq
 
 from indexer.indexing import run as indexing_run
 from indexer.inference.embed_inputs import EmbedTokenizer
+from indexer.inference.model import open_model
 from indexer.search import published
 from indexer.settings import Settings
 from indexer.testing.checkpoints import minilm_path
-from indexer.testing.fakes import FakeRecipe
+from indexer.testing.fakes import FakeModel
+from tests.support.local_cluster import LocalCluster
 
 WIDTHS = [384, 96]
 
@@ -32,9 +34,19 @@ def settings(root: Path, **sections: dict[str, Any]) -> Settings:
     return Settings(**{name: base.get(name, {}) | sections.get(name, {}) for name in {*base, *sections}})
 
 
-def run(given: Settings, **faults: Any) -> dict[str, Any]:
+def model(given: Settings, **faults: Any) -> FakeModel:
+    """The model of the settings with the fake engine."""
+    return FakeModel.of(open_model(given.model, given.engine), **faults)
+
+
+def run(given: Settings, *, cluster: Any = None, rebuild: bool = False, **faults: Any) -> dict[str, Any]:
     """Indexes with the fake engine."""
-    return indexing_run.run(given, FakeRecipe(WIDTHS[0], faults))
+    return indexing_run.run(given, model(given, **faults), cluster, rebuild=rebuild)
+
+
+def run_here(given: Settings, **faults: Any) -> dict[str, Any]:
+    """Indexes with the fake engine in this process, without Ray."""
+    return run(given, cluster=LocalCluster(), **faults)
 
 
 def write(path: Path, rows: Sequence[tuple[Any, Any]], rows_per_group: int = 50) -> None:

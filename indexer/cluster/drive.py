@@ -1,0 +1,60 @@
+"""From pieces of work to receipts on a pool of workers, with progress."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Generic
+
+from indexer.cluster.leases import GivenUp
+from indexer.cluster.pipeline import PieceT
+from indexer.cluster.pool import WorkerPool
+from indexer.progress import Progress
+from indexer.settings import ProgressStyle
+
+
+@dataclass(frozen=True)
+class Work(Generic[PieceT]):
+    """Work for a pool, and what may go wrong with it.
+
+    Attributes:
+        pieces: The work, pulled as workers take it.
+        size: Documents, pairs or sequences of all pieces together.
+        unit: What is counted.
+        retries: Further tries of a piece that failed.
+        most_restarts: Workers that may die.
+    """
+
+    pieces: Iterable[PieceT]
+    size: int
+    unit: str
+    retries: int
+    most_restarts: int
+
+
+def drive(
+    pool: WorkerPool,
+    work: Work[PieceT],
+    style: ProgressStyle,
+    done: Callable[[Any], None],
+    given_up: Callable[[GivenUp[PieceT]], None],
+) -> None:
+    """Takes every piece to its receipt, or gives it up.
+
+    Args:
+        pool: Started workers.
+        work: The work.
+        style: How progress is shown.
+        done: Called with every receipt, in the order in which they come; it has a number of ``tokens``.
+        given_up: Called with every piece that no worker could finish.
+
+    Raises:
+        IndexerError: As :meth:`indexer.cluster.pool.WorkerPool.run`, and what the callbacks raise.
+        KeyboardInterrupt: A signal asked to stop; the pieces in hand are done.
+    """
+    with Progress(work.size, pool.size, style, work.unit) as progress:
+        for outcome in pool.run(work.pieces, work.retries, work.most_restarts):
+            if isinstance(outcome, GivenUp):
+                given_up(outcome)
+                progress.add(outcome.piece.size, 0)
+            else:
+                done(outcome.receipt)
+                progress.add(outcome.piece.size, outcome.receipt.tokens)

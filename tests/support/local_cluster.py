@@ -1,0 +1,39 @@
+"""Stands in for a Ray cluster where a test is not about workers: one worker, in this process."""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import starmap
+from typing import Any, Self
+
+from indexer.cluster.leases import Done
+
+
+class LocalCluster:
+    """One core and one worker of this process."""
+
+    workers = cores = 1
+
+    def map(self, function: Callable[..., Any], items: Iterable[Any], *, in_driver: bool = False) -> Iterator[Any]:  # noqa: ARG002
+        return starmap(function, items)
+
+    def pool(self, make_pipeline: Callable[[], Any], most: int) -> "LocalPool":  # noqa: ARG002
+        return LocalPool(make_pipeline)
+
+
+class LocalPool:
+    """A worker that neither dies nor fails."""
+
+    size = 1
+    restarts = 0
+
+    def __init__(self, make_pipeline: Callable[[], Any]) -> None:
+        self._make_pipeline = make_pipeline
+
+    def __enter__(self) -> Self:
+        self._pipeline = self._make_pipeline()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def run(self, pieces: Iterable[Any], retries: int, most_restarts: int) -> Iterator[Done[Any, Any]]:  # noqa: ARG002
+        return (Done(piece, self._pipeline.run(piece)) for piece in pieces)
