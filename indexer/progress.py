@@ -1,5 +1,6 @@
 """Progress of a run on standard error: a bar on a terminal, plain lines in a job log."""
 
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -10,13 +11,26 @@ from typing import Literal, Self
 
 from tqdm import tqdm
 
+# Control characters, separators of lines and paragraphs, marks of direction (Unicode TR 36), halves of surrogate pairs,
+# which stand for the bytes of file names that are not UTF-8.
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
 LINE_SECONDS = 10.0
 """Least time between two plain lines."""
 
 
 def say(line: str) -> None:
     """Tells the operator something on standard error; standard output is for results."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """Text that does nothing to a terminal: what would move its cursor or turn its direction is escaped.
+
+    Ids, payload and file names are other people's. Tabs and line ends are escaped too; letters of every script, emoji
+    and their joiners stay.
+    """
+    return UNPRINTABLE.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
 
 
 class Progress:

@@ -1,4 +1,4 @@
-"""Where things are: paths, and URIs without credentials."""
+"""Where things are: paths, and URIs without credentials, which are shown nowhere."""
 
 import re
 from pathlib import Path
@@ -7,15 +7,59 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
 
-SECRET = re.compile(r"(?i)key|secret|token|password|signature|sig=")
-"""What a query of a URI with credentials has in it."""
+QUERY_KEYS = frozenset(
+    "allow_bucket_creation allow_bucket_deletion allow_delayed_open check_directory_existence_before_creation "
+    "endpoint_override force_virtual_addressing project_id region retry_limit_seconds scheme "
+    "tls_verify_certificates".split()
+)
+"""Keys of a URI's query that say how to reach a store, and nothing secret (Arrow's S3 and GCS filesystems)."""
+
+WITH_PORTS = frozenset({"http", "https", "hdfs", "viewfs"})
+"""Schemes whose authority is a host; those of object stores have a bucket there, without a port."""
+
+CREDENTIALS = "holds credentials; they are read from the environment only, e.g. AWS_SECRET_ACCESS_KEY"
 
 
-def _without_secrets(uri: str) -> str:
-    parts = urlsplit(uri)
-    if parts.username or parts.password or SECRET.search(parts.query):
-        raise ValueError("holds credentials; they are read from the environment only, e.g. AWS_SECRET_ACCESS_KEY")
+def check_uri(uri: str) -> str:
+    """Refuses a URI that may hold credentials, without quoting it.
+
+    A secret is not told by how it looks: those of AWS have slashes in them, so that a part of one looks like a path.
+    Only what cannot be one passes: a bucket, or a host with a port, a path, and known keys in the query.
+
+    Args:
+        uri: A URI, or a path, in which nothing is refused but the form ``s3:/...``.
+
+    Returns:
+        The same.
+
+    Raises:
+        ValueError: It may hold credentials, or cannot be read as a URI.
+    """
+    if "://" not in uri:
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", uri) and not Path(uri).exists():
+            raise ValueError("is a URI with one slash; write two after the colon")
+        return uri
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        raise ValueError("is no URI that can be read") from None
+    if "@" in parts.netloc or "%" in parts.netloc:
+        raise ValueError(CREDENTIALS)
+    host, colon, port = parts.netloc.partition(":")
+    if colon and not (parts.scheme in WITH_PORTS and host and port.isdecimal()):
+        raise ValueError(CREDENTIALS)
+    for part in parts.query.split("&"):
+        # Without "=" it is the rest of a glob: s3://bucket/part-?.parquet.
+        key, equals, value = part.partition("=")
+        if equals and (key not in QUERY_KEYS or "@" in value):
+            raise ValueError(CREDENTIALS)
     return uri
+
+
+def shown(uri: str) -> str:
+    """A path as it is; of a URI the scheme only, since URIs are quoted in no error."""
+    scheme, is_uri, _ = uri.partition("://")
+    return f"the {scheme} URI" if is_uri else uri
 
 
 def _absolute(uri: str) -> str:
@@ -23,5 +67,5 @@ def _absolute(uri: str) -> str:
     return uri if "://" in uri or not uri else str(Path(uri).expanduser().absolute())
 
 
-Uri = Annotated[str, AfterValidator(_without_secrets), AfterValidator(_absolute)]
-"""A path, made absolute, or a URI that may be shown: one with credentials is refused, without being quoted."""
+Uri = Annotated[str, AfterValidator(check_uri), AfterValidator(_absolute)]
+"""A path, made absolute, or a URI without credentials."""

@@ -4,6 +4,9 @@ import ast
 import hashlib
 import itertools
 import os
+import random
+import re
+import string
 import subprocess
 import sys
 import tempfile
@@ -16,10 +19,17 @@ import pytest
 from pydantic import ValidationError
 
 from indexer.cluster import worker
-from indexer.errors import IndexerError, SettingsError
+from indexer.commands.command import execute
+from indexer.commands.search import print_hits
+from indexer.corpus.listing import list_files
+from indexer.errors import CorpusError, IndexerError, SettingsError
 from indexer.inference import checkpoint
 from indexer.inference.model import Model, resolved
+from indexer.progress import printable, say
+from indexer.search.hits import Hit
+from indexer.search.published import open_published
 from indexer.settings import CorpusSettings, EngineSettings, IndexSettings, ModelSettings
+from indexer.storage.put_once import PutOnceFolder
 from tests.support import drive, fakes
 from tests.support.fakes import published_rows, run_here, settings, words, write
 
@@ -196,15 +206,93 @@ def test_joining_a_cluster_without_authentication_warns(ray_folder: Path) -> Non
 
 @pytest.mark.parametrize(
     "uri",
-    [f"s3://key:{SECRET}@bucket/docs", f"s3://bucket/docs?secret_key={SECRET}", f"https://host/c?sig={SECRET}"],
+    [
+        f"s3://key:{SECRET}@bucket/docs",
+        f"s3://AKIAKEY:{SECRET}/rest+of/it@bucket/docs",
+        f"s3://{SECRET}@bucket/docs",
+        f"s3://AKIAKEY%3A{SECRET}%40bucket/docs",
+        f"s3://AKIAKEY:/{SECRET}@bucket/docs",
+        f"s3://AKIAKEY:{SECRET}?x@bucket/docs",
+        f"s3://AKIAKEY:{SECRET}#x@bucket/docs",
+        f"https://user:8080/{SECRET}@host/docs?sv=1",
+        f"s3://bucket/docs?secret_key={SECRET}",
+        f"s3://bucket/docs?access={SECRET}",
+        f"s3://bucket/docs?region=eu&se={SECRET}",
+        f"s3://bucket/docs?endpoint_override=http://key:{SECRET}@host",
+        f"https://host/c?sig={SECRET}",
+        f"s3:/key:{SECRET}@bucket/docs",
+        f"s3://[{SECRET}/docs",
+    ],
 )
 def test_credentials_in_a_uri_are_refused_and_not_shown(uri: str) -> None:
     for section in (CorpusSettings, IndexSettings):
         with pytest.raises(ValidationError) as refused:
             section(uri=uri)
-        assert [error["msg"] for error in refused.value.errors(include_input=False)] == [
-            "Value error, holds credentials; they are read from the environment only, e.g. AWS_SECRET_ACCESS_KEY"
-        ]
+        (error,) = refused.value.errors(include_input=False)
+        assert error["msg"] in {
+            "Value error, holds credentials; they are read from the environment only, e.g. AWS_SECRET_ACCESS_KEY",
+            "Value error, is a URI with one slash; write two after the colon",
+            "Value error, is no URI that can be read",
+        }
+    with pytest.raises(SettingsError) as refused_by_readers:
+        open_published(uri, "docs")
+    assert SECRET not in str(refused_by_readers.value)
+
+
+def test_random_secrets_in_a_uri_are_refused() -> None:
+    """Secrets of AWS are 40 characters of base64, of which 47 % have a slash."""
+    draw = random.Random(0)
+    letters = string.ascii_letters + string.digits + "+/"
+    for _ in range(2000):
+        secret = "".join(draw.choices(letters, k=40))
+        with pytest.raises(ValidationError) as refused:
+            CorpusSettings(uri=f"s3://AKIAIOSFODNN7EXAMPLE:{secret}@bucket/docs")
+        assert secret not in str(refused.value.errors(include_input=False))
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://bucket/docs/@scope/part-?.parquet", "s3://bucket/docs?region=eu-west-1&scheme=http", "gs://bucket/a=b/*",
+        "s3://bucket/docs?endpoint_override=localhost:9000", "hdfs://namenode:8020/docs", "file:///data/a@b.parquet",
+        "/data/user@host:docs/x.parquet", "docs/key=1/secret?.parquet",
+    ],
+)  # fmt: skip
+def test_uris_without_credentials_pass(uri: str) -> None:
+    assert CorpusSettings(uri=uri).uri.endswith(uri)
+
+
+def test_no_error_quotes_a_uri() -> None:
+    """Those of Arrow and obstore do."""
+    for uri in ("bogus://canary/docs", "s3://Canary_/docs"):
+        with pytest.raises(CorpusError) as refused:
+            list_files(uri, "corpus.uri")
+        assert "canary" not in str(refused.value).lower()
+        assert "the " + uri.split(":", maxsplit=1)[0] + " URI" in str(refused.value)
+    with pytest.raises(IndexerError) as unopened:
+        PutOnceFolder("bogus://canary/docs", "x", "index.uri")
+    assert "canary" not in str(unopened.value)
+
+
+def test_nothing_that_is_printed_moves_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "\x1b]0;owned\x07\x1b[2J\r\n\x9b1m\u202e\u2028\udcff"
+    hit = Hit(
+        f"id{hostile}", 0, 0.5, 0.5, {"module": hostile, "text": f"text {hostile}", "char_start": 0, "char_end": 99}
+    )
+    print_hits(f"question {hostile}", [hit], ["text"])
+    say(f"reading {hostile}")
+    with pytest.raises(SystemExit) as ended:
+        execute(lambda: _fail(f"file {hostile}"))
+    assert ended.value.code == 2
+    printed = capsys.readouterr()
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u202e\ud800-\udfff]", printed.out + printed.err)
+    assert len(printed.err.splitlines()) == 2
+    assert r"id\x1b]0;owned" in printed.out
+    assert printable("straße 漢字 👩\u200d👩 é") == "straße 漢字 👩\u200d👩 é"
+
+
+def _fail(message: str) -> None:
+    raise CorpusError(message)
 
 
 def test_model_files_are_compared_with_recorded_digests(minilm_path: str) -> None:

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, CliSettingsSource
 
 from indexer.errors import IndexerError, SettingsError, did_you_mean
 from indexer.job_settings import ENV_PREFIX, JobSettings
+from indexer.progress import say
 from indexer.settings import EngineSettings, EvaluateSettings, ScoreSettings, Settings
 
 INTERRUPTED = 130
@@ -29,10 +30,10 @@ def execute(main: Callable[[], None]) -> NoReturn:
     try:
         main()
     except IndexerError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to resume", file=sys.stderr)
+        say("interrupted; run the same command again to resume")
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output has gone; nothing is left to say.

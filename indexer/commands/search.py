@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from indexer.commands.command import command_line, load
+from indexer.progress import printable
 from indexer.search.hits import Hit
 from indexer.search.published import open_published
 from indexer.settings import RerankerSettings, Settings
@@ -45,14 +46,14 @@ def print_hits(question: str, hits: Sequence[Hit], text_columns: Sequence[str]) 
         hits: Its hits, best first.
         text_columns: Columns a snippet is taken of, where the payload has one of them.
     """
-    print(f"\n{question}")
+    print(f"\n{printable(question)}")
     for rank, hit in enumerate(hits, 1):
         rest = {key: value for key, value in hit.payload.items() if key not in {*text_columns, *SPAN}}
         payload = "  ".join(f"{key}={value}" for key, value in rest.items())
-        print(f"  {rank}. {hit.score:.3f}  {hit.id}  {payload}".rstrip())
+        print(printable(f"  {rank}. {hit.score:.3f}  {hit.id}  {payload}".rstrip()))
         snippet = _snippet(hit, text_columns)
         if snippet:
-            print(f"     {snippet}")
+            print(f"     {printable(snippet)}")
     if not hits:
         print("  nothing found", file=sys.stderr)
 

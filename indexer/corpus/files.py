@@ -15,6 +15,7 @@ from pyarrow import fs
 
 from indexer.corpus.types import holds_dictionary
 from indexer.errors import BadFile, CorpusError, first_line
+from indexer.uris import shown
 
 BATCH_ROWS = 1024
 """Most rows decoded at once, so that memory follows the batch and not the row group."""
@@ -80,7 +81,7 @@ def read_small_file(uri: str, setting: str, file: DataFile | None = None) -> byt
         with filesystem.open_input_file(file.path if file else path) as opened_file:
             return bytes(opened_file.read())
     except OSError as error:
-        raise CorpusError(f"{setting}: {uri} cannot be read: {first_line(error)}") from None
+        raise CorpusError(f"{setting}: {shown(uri)} cannot be read: {first_line(error)}") from None
 
 
 def retry_once(uri: str, read: Callable[[], ReadT]) -> ReadT:
@@ -255,7 +256,8 @@ def filesystem_of(uri: str, setting: str) -> tuple[fs.FileSystem, str]:
     try:
         filesystem, path = fs.FileSystem.from_uri(uri)
     except (OSError, pa.ArrowException) as error:
-        raise CorpusError(f"{setting}: {first_line(error)}") from None
+        # Arrow quotes the URI.
+        raise CorpusError(f"{setting}: {shown(uri)} cannot be opened ({type(error).__name__})") from None
     return filesystem, path
 
 

@@ -13,6 +13,7 @@ from pyarrow import fs
 from indexer.corpus.files import DataFile, described, filesystem_of
 from indexer.errors import CorpusError, first_line
 from indexer.progress import say
+from indexer.uris import shown
 
 GLOB = frozenset("*?[")
 
@@ -48,18 +49,18 @@ def list_files(uri: str, setting: str) -> tuple[DataFile, ...]:
     try:
         files = sorted(_list(filesystem, path, left_out), key=lambda file: file.path)
     except OSError as error:
-        raise CorpusError(f"{setting}: {uri} cannot be listed: {first_line(error)}") from None
+        raise CorpusError(f"{setting}: {shown(uri)} cannot be listed: {first_line(error)}") from None
     said = "; ".join(f"{len(names)} {reason}: {_some(names)}" for reason, names in sorted(left_out.items()))
     if not files:
-        raise CorpusError(f"{setting}: no Parquet file at {uri}{f'; left out: {said}' if said else ''}")
+        raise CorpusError(f"{setting}: no Parquet file at {shown(uri)}{f'; left out: {said}' if said else ''}")
     if said:
-        say(f"{setting}: left out at {uri}: {said}")
+        say(f"{setting}: left out at {shown(uri)}: {said}")
     return tuple(files)
 
 
 def _some(names: list[str]) -> str:
-    shown = ", ".join(sorted(names)[:NAMES_SHOWN])
-    return shown if len(names) <= NAMES_SHOWN else f"{shown}, ..."
+    first = ", ".join(sorted(names)[:NAMES_SHOWN])
+    return first if len(names) <= NAMES_SHOWN else f"{first}, ..."
 
 
 def _list(filesystem: fs.FileSystem, path: str, left_out: dict[str, list[str]]) -> Iterator[DataFile]:

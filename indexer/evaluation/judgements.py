@@ -4,16 +4,14 @@ Whatever is odd about them is either an error or counted by name: a measure over
 over documents that no index can find, would be a number about something else.
 """
 
-import io
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field, replace
 
 import polars as pl
 
-from indexer.corpus.files import read_small_file
-from indexer.corpus.listing import list_files
 from indexer.errors import CorpusError
+from indexer.evaluation.judged_files import read_columns
 from indexer.settings import JudgedQueriesSettings, JudgementsSettings
 
 ID, TEXT = "query_id", "text"
@@ -30,12 +28,18 @@ class Questions:
         judgements: Grades of documents by query id, then document id; above 0 a document answers.
         altered: Texts that documents have in the evaluation instead of their own, by document id.
         notes: How many of what was left out or is odd, by name.
+        themselves: Queries that are documents of the index: the document with the query's id is no result.
     """
 
     texts: Mapping[str, str]
     judgements: Mapping[str, Mapping[str, int]]
     altered: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, int] = field(default_factory=dict)
+    themselves: Set[str] = frozenset()
+
+    def named_documents(self) -> list[str]:
+        """Ids of all documents with a grade and ids that queries share with documents, sorted."""
+        return sorted({*self.texts, *(name for grades in self.judgements.values() for name in grades)})
 
 
 def read(queries: JudgedQueriesSettings, judgements: JudgementsSettings) -> Questions:
@@ -53,13 +57,13 @@ def read(queries: JudgedQueriesSettings, judgements: JudgementsSettings) -> Ques
             grades, a grade that is no whole number), or no query is left.
     """
     notes: Counter[str] = Counter()
-    texts = _texts(_frame(queries.uri, "queries.uri", {queries.id_column: ID, queries.text_column: TEXT}), notes)
+    texts = _texts(read_columns(queries.uri, "queries.uri", {queries.id_column: ID, queries.text_column: TEXT}), notes)
     columns = {
         judgements.query_column: QUERY,
         judgements.document_column: DOCUMENT,
         judgements.score_column: GRADE,
     }
-    judged = _judged(_frame(judgements.uri, "judgements.uri", columns), notes)
+    judged = _judged(read_columns(judgements.uri, "judgements.uri", columns), notes)
     answered = {query for query, grades in judged.items() if max(grades.values()) > 0}
     notes["judged queries without a text"] = len(judged.keys() - texts.keys())
     notes["queries without judgements"] = len(texts.keys() - judged.keys())
@@ -82,10 +86,11 @@ def checked(questions: Questions, known: Set[str]) -> Questions:
 
     Args:
         questions: Queries with judgements.
-        known: Those of the judged documents that the index has.
+        known: Those of :meth:`Questions.named_documents` that the index has.
 
     Returns:
-        The same, with notes. A document that is missing still counts as one that was not found.
+        The same, with notes and with the queries that are documents themselves. A document that is missing still counts
+        as one that was not found.
 
     Raises:
         CorpusError: The index has no document that answers any query.
@@ -101,21 +106,17 @@ def checked(questions: Questions, known: Set[str]) -> Questions:
         not any(grade > 0 and name in known for name, grade in grades.items())
         for grades in questions.judgements.values()
     )
+    # As BEIR and mteb do (ArguAna, Quora), unless the judgements say that the document answers itself.
+    themselves = frozenset(
+        query for query, grades in questions.judgements.items() if query in known and grades.get(query, 0) <= 0
+    )
     found = {
         "judged documents that the index does not have": len(judged - known),
         "queries whose answers are all missing": lost,
+        "queries that are documents themselves, which are left out of their results": len(themselves),
     }
-    return Questions(
-        questions.texts,
-        questions.judgements,
-        questions.altered,
-        {**questions.notes, **{name: count for name, count in found.items() if count}},
-    )
-
-
-def judged_documents(questions: Questions) -> list[str]:
-    """Ids of all documents with a grade, sorted."""
-    return sorted({name for grades in questions.judgements.values() for name in grades})
+    notes = {**questions.notes, **{name: count for name, count in found.items() if count}}
+    return replace(questions, notes=notes, themselves=themselves)
 
 
 def _texts(frame: pl.DataFrame, notes: Counter[str]) -> dict[str, str]:
@@ -152,27 +153,3 @@ def _judged(frame: pl.DataFrame, notes: Counter[str]) -> dict[str, dict[str, int
     for query, document, grade in once.select(QUERY, DOCUMENT, GRADE).iter_rows():
         found.setdefault(query, {})[document] = int(grade)
     return found
-
-
-def _frame(uri: str, setting: str, columns: Mapping[str, str]) -> pl.DataFrame:
-    """Columns of a file as text, under our names."""
-    try:
-        frame = _parsed(uri, setting, list(columns))
-        return frame.select(pl.col(theirs).cast(pl.String).alias(ours) for theirs, ours in columns.items())
-    except pl.exceptions.ColumnNotFoundError:
-        # Polars lists what there is: of a file without a header, its first row.
-        raise CorpusError(f"{setting}: {uri} lacks a column of {', '.join(columns)}") from None
-    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-        # The message may quote what is in the file.
-        raise CorpusError(f"{setting}: {uri} cannot be read ({type(error).__name__})") from None
-
-
-def _parsed(uri: str, setting: str, columns: Sequence[str]) -> pl.DataFrame:
-    if uri.endswith(".jsonl"):
-        return pl.read_ndjson(io.BytesIO(read_small_file(uri, setting)), infer_schema_length=None)
-    if uri.endswith(".tsv"):
-        return pl.read_csv(
-            io.BytesIO(read_small_file(uri, setting)), separator="\t", quote_char=None, infer_schema=False
-        )
-    files = [read_small_file(uri, setting, file) for file in list_files(uri, setting)]
-    return pl.concat([pl.read_parquet(io.BytesIO(file), columns=list(columns)) for file in files])

@@ -162,7 +162,7 @@ def _questions(
 ) -> Questions:
     if settings.queries is not None and settings.judgements is not None:
         found = judgements.read(settings.queries, settings.judgements)
-        names = judgements.judged_documents(found)
+        names = found.named_documents()
         return judgements.checked(found, set(published.rows(names, [ID])[ID].to_pylist()))
     if settings.known_items is not None:
         return known_items.make(published, settings.known_items)
@@ -207,7 +207,9 @@ def _measured(evaluation: Evaluation, configuration: Configuration) -> Configura
         say(f"{configuration.name}: absent: {error}")
         return None
     oversample = evaluation.settings.compare.oversample
-    hits = trial.ranked(evaluation.vectors, evaluation.queries, _depth(evaluation, configuration), oversample)
+    depth = _depth(evaluation, configuration)
+    found_hits = trial.ranked(evaluation.vectors, evaluation.queries, depth, oversample)
+    hits = _without_themselves(evaluation.questions, found_hits)
     latency = rerank_seconds = None
     if configuration.reranked:
         hits, rerank_seconds = _reranked(evaluation, trial, hits)
@@ -222,7 +224,16 @@ def _measured(evaluation: Evaluation, configuration: Configuration) -> Configura
 
 
 def _depth(evaluation: Evaluation, configuration: Configuration) -> int:
-    return evaluation.settings.compare.candidates if configuration.reranked else measures.DEPTH
+    wanted = evaluation.settings.compare.candidates if configuration.reranked else measures.DEPTH
+    return wanted + bool(evaluation.questions.themselves)
+
+
+def _without_themselves(questions: Questions, found: Sequence[Sequence[Hit]]) -> list[list[Hit]]:
+    """Hits of each query without the document that the query is."""
+    return [
+        [hit for hit in hits if hit.id != query or query not in questions.themselves]
+        for query, hits in zip(questions.texts, found, strict=True)
+    ]
 
 
 def _reranked(evaluation: Evaluation, trial: Trial, found: Sequence[Sequence[Hit]]) -> tuple[list[list[Hit]], float]:

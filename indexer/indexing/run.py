@@ -21,6 +21,7 @@ from indexer.publishing import publish
 from indexer.publishing.gates import Gate, check_counts, check_files, check_vectors
 from indexer.settings import Settings
 from indexer.storage.records import Epoch, Intent
+from indexer.uris import shown
 
 LISTINGS = 3
 """How often a corpus that changes while it is read is listed before files are left out."""
@@ -92,7 +93,7 @@ def _attempt(
     with watch("compare"):
         found = changes.compare(job, cluster, unread)
     if not found.counts["documents"]:
-        raise CorpusError(f"corpus.uri: {job.settings.corpus.uri} has files and not a single row")
+        raise CorpusError(f"corpus.uri: {shown(job.settings.corpus.uri)} has files and not a single row")
     if not found.differs and job.published is not None and not job.query_instruction_changed:
         return _unchanged(job.published)
     gates = job.settings.gates

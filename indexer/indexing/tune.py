@@ -62,7 +62,7 @@ def _sample(corpus: Corpus) -> list[str]:
     files = random.Random(0).sample(corpus.files, min(FILES, len(corpus.files)))  # noqa: S311  # a sample, not a secret
     texts = [text for file in files for text in first_texts(corpus, file, ROWS) if text.strip()]
     if len(texts) < 2:  # noqa: PLR2004  # the engine's canary compares two
-        raise CorpusError(f"{corpus.settings.uri}: no texts to try in {files[0].path}")
+        raise CorpusError(f"corpus.uri: no texts to try in {files[0].path}")
     return random.Random(0).sample(texts, len(texts))  # noqa: S311
 
 

@@ -18,6 +18,7 @@ from indexer.errors import SettingsError
 from indexer.storage.put_once import PutOnceFolder
 from indexer.storage.receipts import Receipts, ShardRecord
 from indexer.storage.records import differing
+from indexer.uris import shown
 
 Phase = Literal["search", "score"]
 
@@ -104,7 +105,7 @@ class ResultFolder:
         others = differing(known, run)
         if others:
             raise SettingsError(
-                f"output.uri: {self.uri} holds the results of another run (other {', '.join(others)}); "
+                f"output.uri: {shown(self.uri)} holds the results of another run (other {', '.join(others)}); "
                 "choose an empty folder"
             )
 
@@ -124,15 +125,15 @@ class ResultFolder:
     def put_trec(self, run: str) -> None:
         """Writes ``scores.trec`` from the parts of a finished run.
 
-        A line is ``query_id Q0 id rank score run``. Of a document's chunks the best one counts; white space in ids is
-        percent-encoded, because the format has no quoting.
+        A line is ``query_id Q0 id rank score run``. Of a document's chunks the best one counts. White space, control
+        characters and "%" in names are percent-encoded, because the format has no quoting; an empty name is "%".
 
         Args:
             run: Name of the run.
         """
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".trec") as lines:
             for stem in sorted(self._files.stems(FOLDERS["score"])):
-                lines.writelines(_trec_lines(self._files.get_table(f"{FOLDERS['score']}/{stem}.parquet"), run))
+                lines.writelines(trec_lines(self._files.get_table(f"{FOLDERS['score']}/{stem}.parquet"), run))
             lines.flush()
             self._files.put("scores.trec", Path(lines.name))
 
@@ -147,7 +148,8 @@ class ResultFolder:
         self._files.put("_control/finished/summary.json", json.dumps(summary).encode())
 
 
-def _trec_lines(part: pa.Table, run: str) -> list[str]:
+def trec_lines(part: pa.Table, run: str) -> list[str]:
+    """Lines of a part, :data:`RESULT_SCHEMA`; ranks count from 1 within a query."""
     lines: list[str] = []
     ranks: dict[str, dict[str, int]] = {}
     for row in part.to_pylist():
@@ -155,9 +157,10 @@ def _trec_lines(part: pa.Table, run: str) -> list[str]:
         if row["score"] is not None and row["id"] not in documents:
             documents[row["id"]] = len(documents) + 1
             query, document = _one_word(row["query_id"]), _one_word(row["id"])
-            lines.append(f"{query} Q0 {document} {documents[row['id']]} {row['score']:.9g} {run}\n")
+            lines.append(f"{query} Q0 {document} {documents[row['id']]} {row['score']:.9g} {_one_word(run)}\n")
     return lines
 
 
 def _one_word(name: str) -> str:
-    return re.sub(r"\s", lambda found: quote(found.group()), name)
+    """A word without white space; different names give different words."""
+    return re.sub(r"[\s%\x00-\x1f\x7f-\x9f\ufeff]", lambda found: quote(found.group(), safe=""), name) or "%"

@@ -15,6 +15,7 @@ from indexer.search.snapshot import Snapshot
 from indexer.settings import EngineSettings, ModelSettings, RerankerSettings
 from indexer.storage.control import ControlStore
 from indexer.storage.records import Epoch, differing
+from indexer.uris import check_uri, shown
 
 MEMORY = "gpu_memory_utilization"
 """vLLM's argument for the share of a GPU's memory that an engine takes."""
@@ -145,12 +146,16 @@ def open_published(
         The tables of that epoch, at their versions.
 
     Raises:
-        SettingsError: Nothing is published under that name, or the reranker cannot be had.
+        SettingsError: Nothing is published under that name, the URI may hold credentials, or the reranker cannot be
+            had.
     """
-    store = ControlStore(uri, name)
+    try:
+        store = ControlStore(check_uri(uri), name)
+    except ValueError as error:
+        raise SettingsError(f"uri {error}") from None
     found = store.latest_epoch() if epoch is None else store.epoch(epoch)
     if found is None:
-        raise SettingsError(f"no epoch of index {name!r} is published at {uri}; run jobs.index first")
+        raise SettingsError(f"no epoch of index {name!r} is published at {shown(uri)}; run jobs.index first")
     arguments = dict(engine or {})
     if reranker and MEMORY in arguments:  # two engines, in this process and on one GPU
         arguments[MEMORY] = float(arguments[MEMORY]) / 2

@@ -17,6 +17,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 from pydantic import BaseModel, ConfigDict
 
 from indexer.errors import IndexerError, first_line
+from indexer.uris import shown
 
 
 class Record(BaseModel):
@@ -166,4 +167,5 @@ def _open(uri: str, setting: str) -> ObjectStore:
             return from_url(uri, mkdir=True)
         return from_url(uri)
     except (BaseError, OSError, ValueError) as error:
-        raise IndexerError(f"{setting}: {first_line(error)}") from None
+        # obstore quotes the URI.
+        raise IndexerError(f"{setting}: {shown(uri)} cannot be opened ({type(error).__name__})") from None

@@ -20,6 +20,7 @@ from lance.schema import LanceSchema
 from indexer import schema
 from indexer.errors import IndexerError, RefusedError, first_line
 from indexer.storage.filters import between, one_of
+from indexer.uris import shown
 
 if TYPE_CHECKING:
     from lancedb.table import Table as Table  # noqa: PLC0414  # for those who may not import LanceDB
@@ -83,7 +84,9 @@ def _ensured(uri: str, name: str, table_schema: pa.Schema) -> int:
     if dataset.schema.remove_metadata().equals(table_schema.remove_metadata()):
         return int(dataset.version)
     if _epoch(dataset):
-        raise IndexerError(f"table {name} at {uri} has other columns than this run makes; choose another index.name")
+        raise IndexerError(
+            f"table {name} at {shown(uri)} has other columns than this run makes; choose another index.name"
+        )
     # Left by a run that was killed before its first commit, and whose settings were others.
     return _create(uri, name, table_schema, "overwrite")
 

@@ -1,5 +1,6 @@
 """Queries and judgements in their layouts, and everything that may be wrong with them."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from indexer.errors import CorpusError
 from indexer.evaluation import judgements
+from indexer.evaluation.judged_files import read_columns
 from indexer.evaluation.judgements import Questions
 from indexer.evaluation.known_items import first_sentence
 from indexer.settings import JudgedQueriesSettings, JudgementsSettings
@@ -99,7 +101,7 @@ def test_files_that_cannot_be_read_are_named_without_their_text(tmp_path: Path) 
 
 def test_documents_that_the_index_lacks_are_counted_and_all_of_them_is_an_error(tmp_path: Path) -> None:
     found = read(tmp_path)
-    assert judgements.judged_documents(found) == ["d1", "d2", "d3"]
+    assert found.named_documents() == ["d1", "d2", "d3", "q1", "q2"]
     checked = judgements.checked(found, {"d1"})
     assert checked.judgements == found.judgements, "what is missing still counts as not found"
     assert checked.notes == {
@@ -109,6 +111,59 @@ def test_documents_that_the_index_lacks_are_counted_and_all_of_them_is_an_error(
     }
     with pytest.raises(CorpusError, match="none of the 2 documents that answer a query is in the index"):
         judgements.checked(found, {"d2"})
+
+
+def test_queries_that_are_documents_are_counted_unless_they_answer_themselves(tmp_path: Path) -> None:
+    found = judgements.checked(read(tmp_path, judged=[*JUDGED, ("q2", "q2", 1)]), {"d1", "d3", "q1", "q2"})
+    assert found.themselves == {"q1"}
+    assert found.notes["queries that are documents themselves, which are left out of their results"] == 1
+
+
+LINES = b"""{"id": "q1", "question": "first, with \\"quotes\\""}\n{"id": "q2", "question": "two\\nlines"}"""
+
+COMMA = 'id,question\r\nq1,"first, with ""quotes"""\r\nq2,"two\nlines"\r\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("q.jsonl", b"\xef\xbb\xbf" + LINES),
+        ("q.jsonl.gz", gzip.compress(LINES.replace(b"{", b'{"other": [{}], ') + b"\n\n")),
+        ("q.csv", COMMA.encode()),
+        ("q.csv", COMMA.encode("utf-8-sig")),
+        ("q.csv.gz", gzip.compress(COMMA.encode())),
+        ("q.tsv", b'\xef\xbb\xbfid\tquestion\r\nq1\tfirst, with "quotes"\r\n\r\nq2\ttwo\xe2\x80\xa8lines\r\n'),
+    ],
+)  # fmt: skip
+def test_every_accepted_layout_gives_the_same_rows(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    found = read_columns(str(tmp_path / name), "queries.uri", {"id": "query_id", "question": "text"})
+    rows = [(name, text.replace("\u2028", "\n")) for name, text in found.iter_rows()]
+    assert rows == [("q1", 'first, with "quotes"'), ("q2", "two\nlines")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("q.csv", "id,question\nq1,canary\nq2,caf\u00e9\n".encode("latin-1"), "line 3 is not UTF-8"),
+        ("q.tsv", "id\tquestion\nq1\tcanary\n".encode("utf-16"), "line 1 is not UTF-8"),
+        ("q.jsonl", b'{"id": "q1", "question": "x"}\n{"id": "q2", canary}\n', "line 2 is not JSON"),
+        ("q.jsonl", b'{"id": "q1", "question": "x"}\n["canary"]\n', "line 2 is JSON but no object"),
+        ("q.jsonl", b'{"id": ["canary"], "question": "x"}\n', "line 1: id is neither text nor a number"),
+        ("q.jsonl", b'{"id": "1", "question": "\\ud800 canary"}\n', "line 1: question holds half of a surrogate pair"),
+        ("q.jsonl.gz", b'{"id": "q1", "question": "canary"}\n', "is not gzip"),
+        ("q.csv", b'id,question\nq1,"canary\n', "line 2 is not CSV"),
+        ("q.tsv", b"id\tquestion\nq1\tcanary\tmore\n", "line 2 has 3 fields, the first line names 2"),
+        ("q.tsv", b"q1\tcanary\nq2\tother\n", "lacks a column of id, question"),
+        ("q.txt", b"q1 canary\n", "is not Parquet"),
+    ],
+)  # fmt: skip
+def test_what_is_not_accepted_is_told_with_its_line(tmp_path: Path, name: str, content: bytes, what: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CorpusError, match=what) as refused:
+        read_columns(str(tmp_path / name), "queries.uri", {"id": "query_id", "question": "text"})
+    assert "accepted are Parquet" in str(refused.value)
+    assert "canary" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
