@@ -80,6 +80,10 @@ imports: $(INSTALLED) ## Check that imports point one way
 sizes: $(INSTALLED) ## Print lines per file, function and class; fail above 400, 50 and 200
 	$(BIN)/python .ci/sizes.py
 
+settings: $(INSTALLED) ## Write configs/README.md anew: every setting with type, default and meaning
+	$(BIN)/python -m indexer.commands.settings > .venv/settings
+	mv .venv/settings configs/README.md
+
 cases: $(INSTALLED) ## Run every run.sh of a folder of cases, CASES=...; fails if one does
 	@.ci/cases.sh "$(CASES)"
 

@@ -1,5 +1,6 @@
 """Where things are: paths, and URIs without credentials, which are shown nowhere."""
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,10 @@ WITH_PORTS = frozenset({"http", "https", "hdfs", "viewfs"})
 """Schemes whose authority is a host; those of object stores have a bucket there, without a port."""
 
 CREDENTIALS = "holds credentials; they are read from the environment only, e.g. AWS_SECRET_ACCESS_KEY"
+
+
+SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray's variable that every process of a job submitted with ``ray job submit`` has."""
 
 
 def check_uri(uri: str) -> str:
@@ -64,7 +69,16 @@ def shown(uri: str) -> str:
 
 def _absolute(uri: str) -> str:
     """Workers on a cluster run in other folders than the command."""
-    return uri if "://" in uri or not uri else str(Path(uri).expanduser().absolute())
+    if "://" in uri or not uri:
+        return uri
+    path = Path(uri).expanduser()
+    # The folder of a submitted job is a copy in Ray's temporary folder, on one node, and is deleted.
+    if SUBMITTED in os.environ and not path.is_absolute():
+        raise ValueError(
+            "is a relative path, and a submitted job runs in a temporary folder of one node; give a URI, or an "
+            "absolute path that every node sees"
+        )
+    return str(path.absolute())
 
 
 Uri = Annotated[str, AfterValidator(check_uri), AfterValidator(_absolute)]

@@ -46,6 +46,15 @@ def test_paths_hold_in_every_folder_and_uris_stay(config: Path) -> None:
     assert settings.index.uri == "s3://bucket/index"
 
 
+def test_a_submitted_job_refuses_relative_paths(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder it runs in is Ray's, and is deleted with the job."""
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(SettingsError, match=r"corpus\.uri: is a relative path.*give a URI, or an absolute path"):
+        read(config, "--index.uri", "s3://bucket/index")
+    settings = read(config, "--index.uri", "s3://bucket/index", "--corpus.uri", "/data/docs")
+    assert (settings.corpus.uri, settings.index.uri) == ("/data/docs", "s3://bucket/index")
+
+
 def test_environment_goes_before_the_file_and_flags_before_both(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INDEXER_INDEX__NAME", "from_environment")
     monkeypatch.setenv("INDEXER_MODEL__MAX_TOKENS", "100")
