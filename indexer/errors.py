@@ -25,11 +25,21 @@ class CorpusError(IndexerError):
     exit_code = 2
 
 
-class BadFile(CorpusError):
+class UnusableFile(CorpusError):
+    """A file cannot be used.
+
+    Attributes:
+        rows: Rows that its footer names, ``None`` where that is not known.
+    """
+
+    rows: int | None = None
+
+
+class BadFile(UnusableFile):
     """A file cannot be read: damaged, not Parquet, changed while it was read, or gone."""
 
 
-class WrongColumns(CorpusError):
+class WrongColumns(UnusableFile):
     """A file lacks a column, or has it with another type than the first file."""
 
 

@@ -1,5 +1,6 @@
 """The corpus against the published epoch: digests of new files, then the difference, a range of ids at a time."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -11,13 +12,17 @@ import pyarrow.compute as pc
 from indexer import schema
 from indexer.cluster.connection import SMALL_ROWS, Cluster
 from indexer.indexing import diff
-from indexer.indexing.diff import RangeDiff
+from indexer.indexing.diff import RangeDiff, Unreadable
 from indexer.indexing.job import Job
 from indexer.indexing.scan import Unread
 from indexer.settings import Settings
 from indexer.storage import tables
 from indexer.storage.control import ControlStore
+from indexer.storage.digest_files import DigestFiles
 from indexer.storage.records import Epoch
+
+UNKNOWN = ""
+"""In an epoch's list of files: a file that could not be read, and whose documents nobody knows."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ class Changes:
         moved: Rows whose content a document that is gone had; columns file (place), row, id (the old one).
         differs: Whether there is anything to publish.
         counts: Sums of the ranges' counts.
+        digests: Name of the digest of every file by its path, of those that cannot be read the last one.
+        unread_rows: Rows that the files have that cannot be read, as far as that is known.
     """
 
     masks: dict[int, list[bytes]]
@@ -39,6 +46,8 @@ class Changes:
     moved: pa.Table
     differs: bool
     counts: dict[str, int]
+    digests: dict[str, str]
+    unread_rows: int
 
 
 def compare(job: Job, cluster: Cluster, unread: Mapping[str, Unread]) -> Changes:
@@ -50,14 +59,93 @@ def compare(job: Job, cluster: Cluster, unread: Mapping[str, Unread]) -> Changes
         unread: What :func:`scan` gave.
     """
     names = [job.corpus.digest_name(file) for file in job.corpus.files]
-    left = {name: file.digest for name, file in unread.items()}
-    groups = [group for name in names if name not in left for group in job.store.digests.groups(name)]
-    arguments = ((job.settings, names, left, job.published, low, high) for low, high in pairwise(_bounds(groups)))
+    read = [name for name in names if name not in unread]
+    last = _last_digests(job, unread)
+    asked = _Asked(job.settings, [None if name in unread else name for name in names], last, _left_out(job, unread))
+    groups = [group for name in read for group in job.store.digests.groups(name)]
+    arguments = ((asked, job.published, low, high) for low, high in pairwise(_bounds(groups)))
     small = sum(rows for _, rows in groups) < SMALL_ROWS
     found = list(cluster.map(_compare_range, arguments, in_driver=small))
-    merged = reduce(_merged, found, Changes({}, [], [], _NOT_MOVED, differs=False, counts={}))
-    return _with_moves(merged, found)
+    digests = {file.path: name for file, name in zip(job.corpus.files, names, strict=True) if name not in unread}
+    rows = sum(_rows(job, file, last[file.path]) for file in unread.values())
+    merged = Changes({}, [], [], _NOT_MOVED, differs=False, counts={}, digests=digests | last, unread_rows=rows)
+    return _with_moves(reduce(_merged, found, merged), found)
 
+
+@dataclass(frozen=True)
+class _Asked:
+    """What every range of ids is compared from.
+
+    Attributes:
+        settings: The settings.
+        digests: Name of every file's digest, ``None`` for one that cannot be read.
+        last: What :func:`_last_digests` gave.
+        left_out: One row per file that cannot be read, as :class:`indexer.indexing.diff.Unreadable` has them.
+    """
+
+    settings: Settings
+    digests: list[str | None]
+    last: dict[str, str]
+    left_out: pa.Table
+
+    def unreadable(self, digests: DigestFiles, low: str | None, high: str | None) -> Unreadable | None:
+        """The files that cannot be read, with the ids of a range that they may have."""
+        if not self.last:
+            return None
+        if UNKNOWN in self.last.values():
+            return Unreadable(self.left_out, None)
+        ids = [digests.read(name, [schema.ID], low, high)[schema.ID] for name in self.last.values() if name != NEVER]
+        chunks = [chunk for found in ids for chunk in found.chunks]
+        return Unreadable(self.left_out, pa.chunked_array(chunks, pa.string()))
+
+
+NEVER = "-"
+"""Instead of a digest's name: a file that has never been read has no published document."""
+
+
+def _last_digests(job: Job, unread: Mapping[str, Unread]) -> dict[str, str]:
+    """For every file that cannot be read the digest it had in the published epoch, :data:`NEVER` or :data:`UNKNOWN`."""
+    if not unread:
+        return {}
+    if job.published is None:
+        return {file.path: NEVER for file in unread.values()}
+    recorded = job.published.description.files
+    known = job.store.digests.get_list(recorded) if recorded else {}
+    there = job.store.digests.names() | {NEVER}
+    found = {file.path: known.get(file.path, NEVER if recorded else UNKNOWN) for file in unread.values()}
+    return {path: name if name in there else UNKNOWN for path, name in found.items()}
+
+
+def _rows(job: Job, file: Unread, last: str) -> int:
+    """Rows of a file that cannot be read: by its footer, else by its last digest, at least one."""
+    if file.rows is not None:
+        return max(1, file.rows)
+    if last in (NEVER, UNKNOWN):
+        return 1
+    return max(1, sum(rows for _, rows in job.store.digests.groups(last)))
+
+
+def _left_out(job: Job, unread: Mapping[str, Unread]) -> pa.Table:
+    """One quarantined row per file that cannot be read, told from other files' by its hash."""
+    places = {at: unread.get(job.corpus.digest_name(file)) for at, file in enumerate(job.corpus.files)}
+    rows = []
+    for at, file in places.items():
+        if file is not None:
+            name = hashlib.blake2b(file.path.encode(), digest_size=16).digest()
+            hashes = {schema.CONTENT_HASH: name, schema.PAYLOAD_HASH: name[:8]}
+            rows.append({"file": at, "row": 0, "reason": file.reason.value, **hashes})
+    return pa.Table.from_pylist(rows, _LEFT_OUT_SCHEMA)
+
+
+_LEFT_OUT_SCHEMA = pa.schema(
+    [
+        pa.field(schema.ID, pa.string()),
+        pa.field("file", pa.int32()),
+        pa.field("row", pa.int64()),
+        pa.field("reason", pa.string()),
+        *schema.HASH_FIELDS,
+    ]
+)
 
 _NOT_MOVED = pa.table(
     {"file": pa.array([], pa.int32()), "row": pa.array([], pa.int64()), "id": pa.array([], pa.string())}
@@ -101,25 +189,20 @@ def _bounds(groups: Sequence[tuple[str | None, int]]) -> list[str | None]:
     return [None, *cuts, None]
 
 
-def _compare_range(
-    settings: Settings,
-    names: Sequence[str],
-    left: Mapping[str, pa.Table],
-    published: Epoch | None,
-    low: str | None,
-    high: str | None,
-) -> RangeDiff:
-    store = ControlStore(settings.index.uri, settings.index.name)
+def _compare_range(asked: _Asked, published: Epoch | None, low: str | None, high: str | None) -> RangeDiff:
+    uri = asked.settings.index.uri
+    store = ControlStore(uri, asked.settings.index.name)
     columns = schema.DIGEST_SCHEMA.names
-    found = (left[name] if name in left else store.digests.read(name, columns, low, high) for name in names)
-    digests = [_cut(table, low, high) for table in found]
+    nothing = schema.DIGEST_SCHEMA.empty_table()
+    found = (store.digests.read(name, columns, low, high) if name else nothing for name in asked.digests)
     return diff.compare(
-        digests,
-        _published_keys(settings.index.uri, published, low, high),
-        _published_quarantine(settings.index.uri, published),
+        [_cut(table, low, high) for table in found],
+        _published_keys(uri, published, low, high),
+        _published_quarantine(uri, published),
         low,
         high,
         is_update=published is not None,
+        unreadable=asked.unreadable(store.digests, low, high),
     )
 
 

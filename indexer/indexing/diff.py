@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 import polars as pl
@@ -16,11 +17,39 @@ RANGE_ROWS = 1_000_000
 FOUND_BY_WORKERS = frozenset(
     {QuarantineReason.NO_TOKENS, QuarantineReason.TOO_LONG, QuarantineReason.BAD_VECTOR, QuarantineReason.POISON}
 )
-"""Fates that only the model's side can tell, and that stay while the text stays."""
+"""Reasons that only the model's side can tell, and that stay while the text stays."""
 
 PUBLISHED_COLUMNS = (ID, CONTENT_HASH, PAYLOAD_HASH)
 
 QUARANTINE_COLUMNS = (ID, "reason", CONTENT_HASH)
+
+
+_LEFT_OUT = (ID, "file", "row", "reason", CONTENT_HASH, PAYLOAD_HASH)
+
+
+class Status(StrEnum):
+    """What became of an id since the published epoch."""
+
+    NEW = "new"
+    CHANGED = "changed"
+    UNCHANGED = "unchanged"
+    DELETED = "deleted"
+    KEPT = "kept"
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Files that cannot be read tonight.
+
+    Attributes:
+        rows: One quarantined row per file: columns id (null), file (place in the list), row, reason, content_hash,
+            payload_hash.
+        ids: Ids that the files had when they were last read; ``None`` where that is not known, so that every published
+            document that no other file has may be theirs.
+    """
+
+    rows: pa.Table
+    ids: pa.ChunkedArray | None
 
 
 @dataclass(frozen=True)
@@ -34,7 +63,7 @@ class RangeDiff:
         quarantine_changed: Whether the quarantine differs from the published one.
         arrivals: Columns content_hash, file, row of the new documents; empty where nothing is published.
         departures: Columns content_hash, id of the documents that are gone.
-        counts: documents, new, changed, unchanged, deleted, duplicates, quarantined, text_bytes (to embed).
+        counts: Every :class:`Status`, documents, duplicates, quarantined, text_bytes (to embed).
     """
 
     masks: dict[int, bytes]
@@ -54,6 +83,7 @@ def compare(
     high: str | None,
     *,
     is_update: bool = True,
+    unreadable: Unreadable | None = None,
 ) -> RangeDiff:
     """Compares a range of ids.
 
@@ -64,6 +94,7 @@ def compare(
         low: Least id of the range; with ``None`` it also holds the null ids.
         high: Id above the last one of the range, or ``None``.
         is_update: Whether anything is published: only then can a new document be one that moved.
+        unreadable: Files without a digest, by default none.
 
     Returns:
         The difference.
@@ -72,42 +103,70 @@ def compare(
     corpus = _in_range(pl.concat(frames), low, high)
     before = _in_range(pl.DataFrame(pl.from_arrow(published)), low, high)
     refused_before = _in_range(pl.DataFrame(pl.from_arrow(quarantined)), low, high)
-
     usable = corpus.filter(pl.col("reason").is_null())
     unique, conflicting = _without_duplicates(usable)
+    # What workers refused stays refused while its text stays: no engine is asked again.
     remembered = refused_before.filter(pl.col("reason").is_in(FOUND_BY_WORKERS)).unique([ID, CONTENT_HASH])
     unique = unique.drop("reason").join(remembered, on=[ID, CONTENT_HASH], how="left")
-    usable_now = unique.filter(pl.col("reason").is_null())
-    matched = usable_now.join(before, on=ID, how="left", suffix="_before")
-    is_new = pl.col(f"{CONTENT_HASH}_before").is_null()
-    is_same = (pl.col(CONTENT_HASH) == pl.col(f"{CONTENT_HASH}_before")) & (
-        pl.col(PAYLOAD_HASH) == pl.col(f"{PAYLOAD_HASH}_before")
-    )
-    new, changed = matched.filter(is_new), matched.filter(~is_new & ~is_same)
-    deleted = before.join(usable_now, on=ID, how="anti")
+    judged = _judged(unique.filter(pl.col("reason").is_null()), before, _kept(before, corpus, unreadable))
+    by_status = {status: judged.filter(pl.col("status") == status) for status in Status}
 
     bad = [corpus.filter(pl.col("reason").is_not_null()), conflicting, unique.filter(pl.col("reason").is_not_null())]
-    columns = [ID, "file", "row", "reason", CONTENT_HASH, PAYLOAD_HASH]
-    quarantine = pl.concat([frame.select(columns) for frame in bad]).sort("file", "row")
-    embed = pl.concat([frame.select("file", "row", "text_bytes") for frame in (new, changed)])
+    left_out = [_in_range(pl.DataFrame(pl.from_arrow(unreadable.rows)), low, high)] if unreadable else []
+    quarantine = pl.concat([*(frame.select(_LEFT_OUT) for frame in bad), *left_out]).sort("file", "row")
+    embed = pl.concat([by_status[Status.NEW], by_status[Status.CHANGED]])
+    dropped = pl.concat([by_status[Status.DELETED], by_status[Status.CHANGED]])
     return RangeDiff(
         masks=_masks(embed),
-        dropped=pl.concat([deleted[ID], changed[ID]]).to_arrow().cast(pa.string()),
+        dropped=dropped[ID].to_arrow().cast(pa.string()),
         quarantine=quarantine.to_arrow(),
         quarantine_changed=not _same_rows(quarantine, refused_before),
-        arrivals=new.select(CONTENT_HASH, "file", "row").head(new.height if is_update else 0).to_arrow(),
-        departures=deleted.select(CONTENT_HASH, ID).to_arrow(),
+        arrivals=(embed if is_update else embed.clear())
+        .filter(pl.col("status") == Status.NEW)
+        .select(CONTENT_HASH, "file", "row")
+        .to_arrow(),
+        departures=by_status[Status.DELETED]
+        .select(pl.col(f"{CONTENT_HASH}_before").alias(CONTENT_HASH), ID)
+        .to_arrow(),
         counts={
-            "documents": corpus.height,
-            "new": new.height,
-            "changed": changed.height,
-            "unchanged": matched.height - new.height - changed.height,
-            "deleted": deleted.height,
+            "documents": corpus.height + sum(frame.height for frame in left_out),
+            **{str(status): rows.height for status, rows in by_status.items()},
             "duplicates": usable.height - unique.height - conflicting.height,
             "quarantined": quarantine.height,
             "text_bytes": int(embed["text_bytes"].sum()),
         },
     )
+
+
+def _kept(before: pl.DataFrame, corpus: pl.DataFrame, unreadable: Unreadable | None) -> pl.Series:
+    """Published ids that no file has tonight, and that a file may have which cannot be read."""
+    if unreadable is None:
+        return pl.Series(ID, [], pl.String)
+    missing = before.join(corpus, on=ID, how="anti")[ID]
+    return (
+        missing
+        if unreadable.ids is None
+        else missing.filter(missing.is_in(pl.Series(pl.from_arrow(unreadable.ids)).unique().implode()))
+    )
+
+
+def _judged(usable: pl.DataFrame, before: pl.DataFrame, kept: pl.Series) -> pl.DataFrame:
+    """Every id of the corpus and of the epoch once, with its :class:`Status` and the hashes of both."""
+    # "file" and "file_before" say on which side an id stands: hashes of neither side are ever null.
+    both = usable.join(before.with_columns(file=pl.lit(0)), on=ID, how="full", coalesce=True, suffix="_before")
+    is_same = pl.all_horizontal(pl.col(name) == pl.col(f"{name}_before") for name in (CONTENT_HASH, PAYLOAD_HASH))
+    status = (
+        pl.when(pl.col("file_before").is_null())
+        .then(pl.lit(Status.NEW.value))
+        .when(pl.col("file").is_null() & pl.col(ID).is_in(kept.implode()))
+        .then(pl.lit(Status.KEPT.value))
+        .when(pl.col("file").is_null())
+        .then(pl.lit(Status.DELETED.value))
+        .when(is_same)
+        .then(pl.lit(Status.UNCHANGED.value))
+        .otherwise(pl.lit(Status.CHANGED.value))
+    )
+    return both.with_columns(status=status)
 
 
 def moves(arrivals: pa.Table, departures: pa.Table) -> pa.Table:

@@ -13,7 +13,7 @@ from indexer.cluster.pipeline import Pipeline
 from indexer.corpus.documents import DocumentBatch, read_part
 from indexer.corpus.shards import FileRows, Shard
 from indexer.indexing.job import Target
-from indexer.indexing.quarantine import each_part
+from indexer.indexing.quarantine import each_part, quarantine_rows
 from indexer.inference import matryoshka
 from indexer.inference.embed_inputs import EmbedTokenizer, TokenBatch
 from indexer.inference.engine import Embedder
@@ -197,15 +197,12 @@ def _columns(batch: Batch, kept: np.ndarray) -> dict[str, pa.Array | pa.ChunkedA
 def _quarantined(batch: Batch, shard_id: str) -> pa.Table:
     refused = sorted(batch.refused)
     documents = pa.array(refused, pa.int32())
-    count = len(refused)
     columns = {
         schema.ID: batch.ids.take(documents),
-        "shard": pa.array([shard_id] * count, pa.string()),
-        "file": pa.array([batch.file] * count, pa.string()),
         "row": pa.array(batch.rows[refused], pa.int64()),
         "reason": pa.array([batch.refused[row].value for row in refused], pa.string()),
         "detail": pa.array([batch.refused[row].description for row in refused], pa.string()),
         schema.CONTENT_HASH: batch.content_hash.take(documents),
         schema.PAYLOAD_HASH: batch.payload_hash.take(documents),
     }
-    return pa.table(columns, schema=schema.QUARANTINE_SCHEMA)
+    return quarantine_rows(pa.table(columns), shard=shard_id, file=batch.file)

@@ -20,6 +20,20 @@ from indexer.reasons import QuarantineReason
 from indexer.storage.control import ControlStore
 
 
+def quarantine_rows(documents: pa.Table, **given: pa.Array | str) -> pa.Table:
+    """Rows of the quarantine: the only place that makes them.
+
+    Args:
+        documents: Columns of :data:`indexer.schema.QUARANTINE_SCHEMA` that differ from document to document.
+        given: The other columns, or one text for all documents.
+    """
+    target = schema.QUARANTINE_SCHEMA
+    columns = {name: documents[name] for name in documents.schema.names}
+    for name, value in given.items():
+        columns[name] = pa.repeat(value, documents.num_rows) if isinstance(value, str) else value
+    return pa.table([columns[field.name].cast(field.type) for field in target], schema=target)
+
+
 def rows_of_killed_shard(job: Job, shard: Shard, reason: str) -> pa.Table:
     """Quarantine rows of the documents, mostly one, that workers died of.
 
@@ -47,21 +61,14 @@ def rows_of_changes(quarantine: pa.Table, corpus: Corpus, unread: Mapping[str, U
         corpus: The corpus.
         unread: Files that could not be read, by the name of their digest.
     """
-    count = quarantine.num_rows
     at, reasons = (quarantine[name].to_pylist() for name in ("file", "reason"))
     left = {number: unread.get(corpus.digest_name(corpus.files[number])) for number in set(at)}
     details = [
         file.detail if (file := left[number]) else QuarantineReason(reason).description
         for number, reason in zip(at, reasons, strict=True)
     ]
-    columns = {name: quarantine[name] for name in quarantine.column_names}
-    columns |= {
-        "file": pa.array([corpus.files[number].path for number in at], pa.string()),
-        "shard": pa.array([""] * count, pa.string()),
-        "detail": pa.array(details, pa.string()),
-    }
-    target = schema.QUARANTINE_SCHEMA
-    return pa.table([columns[field.name].cast(field.type) for field in target], schema=target)
+    paths = pa.array([corpus.files[number].path for number in at], pa.string())
+    return quarantine_rows(quarantine, shard="", file=paths, detail=pa.array(details, pa.string()))
 
 
 ReadT = TypeVar("ReadT")
@@ -97,7 +104,7 @@ def rows_of_file(
     corpus: Corpus,
     part: FileRows,
     shard_id: str,
-    fate: QuarantineReason,
+    reason: QuarantineReason,
     detail: str | None = None,
 ) -> pa.Table:
     """Quarantine rows of all documents of a part, which are known by the file's digest.
@@ -107,8 +114,8 @@ def rows_of_file(
         corpus: The corpus.
         part: The rows.
         shard_id: Their shard.
-        fate: The reason.
-        detail: A sentence without text of the documents; the fate's own where none is given.
+        reason: The reason.
+        detail: A sentence without text of the documents; the reason's own where none is given.
 
     Returns:
         Rows of :data:`indexer.schema.QUARANTINE_SCHEMA`.
@@ -116,8 +123,5 @@ def rows_of_file(
     columns = [schema.ID, "row", schema.CONTENT_HASH, schema.PAYLOAD_HASH]
     digest = control.digests.read(corpus.digest_name(part.file), columns)
     rows = digest.filter(pc.is_in(digest["row"], value_set=pa.array(np.flatnonzero(part.chosen) + part.start)))
-    given = {"shard": shard_id, "file": part.file.path, "reason": fate.value, "detail": detail or fate.description}
-    known = {name: rows[name] for name in columns}
-    known |= {name: pa.array([value] * rows.num_rows, pa.string()) for name, value in given.items()}
-    target = schema.QUARANTINE_SCHEMA
-    return pa.table([known[field.name].cast(field.type) for field in target], schema=target)
+    detail = detail or reason.description
+    return quarantine_rows(rows, shard=shard_id, file=part.file.path, reason=reason.value, detail=detail)

@@ -26,7 +26,7 @@ from indexer.uris import shown
 LISTINGS = 3
 """How often a corpus that changes while it is read is listed before files are left out."""
 
-SUMMED = {"new", "changed", "unchanged", "deleted", "moved", "duplicates"}
+SUMMED = {"new", "changed", "unchanged", "deleted", "moved", "kept", "duplicates"}
 """Counts of the comparison that the summary has."""
 
 
@@ -96,13 +96,16 @@ def _attempt(
         raise CorpusError(f"corpus.uri: {shown(job.settings.corpus.uri)} has files and not a single row")
     if not found.differs and job.published is not None and not job.query_instruction_changed:
         return _unchanged(job.published)
+    if found.counts["kept"]:
+        say(f"{found.counts['kept']:,} documents of files that cannot be read stay published for now")
     gates = job.settings.gates
     check_files(len(unread), len(job.corpus.files), gates)
-    _check_counts(job, found.counts)
+    hidden = found.unread_rows - len(unread)  # rows of files that count as one row each
+    _check_counts(job, found.counts, hidden)
     staged = stage(job, cluster, found, unread, watch)
     with watch("check"):
         quarantined = found.counts["quarantined"] + staged.quarantined
-        hold = _check_counts(job, found.counts | {"quarantined": quarantined})
+        hold = _check_counts(job, found.counts | {"quarantined": quarantined}, hidden)
         names = [job.layout.table(width) for width in job.layout.widths]
         hold += check_vectors(job.settings.index.uri, job.store, job.epoch, staged.receipts, names, gates)
         ours = make_intent(job, found, staged, hold, watch)
@@ -122,17 +125,18 @@ def _finish(job: Job, cluster: Cluster, intent: Intent, watch: Stopwatch) -> Epo
     return publish.finish(job.settings.index.uri, job.store, intent, job.settings.gates, each, watch)
 
 
-def _check_counts(job: Job, counts: Mapping[str, int]) -> list[Gate]:
+def _check_counts(job: Job, counts: Mapping[str, int], hidden: int) -> list[Gate]:
     before = _documents(job.latest) if job.latest else 0
     if job.published is None:  # a rebuild compares with nothing; what it leaves out of the old index is removed too
         usable = counts["documents"] - counts["quarantined"] - counts["duplicates"]
         counts = {**counts, "deleted": max(0, before - usable)}
+    counts = {**counts, **{name: counts[name] + hidden for name in ("documents", "quarantined")}}
     return check_counts(counts, before, job.settings.gates, job.settings.run.max_quarantine)
 
 
 def _documents(epoch: Epoch) -> int:
     counts = epoch.description.counts
-    return counts.unchanged + counts.moved + epoch.description.run.indexed
+    return counts.unchanged + counts.kept + counts.moved + epoch.description.run.indexed
 
 
 def _summary(epoch: Epoch) -> dict[str, Any]:

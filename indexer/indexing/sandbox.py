@@ -19,8 +19,8 @@ import pyarrow as pa
 
 from indexer.corpus.digests import scan_file
 from indexer.corpus.documents import Corpus
-from indexer.corpus.files import DataFile
-from indexer.errors import BadFile, IndexerError, WrongColumns, fault_line
+from indexer.corpus.files import DataFile, open_parquet
+from indexer.errors import BadFile, IndexerError, UnusableFile, WrongColumns, fault_line
 from indexer.settings import CorpusSettings
 from indexer.storage.control import ControlStore
 
@@ -100,9 +100,12 @@ class ReaderProcess:
                 f"{file.path}: the process that read it ended (status {status}); it may have {most} GiB and "
                 f"{most_seconds:.0f} s"
             )
-        kind, message = json.loads(answer)
+        kind, message, rows = json.loads(answer)
         if kind is not None:
-            raise KINDS[kind](message)
+            error = KINDS[kind](message)
+            if isinstance(error, UnusableFile):
+                error.rows = rows
+            raise error
 
     def _end(self) -> int | None:
         if self._process is None:
@@ -149,17 +152,28 @@ def _described(line: str) -> Reader:
     return Reader(corpus, described["uri"], described["name"])
 
 
-def _answer(reader: Reader, file: DataFile) -> tuple[str | None, str]:
+def _answer(reader: Reader, file: DataFile) -> tuple[str | None, str, int | None]:
     try:
         reader.digest(file)
+    except UnusableFile as error:
+        return type(error).__name__, str(error), _row_count(reader, file)
     except IndexerError as error:
-        return type(error).__name__ if type(error).__name__ in KINDS else IndexerError.__name__, str(error)
+        return IndexerError.__name__, str(error), None
     except MemoryError:
         most = reader.corpus.settings.reader_gb
-        return BadFile.__name__, f"{file.path}: reading it takes more than the {most} GiB of corpus.reader_gb"
+        return BadFile.__name__, f"{file.path}: reading it takes more than the {most} GiB of corpus.reader_gb", None
     except Exception as error:  # noqa: BLE001  # reading errors are BadFile by now; what is left is our own fault
-        return IndexerError.__name__, fault_line(error, f"reading {file.path}")
-    return None, ""
+        return IndexerError.__name__, fault_line(error, f"reading {file.path}"), None
+    return None, "", None
+
+
+def _row_count(reader: Reader, file: DataFile) -> int | None:
+    """Rows that the footer of a file names which cannot be used."""
+    try:
+        with open_parquet(reader.corpus.settings.uri, file) as parquet:
+            return int(parquet.metadata.num_rows)
+    except (BadFile, MemoryError):
+        return None
 
 
 def main() -> None:

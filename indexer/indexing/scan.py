@@ -1,13 +1,9 @@
 """Digests of the corpus files that have none yet."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-import pyarrow as pa
-
-from indexer import schema
 from indexer.cluster.connection import SMALL_BYTES, Cluster
 from indexer.corpus.files import DataFile, retry_once
 from indexer.errors import BadFile, CorpusError, WrongColumns
@@ -26,20 +22,15 @@ class Unread:
 
     Attributes:
         path: The file.
-        fate: Why.
+        reason: Why.
         detail: Likewise, in a sentence.
+        rows: Rows that its footer names, ``None`` where that cannot be read either.
     """
 
     path: str
-    fate: QuarantineReason
+    reason: QuarantineReason
     detail: str
-
-    @property
-    def digest(self) -> pa.Table:
-        """The file's digest: one row that cannot be indexed, told from other files' by its hash."""
-        name = hashlib.blake2b(self.path.encode(), digest_size=16).digest()
-        row = {schema.CONTENT_HASH: name, schema.PAYLOAD_HASH: name[:8], "row": 0, "text_bytes": 0}
-        return pa.Table.from_pylist([row | {"reason": self.fate.value}], schema.DIGEST_SCHEMA)
+    rows: int | None
 
 
 def start_reader(job: Job) -> ReaderProcess:
@@ -71,7 +62,7 @@ def scan(job: Job, cluster: Cluster, reader: ReaderProcess) -> dict[str, Unread]
         else:
             unread = _scan_on(cluster, job, fresh)
     for file, left in unread:
-        if left.fate is QuarantineReason.WRONG_COLUMNS and job.settings.corpus.strict:
+        if left.reason is QuarantineReason.WRONG_COLUMNS and job.settings.corpus.strict:
             raise CorpusError(f"{left.detail}; corpus.strict = false leaves such files out")
         say(f"{file.path} is left out: {left.detail}")
     return {job.corpus.digest_name(file): left for file, left in unread}
@@ -98,7 +89,7 @@ def _scan_some(process: ReaderProcess, uri: str, files: Sequence[DataFile]) -> l
         try:
             retry_once(uri, partial(process.digest, file))
         except BadFile as error:
-            unread.append((file, Unread(file.path, QuarantineReason.BAD_FILE, str(error))))
+            unread.append((file, Unread(file.path, QuarantineReason.BAD_FILE, str(error), error.rows)))
         except WrongColumns as error:
-            unread.append((file, Unread(file.path, QuarantineReason.WRONG_COLUMNS, str(error))))
+            unread.append((file, Unread(file.path, QuarantineReason.WRONG_COLUMNS, str(error), error.rows)))
     return unread

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from indexer.storage.digest_files import DigestFiles
+from indexer.storage.digest_files import LISTS, DigestFiles
 from indexer.storage.put_once import PutOnceFolder
 from indexer.storage.receipts import Receipts
 from indexer.storage.records import Epoch, Intent, Receipt, canonical
@@ -115,7 +115,7 @@ class ControlStore:
         """
         for epoch in old:
             self._files.delete(f"epochs/{epoch:012d}.json")
-        for name in list(self._files.names("quarantine")):
+        for name in [*self._files.names("quarantine"), *self._files.names(LISTS)]:
             if int(name.split("/")[-1].split("-")[0]) in old:
                 self._files.delete(name)
         for folder in ("removals", "receipts"):

@@ -54,6 +54,7 @@ class Counts(Record):
         quarantined: Documents that cannot be indexed, as far as that is known without the model.
         text_bytes: Bytes of the texts to embed.
         moved: Documents whose vectors were published under another id.
+        kept: Documents that stay published although the file that had them cannot be read.
     """
 
     documents: int
@@ -65,6 +66,7 @@ class Counts(Record):
     quarantined: int
     text_bytes: int
     moved: int
+    kept: int = 0
 
 
 class RunTotals(Record):
@@ -99,6 +101,7 @@ class Description(Record):
         corpus: Digest of the corpus files.
         text_columns: Columns that hold the text.
         skip_empty: Whether an empty text column adds nothing to a text; before it was recorded, it added a newline.
+        files: Name of the list of the corpus files' digests.
         model: The model.
         to_retry: Files and documents quarantined for reasons that may pass.
         counts: The comparison with the epoch before.
@@ -122,3 +125,4 @@ class Description(Record):
     quarantine_reasons: dict[str, int] = Field(default_factory=dict)
     rollback_of: int | None = None
     skip_empty: bool = False
+    files: str | None = None

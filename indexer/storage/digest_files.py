@@ -1,13 +1,18 @@
 """Digest files: one Parquet file per corpus file, read by range of ids."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from indexer.storage.put_once import PutOnceFolder
+from indexer.storage.records import canonical
 
 FOLDER = "digests"
+
+LISTS = "files"
+"""Folder of the lists that say which digest every corpus file had in an epoch."""
 
 
 class DigestFiles:
@@ -52,6 +57,29 @@ class DigestFiles:
         at = parquet.schema_arrow.get_field_index("id")
         groups = [parquet.metadata.row_group(group) for group in range(parquet.num_row_groups)]
         return [(_least(group.column(at).statistics), group.num_rows) for group in groups]
+
+    def put_list(self, epoch: int, names: Mapping[str, str]) -> str:
+        """Records the digests that an epoch is made of.
+
+        Args:
+            epoch: Its number.
+            names: Name of the digest of every corpus file by the file's path.
+
+        Returns:
+            Name of the list, for the epoch: after its content, since a run that was given up may have left another.
+        """
+        digest = hashlib.blake2b(canonical(names).encode(), digest_size=8).hexdigest()
+        name = f"{LISTS}/{epoch:012d}-{digest}.parquet"
+        self._files.put_table(name, pa.table({"path": list(names), "digest": list(names.values())}, _LIST_SCHEMA))
+        return name
+
+    def get_list(self, name: str) -> dict[str, str]:
+        """Name of the digest of every corpus file by the file's path, as :meth:`put_list` recorded them."""
+        table = self._files.get_table(name)
+        return dict(zip(table["path"].to_pylist(), table["digest"].to_pylist(), strict=True))
+
+
+_LIST_SCHEMA = pa.schema([("path", pa.string()), ("digest", pa.string())])
 
 
 def _path(name: str) -> str:

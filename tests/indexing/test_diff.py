@@ -130,3 +130,26 @@ def test_ranges_add_up_to_the_whole(bounds: list[str]) -> None:
 def test_every_fate_has_a_sentence() -> None:
     assert all(fate.description for fate in QuarantineReason)
     assert set(QuarantineReason) >= diff.FOUND_BY_WORKERS
+
+
+def unreadable(ids: list[str] | None) -> diff.Unreadable:
+    row = {"file": 0, "row": 0, "reason": "bad_file", "content_hash": content("f"), "payload_hash": b"f".ljust(8)}
+    hashes = [("content_hash", CONTENT_HASH_TYPE), ("payload_hash", PAYLOAD_HASH_TYPE)]
+    columns = [("id", pa.string()), ("file", pa.int32()), ("row", pa.int64()), ("reason", pa.string()), *hashes]
+    schema = pa.schema(columns)
+    known = None if ids is None else pa.chunked_array([pa.array(ids, pa.string())])
+    return diff.Unreadable(pa.Table.from_pylist([row], schema), known)
+
+
+def test_documents_of_a_file_that_cannot_be_read_stay() -> None:
+    before = published([("mine", "A", ""), ("moved", "B", ""), ("broken", "C", ""), ("gone", "D", "")])
+    files = [digest([]), digest([("moved", "B", "", None), ("broken", "C", "", "invalid_utf8")])]
+    found = compare(
+        files, before, quarantined([]), None, None, unreadable=unreadable(["mine", "moved", "broken", "never"])
+    )
+    assert sorted(found.dropped.to_pylist()) == ["broken", "gone"]
+    assert [found.counts[name] for name in ("kept", "unchanged", "deleted", "documents")] == [1, 1, 2, 3]
+    assert sorted(found.quarantine["reason"].to_pylist()) == ["bad_file", "invalid_utf8"]
+    unknown = compare(files, before, quarantined([]), None, None, unreadable=unreadable(None))
+    assert unknown.dropped.to_pylist() == ["broken"]
+    assert unknown.counts["kept"] == 2

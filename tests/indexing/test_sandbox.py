@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as pe
 import pytest
 
-from indexer.corpus import files
+from indexer.corpus import digests, files
 from indexer.corpus.documents import open_corpus
 from indexer.errors import BadFile, CorpusError, RefusedError, WrongColumns
 from indexer.indexing import changes, sandbox, scan
@@ -128,6 +128,68 @@ def test_other_columns_end_the_run_unless_told_otherwise(tmp_path: Path, drift: 
     loose = given_corpus(tmp_path, strict=False)
     assert run_here(loose)["indexed"] == 60
     assert quarantine(loose) == [(None, "wrong_columns")]
+
+
+def test_documents_of_a_bad_file_stay_published_until_it_is_read_or_gone(tmp_path: Path) -> None:
+    given_corpus(tmp_path)
+    given = settings(tmp_path, gates={"max_quarantined": 1.0, "max_removed": 1.0})
+    run_here(given)
+    bad = tmp_path / "corpus" / "c.parquet"
+    sound = bad.read_bytes()
+    bad.write_bytes(sound[:-40])
+    write(tmp_path / "corpus" / "a.parquet", words(29))
+    summary = run_here(given)
+    assert [summary[name] for name in ("kept", "deleted", "unchanged", "quarantined")] == [30, 1, 29, 1]
+    assert len(published_rows(given, 96)) == 59
+    assert summary["quarantine_reasons"] == {"bad_file": 1}
+    assert run_here(given)["epoch"] == 2, "the next night the file is bad still, and its documents are known still"
+    write(tmp_path / "corpus" / "a.parquet", words(28))
+    assert run_here(given)["kept"] == 30
+    bad.write_bytes(sound)
+    assert [run_here(given)[name] for name in ("kept", "quarantined")] == [0, 0]
+    bad.write_bytes(sound[:-40])
+    run_here(given)
+    bad.unlink()
+    assert run_here(given)["deleted"] == 30
+    assert len(published_rows(given, 96)) == 28
+
+
+def test_gates_count_the_rows_of_a_bad_file(tmp_path: Path) -> None:
+    given = given_corpus(tmp_path)
+    for name in "xy":
+        write(tmp_path / "corpus" / f"{name}.parquet", [(name, "a text")])
+    run_here(given)
+    bad = tmp_path / "corpus" / "c.parquet"
+    damaged = bytearray(bad.read_bytes())
+    damaged[4:60] = os.urandom(56)
+    strict = given.model_copy(update={"gates": given.gates.model_copy(update={"max_quarantined": 0.4})})
+    for content in (bytes(damaged), bytes(damaged[:-40])):  # rows of its footer, rows of its last digest
+        bad.write_bytes(content)
+        with pytest.raises(RefusedError, match=r"gates\.max_quarantined is 0\.4839, allowed 0\.4"):
+            run_here(strict)
+    assert run_here(given)["kept"] == 30
+
+
+def test_our_own_fault_is_no_bad_file(tmp_path: Path) -> None:
+    write(tmp_path / "corpus" / "a.parquet", words(5))
+    corpus = open_corpus(CorpusSettings(uri=str(tmp_path / "corpus")))
+    broken = Reader(corpus, str(tmp_path / "index"), "docs")
+    (tmp_path / "index").write_text("no directory")
+    kind, message, _ = sandbox._answer(broken, corpus.files[0])
+    assert kind == "IndexerError"
+    assert "a.parquet" in message or "index.uri" in message
+
+
+def test_an_unforeseen_error_names_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "corpus" / "a.parquet", words(5))
+    corpus = open_corpus(CorpusSettings(uri=str(tmp_path / "corpus")))
+    monkeypatch.setattr(digests, "content_hash", lambda text: text.decode("ascii") + 1)
+    reader = Reader(corpus, str(tmp_path / "index"), "docs")
+    kind, message, _ = sandbox._answer(reader, corpus.files[0])
+    assert kind == "IndexerError"
+    assert "internal error while reading" in message
+    assert "indexer/corpus/digests.py:" in message
+    assert "document 0" not in message
 
 
 def test_bad_files_have_a_budget(tmp_path: Path) -> None:
