@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart evaluate-demo nightly-demo chaos fuzz audit bench check test test-fast test-slow test-gpu
+.PHONY: help install quickstart evaluate-demo nightly-demo chaos kills fuzz audit bench check test test-fast test-slow test-gpu
 .PHONY: cases lint format types imports sizes settings lock clean
 
 help: ## List the targets
@@ -34,7 +34,10 @@ evaluate-demo: quickstart ## Evaluate the quickstart's index: every width, preci
 nightly-demo: $(INSTALLED) ## Play some nights: change, kill, resume, roll back
 	@$(BIN)/python -m jobs.demo.nights
 
-chaos: $(INSTALLED) ## Kill drivers 2,000 times on real tables and check what is left; KILLS=... for another number
+chaos: $(INSTALLED) ## Do 20,000 random operations to indices and check what they hold; OPS=... and SEED=...
+	$(BIN)/python -m tests.faults.tester --ops $(or $(OPS),20000) --seed $(or $(SEED),0)
+
+kills: $(INSTALLED) ## Kill drivers 2,000 times on real tables and check what is left; KILLS=... for another number
 	$(BIN)/python -m tests.faults.chaos --kills $(or $(KILLS),2000)
 
 fuzz: $(INSTALLED) ## Push 200,000 generated rows and 5,000 mutated files through; N=... for another number of rows

@@ -20,6 +20,12 @@ def storm(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
 
 
+def test_five_hundred_operations_lose_double_and_mix_nothing() -> None:
+    command = [sys.executable, "-m", "tests.faults.tester", "--ops", "500", "--seed", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout
+
+
 def test_a_hundred_kills_lose_and_double_nothing() -> None:
     done = storm("--kills", "100", "--seed", "1")
     print(done.stdout)
@@ -75,7 +81,7 @@ def _fail_once(world: World, prepare: object, action: str, others: int) -> None:
 
 
 def test_every_durable_step_may_fail_in_every_way(tmp_path: Path) -> None:
-    code = "import pathlib, sys, tests.test_chaos as t; print(t.matrix(pathlib.Path(sys.argv[1]), seed=2))"
+    code = "import pathlib, sys, tests.faults.test_chaos as t; print(t.matrix(pathlib.Path(sys.argv[1]), seed=2))"
     command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
     print(done.stdout)

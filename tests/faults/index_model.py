@@ -1,0 +1,273 @@
+"""One index under test: what it is told, what it must hold, and what it is found to hold."""
+
+import functools
+import hashlib
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from indexer.errors import IndexerError
+from indexer.inference.embed_inputs import EmbedTokenizer
+from indexer.publishing import history
+from indexer.search.published import open_published
+from indexer.settings import Settings
+from indexer.storage import tables
+from indexer.storage.control import ControlStore
+from indexer.testing.fakes import FakeEngine
+from tests.faults.corpus_model import CorpusModel, Expected, Setup, expected
+from tests.support import fakes
+from tests.support.local_cluster import LocalCluster
+
+DIMENSION = 64
+
+MAX_TOKENS = 128
+
+WAYS_OUT = 6
+"""Steps that may be asked for before an index is up to date again."""
+
+Content = dict[int, dict[str, tuple[tuple[tuple[str, str], ...], bytes]]]
+"""For every width and id the payload, sorted by column, and the vector."""
+
+
+class Broken(AssertionError):
+    """Something was lost, doubled, mixed, cannot be read or is stuck."""
+
+
+class IndexModel:
+    """An index, its corpus and the settings wanted now.
+
+    Attributes:
+        root: Folder of the index and of the corpora.
+        name: Name of the index.
+        setup: The settings wanted now.
+        corpus: The corpus.
+        known: What was found in every kept epoch when it was first seen.
+        lost: Epochs that are listed and whose tables somebody replaced by other ones.
+        loose: Whether the corpus was changed while a run read it, so that its epoch may be of both.
+    """
+
+    def __init__(self, root: Path, name: str, model: str, drawn: random.Random) -> None:
+        """Writes a corpus; nothing is indexed yet."""
+        self.root = root
+        self.name = name
+        self.setup = Setup()
+        self.corpus = CorpusModel(root / f"corpus-{name}", drawn)
+        self.known: dict[int, str] = {}
+        self.lost: set[int] = set()
+        self._model = model
+        self.loose = False
+        self._begun: list[Expected] = []
+
+    @property
+    def store(self) -> ControlStore:
+        """The control files."""
+        return ControlStore(str(self.root / "index"), self.name)
+
+    @property
+    def control(self) -> Path:
+        """Folder of the control files."""
+        return self.root / "index" / f"_{self.name}"
+
+    def settings(self, setup: Setup | None = None) -> Settings:
+        """The settings of a run; every gate that bounds a share lets all through."""
+        given = setup or self.setup
+        return fakes.settings(
+            self.root,
+            corpus={
+                "uri": str(self.corpus.folder),
+                "id_column": given.id_column,
+                "text_columns": list(given.text_columns),
+                "payload": list(given.payload),
+            },
+            model={"name": self._model, "max_tokens": MAX_TOKENS},
+            index={
+                "uri": str(self.root / "index"),
+                "name": self.name,
+                "widths": list(given.widths),
+                "precision": given.precision,
+            },
+            run={"shard_mb": 0.0008},
+            gates={"max_removed": 1.0, "max_quarantined": 1.0},
+        )
+
+    def run(self, setup: Setup | None = None, *, rebuild: bool = False) -> IndexerError | None:
+        """One run; what it must hold is looked at if it says that it is done.
+
+        Returns:
+            Why it did not publish, if it said so.
+        """
+        given = setup or self.setup
+        wanted = expected(self.corpus.rows, given)
+        self._begun.append(wanted)
+        try:
+            fakes.run(self.settings(given), cluster=LocalCluster(), rebuild=rebuild)
+        except IndexerError as error:
+            return error
+        if not self.loose:
+            self._compare(wanted, given)
+        return None
+
+    def settle(self, make_way: Callable[[str], bool]) -> None:
+        """A plain run, and whatever way out it names, until the index is up to date.
+
+        Args:
+            make_way: Given what the run says, moves things away that are in its way; whether it did.
+
+        Raises:
+            Broken: It names none, or none helps.
+        """
+        said = []
+        rebuild = False
+        for _ in range(WAYS_OUT):
+            refused = self.run(rebuild=rebuild)
+            if refused is None:
+                self._begun.clear()
+                self.loose = False
+                self.check()
+                return
+            said.append(f"{type(refused).__name__}: {refused}")
+            rebuild = "--rebuild" in str(refused)
+            if not rebuild and not make_way(str(refused)) and not self._follow(str(refused)):
+                break
+        raise Broken(f"{self.name} is stuck: {' | '.join(said)}")
+
+    def _follow(self, text: str) -> bool:
+        if "resume" in text and hasattr(history, "resume"):
+            history.resume(self.store)
+            return True
+        return "again" in text or "given up by a rollback" in text
+
+    def check(self) -> None:
+        """Every epoch that is listed can be read and is what it was; what is new is what some run was to make."""
+        numbers = self.store.epoch_numbers()
+        for number in [number for number in self.known if number not in numbers]:
+            del self.known[number]
+        for number in numbers:
+            if number not in self.lost:
+                found = self._content(number)
+                if number not in self.known:
+                    self._recognise(number, found)
+                digest = _digest(found)
+                if self.known.setdefault(number, digest) != digest:
+                    raise Broken(f"{self.name}: epoch {number} is no longer what it was")
+        if numbers and numbers[-1] not in self.lost:
+            open_published(str(self.root / "index"), self.name)
+
+    def forget(self, known: Mapping[int, str]) -> None:
+        """The folder is another one now: what epochs it has must be what they were, where they can be read at all."""
+        self.lost.clear()
+        self.known = dict(known)
+        for number in self.store.epoch_numbers():
+            try:
+                found = _digest(self._content(number))
+            except IndexerError:
+                found = ""
+            if not found or found != self.known.get(number, found):
+                self.lost.add(number)
+                self.known.pop(number, None)
+            else:
+                self.known[number] = found
+
+    def _recognise(self, number: int, found: dict[str, Any]) -> None:
+        again = self.store.epoch(number).description.rollback_of
+        if again is not None:
+            if again in self.known and self.known[again] != _digest(found):
+                raise Broken(f"{self.name}: epoch {number} is not epoch {again} again")
+            return
+        wrong = [_difference(found, wanted) for wanted in self._begun]
+        if wrong and None not in wrong and not self.loose:
+            raise Broken(f"{self.name}: epoch {number} is nothing that was asked for: {wrong}")
+
+    def _compare(self, wanted: Expected, setup: Setup) -> None:
+        """The latest epoch against the corpus."""
+        epoch = self.store.latest_epoch()
+        if epoch is None:
+            raise Broken(f"{self.name}: a run is done and nothing is published")
+        found = self._content(epoch.number)
+        if sorted(found["tables"]) != sorted(setup.widths):
+            raise Broken(f"{self.name}: epoch {epoch.number} has widths {sorted(found['tables'])}")
+        wrong = _difference(found, wanted)
+        if wrong:
+            raise Broken(f"{self.name}: epoch {epoch.number} after a run with {setup}: {wrong}")
+        self.lost.discard(epoch.number)
+        if self.known.setdefault(epoch.number, _digest(found)) != _digest(found):
+            raise Broken(f"{self.name}: epoch {epoch.number} is no longer what it was")
+
+    def _content(self, number: int) -> dict[str, Any]:
+        """All that an epoch holds."""
+        published = open_published(str(self.root / "index"), self.name, epoch=number)
+        content: Content = {}
+        for state in published.epoch.tables:
+            payload = sorted(published.epoch.description.layout.payload)
+            rows = published.read(state.width, ["id", "vector", *payload])
+            vectors = tables.to_matrix(rows["vector"]) if rows.num_rows else np.empty((0, state.width), np.float32)
+            values = zip(*(rows[name].to_pylist() for name in payload), strict=True)
+            known = {
+                name: (tuple(zip(payload, value, strict=True)), vector.tobytes())
+                for name, value, vector in zip(rows["id"].to_pylist(), values, vectors, strict=True)
+            }
+            if len(known) != rows.num_rows:
+                raise Broken(f"{self.name}: epoch {number} has an id twice in width {state.width}")
+            content[state.width] = known
+        quarantine = published.quarantine()
+        refused = zip(quarantine["id"].to_pylist(), quarantine["reason"].to_pylist(), strict=True)
+        return {"tables": content, "quarantine": sorted(refused, key=str)}
+
+
+def _difference(found: dict[str, Any], wanted: Expected) -> str | None:
+    """What differs, in a few words; ``None`` where nothing does."""
+    if found["quarantine"] != wanted.quarantine:
+        return f"the quarantine is {found['quarantine']}, not {wanted.quarantine}"
+    for width, rows in found["tables"].items():
+        if rows.keys() != wanted.documents.keys():
+            missing, more = wanted.documents.keys() - rows.keys(), rows.keys() - wanted.documents.keys()
+            return f"width {width} lacks {sorted(missing)} and has {sorted(more)} too"
+        for name, (payload, vector) in rows.items():
+            texts = {text for text, allowed in wanted.documents[name] if allowed == payload}
+            if not texts:
+                return f"width {width}: {name} has the payload {payload}"
+            exact = _vector(texts.pop())[:width]
+            exact = exact / np.linalg.norm(exact)
+            if not np.allclose(np.frombuffer(vector, np.float32), exact, atol=1e-3):
+                return f"width {width}: {name} has another vector"
+    return None
+
+
+def _digest(found: dict[str, Any]) -> str:
+    parts = [(width, sorted(rows.items())) for width, rows in sorted(found["tables"].items())]
+    return hashlib.blake2b(repr((parts, found["quarantine"])).encode(), digest_size=12).hexdigest()
+
+
+@functools.cache
+def _tokenizer(model: str) -> EmbedTokenizer:
+    return EmbedTokenizer(model, MAX_TOKENS)
+
+
+_model_of_vectors = ""
+
+
+def use_model(model: str) -> None:
+    """Says whose tokenizer the vectors of texts are made with."""
+    global _model_of_vectors  # noqa: PLW0603  # one model a process
+    _model_of_vectors = model
+
+
+@functools.cache
+def _vector(text: str) -> np.ndarray:
+    return FakeEngine(DIMENSION).embed(_tokenizer(_model_of_vectors).documents([text]).ids)[0]
+
+
+def other_setup(setup: Setup, drawn: random.Random) -> Setup:
+    """Other settings, of which each is a correction that somebody makes one day."""
+    changes: list[dict[str, Any]] = [
+        {"id_column": "key" if setup.id_column == "id" else "id"},
+        {"payload": setup.payload[::-1]},
+        {"text_columns": drawn.choice((("text",), ("title", "text"), ("text", "title")))},
+        {"widths": (64, 32) if setup.widths == (64,) else (64,)},
+        {"precision": "float16" if setup.precision == "float32" else "float32"},
+    ]
+    return replace(setup, **drawn.choice(changes))

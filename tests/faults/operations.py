@@ -1,0 +1,303 @@
+"""Operations of the random tester: each does one thing to a world and says what it did."""
+
+import contextlib
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+from indexer.errors import IndexerError
+from indexer.publishing import history
+from tests.faults import meddling
+from tests.faults.index_model import Broken, IndexModel, other_setup
+from tests.faults.steps import Killed, at_step, fail, kill
+
+MOST_STEPS = 40
+
+FEW_STEPS = 8
+
+KEEP = 3
+
+OTHER_SETUP = 0.0
+
+SECOND_INDEX = 0.0
+
+
+class World:
+    """An index folder, its indices, and what was done to them.
+
+    Attributes:
+        random: Draws everything.
+        index: Folder of the LanceDB database.
+        models: The indices in it.
+        history: What was done.
+    """
+
+    def __init__(self, root: Path, seed: str, model: str) -> None:
+        """Begins with corpora and no index."""
+        self.random = random.Random(seed)
+        self.index = root / "index"
+        self.backup = root / "backup"
+        self.user_tables: dict[str, bytes] = {}
+        # The second one's first tables have the names of the second generation of the first one's.
+        names = ("docs", "docs_g2") if self.random.random() < SECOND_INDEX else ("docs",)
+        self.models = [IndexModel(root, name, model, self.random) for name in names]
+        self.history: list[str] = []
+        self._backed_up: dict[str, dict[int, str]] = {}
+
+    @property
+    def model(self) -> IndexModel:
+        """One of the indices."""
+        return self.random.choice(self.models)
+
+    def tables(self, model: IndexModel) -> list[str]:
+        """Tables of the latest epoch of an index."""
+        epoch = model.store.latest_epoch()
+        return sorted(epoch.versions()) if epoch else []
+
+    def check(self) -> None:
+        """What every index and every table of others must be."""
+        for model in self.models:
+            model.check()
+        for name, content in self.user_tables.items():
+            if meddling.user_table(self.index, name) != content:
+                raise Broken(f"the table {name}, which is a user's, was touched")
+
+    def settle(self, model: IndexModel) -> None:
+        """A run brings the index up to date; a user's table whose name it wants is moved away when it says so."""
+        model.settle(self._move_away)
+
+    def _move_away(self, text: str) -> bool:
+        named = [name for name in self.user_tables if name in text]
+        for name in named:
+            meddling.replace_folder(self.index / f"{name}.lance", self.index / "nothing")
+            del self.user_tables[name]
+        return bool(named)
+
+    def back_up(self) -> None:
+        """Copies the whole folder."""
+        meddling.replace_folder(self.backup, self.index)
+        self._backed_up = {model.name: dict(model.known) for model in self.models}
+
+    def restored(self, model: IndexModel, *, control: bool) -> None:
+        """The folder, or only the control files, come from the backup."""
+        model.forget(self._backed_up.get(model.name, {}) if control else model.known)
+
+
+Operation = Callable[[World], str]
+
+
+def edit(world: World) -> str:
+    """The corpus changes."""
+    return world.model.corpus.edit()
+
+
+def night(world: World) -> str:
+    """A run alone must bring the index up to date."""
+    model = world.model
+    world.settle(model)
+    return model.name
+
+
+def correct(world: World) -> str:
+    """Somebody corrects the settings; the next run has them."""
+    model = world.model
+    model.setup = other_setup(model.setup, world.random)
+    return str(model.setup)
+
+
+def _interrupted(world: World, work: Callable[[], object], name: str) -> str:
+    """Something happens at a durable step of some work, which may end of it."""
+    at = world.random.randint(1, MOST_STEPS)
+    when = world.random.choice(("before", "after"))
+    action = world.random.choice((kill, kill, fail))
+    with contextlib.suppress(Killed, OSError, IndexerError), at_step(at, **{when: action}):
+        work()
+    return f"{name}: {action.__name__} {when} step {at}"
+
+
+def killed_night(world: World) -> str:
+    """A run dies, or storage fails, at a durable step."""
+    model = world.model
+    setup = other_setup(model.setup, world.random) if world.random.random() < OTHER_SETUP else model.setup
+    return _interrupted(world, lambda: model.run(setup), f"night of {model.name} with {setup}")
+
+
+def together(world: World) -> str:
+    """While a run, a rollback or a prune is at a durable step, something else is done to its index."""
+    model = world.model
+    work = world.random.choice((_same_run, _same_run, _same_run, _rolled_back, _pruned))
+    beside = world.random.choice(BESIDE)
+    at = world.random.randint(1, MOST_STEPS if work is _same_run else FEW_STEPS)
+    said = []
+
+    def do() -> None:
+        said.append(beside(world, model))
+
+    with at_step(at, before=do):
+        try:
+            done = work(world, model)
+        except IndexerError as error:
+            done = f"{type(error).__name__}: {error}"
+    return f"{model.name}: {work.__name__} with {beside.__name__} at step {at} ({said}): {done}"
+
+
+def _other_run(world: World, model: IndexModel) -> str:
+    setup = other_setup(model.setup, world.random)
+    return f"{setup}: {model.run(setup)}"
+
+
+def _same_run(_: World, model: IndexModel) -> str:
+    return str(model.run())
+
+
+def _edit_beside(_: World, model: IndexModel) -> str:
+    model.loose = True
+    return model.corpus.edit()
+
+
+def _pruned(world: World, model: IndexModel) -> str:
+    history.prune(str(world.index), model.store, KEEP)
+    return ""
+
+
+def _rolled_back(world: World, model: IndexModel) -> str:
+    numbers = [number for number in model.store.epoch_numbers() if number not in model.lost]
+    if not numbers:
+        return "no epoch"
+    number = world.random.choice(numbers)
+    epoch = history.rollback(str(world.index), model.store, number)
+    return f"epoch {epoch.number} is {number} again"
+
+
+def _stray(world: World, model: IndexModel) -> str:
+    names = world.tables(model)
+    return meddling.write_astray(world.index, world.random.choice(names), world.random) if names else "no table"
+
+
+BESIDE = (_same_run, _edit_beside)
+
+
+def rollback(world: World) -> str:
+    """An old epoch is published again."""
+    return _rolled_back(world, world.model)
+
+
+def killed_rollback(world: World) -> str:
+    """A rollback dies."""
+    model = world.model
+    return _interrupted(world, lambda: _rolled_back(world, model), f"rollback of {model.name}")
+
+
+def prune(world: World) -> str:
+    """Old epochs are forgotten, and nothing is left of them."""
+    model = world.model
+    numbers = model.store.epoch_numbers()
+    if not numbers or numbers[-1] in model.lost:
+        return "nothing to prune"
+    before = {name: _named(world, model, name) for name in meddling.table_folders(world.index)}
+    keep = world.random.randint(1, KEEP)
+    history.prune(str(world.index), model.store, keep)
+    left = meddling.leftovers(world.index, model.store, model.name, before)
+    if left or model.store.epoch_numbers() != numbers[-keep:]:
+        raise Broken(f"{model.name}: a prune has left {left}")
+    return f"{model.name}, {keep} kept"
+
+
+def _named(world: World, model: IndexModel, table: str) -> set[str]:
+    """Data files that a version or a closed receipt names."""
+    latest = model.store.epoch_numbers()[-1]
+    data = world.index / f"{table}.lance" / "data"
+    held = {file.name for file in data.glob("*")} - meddling.unreferenced(world.index, table)
+    return held | model.store.staged_files(latest).get(table, set())
+
+
+def killed_prune(world: World) -> str:
+    """A prune dies half way."""
+    model = world.model
+    return _interrupted(world, lambda: history.prune(str(world.index), model.store, KEEP), f"prune of {model.name}")
+
+
+def stray(world: World) -> str:
+    """Somebody writes to a published table."""
+    return _stray(world, world.model)
+
+
+def optimize(world: World) -> str:
+    """LanceDB's clean-up, eight days later."""
+    names = world.tables(world.model)
+    return meddling.optimize(world.index, world.random.choice(names)) if names else "no table"
+
+
+def user_table(world: World) -> str:
+    """Somebody makes a table of his own, with a name that the index may come to want."""
+    name = world.random.choice(("docs_d32", "docs_g2_d64", "docs_g3_d64", "docs_g3_quarantine"))
+    if name in meddling.table_folders(world.index):
+        return f"{name} is there"
+    world.user_tables[name] = meddling.user_table(world.index, name)
+    return name
+
+
+def back_up(world: World) -> str:
+    """The folder is copied."""
+    world.back_up()
+    return ""
+
+
+def restore(world: World) -> str:
+    """The whole folder is restored from a backup."""
+    if not world.backup.is_dir():
+        return "no backup"
+    meddling.replace_folder(world.index, world.backup)
+    tables = meddling.table_folders(world.index)
+    world.user_tables = {name: content for name, content in world.user_tables.items() if name in tables}
+    for model in world.models:
+        world.restored(model, control=True)
+    return ""
+
+
+def restore_control(world: World) -> str:
+    """Only the control files are restored, or were copied before the tables."""
+    if not world.backup.is_dir():
+        return "no backup"
+    model = world.model
+    meddling.replace_folder(model.control, world.backup / model.control.name)
+    world.restored(model, control=True)
+    return model.name
+
+
+def remove_control(world: World) -> str:
+    """The control files are gone."""
+    model = world.model
+    meddling.replace_folder(model.control, world.backup / "nothing")
+    model.forget({})
+    return model.name
+
+
+def foreign(world: World) -> str:
+    """A file that is none of ours lies among the control files."""
+    return meddling.foreign(world.model.control, world.random)
+
+
+def power_loss(world: World) -> str:
+    """A run dies, and the newest control file has no content."""
+    model = world.model
+    said = killed_night(world)
+    emptied = meddling.empty_newest(model.control, (world.random.choice(("epochs", "intents", "receipts")),))
+    if emptied.startswith("empty epochs"):
+        model.known.pop(int(emptied.split("/")[-1].split(".")[0]), None)
+    return f"{said}; {emptied}"
+
+
+OPERATIONS: dict[Operation, int] = {
+    edit: 10,
+    night: 8,
+    correct: 2,
+    killed_night: 6,
+    together: 4,
+    rollback: 2,
+    killed_rollback: 1,
+    prune: 2,
+    back_up: 1,
+    restore: 1,
+}
+"""What is drawn, and how often."""

@@ -1,0 +1,144 @@
+"""A random tester: an index and its corpus, everything that may happen to them, and what must hold after each.
+
+A world is one index folder that lives for some operations; runs are those of the job, on real Lance tables, with the
+fake engine and without Ray. Everything is drawn by seed: ``python -m tests.faults.tester --ops 20000 --seed 0`` is
+``make chaos``, and ``--world N`` plays one world again.
+"""
+
+import argparse
+import contextlib
+import functools
+import io
+import json
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from indexer.indexing import scan, worklist
+from indexer.indexing.sandbox import KINDS, Reader, _answer
+from indexer.inference import tokenizer
+from indexer.inference.embed_inputs import EmbedTokenizer
+from indexer.inference.model import Model
+from tests.faults import index_model, steps
+from tests.faults.chaos import _model
+from tests.faults.operations import OPERATIONS, World
+
+LIFETIME = 60
+"""Operations of a world: few enough to be read when one ends badly."""
+
+
+class ReaderHere:
+    """The reading process, in this one."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+
+    def __enter__(self) -> "ReaderHere":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def digest(self, file: Any) -> None:
+        kind, message = _answer(self._reader, file)
+        if kind is not None:
+            raise KINDS[kind](message)
+
+
+def prepare() -> None:
+    """Makes runs quick, and every durable step of them one at which something can happen. Once per process."""
+    tokenizer.TextEncoder = functools.cache(tokenizer.TextEncoder)  # type: ignore[misc,assignment]
+    Model.tokenizer = property(_tokenizer)  # type: ignore[assignment,method-assign]
+    scan.ReaderProcess = ReaderHere  # type: ignore[misc,assignment]
+    worklist.SMALLEST_SHARD = worklist.FEWEST_DOCUMENTS = 1
+    steps.install()
+
+
+@functools.cache
+def _built(path: str, max_tokens: int, instruction: str) -> EmbedTokenizer:
+    return EmbedTokenizer(path, max_tokens, instruction=instruction)
+
+
+def _tokenizer(model: Model) -> EmbedTokenizer:
+    return _built(model.checkpoint.path, model.settings.max_tokens, model.settings.query_instruction)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Runs say on standard error what they do: nobody reads it here."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def play(root: Path, seed: str, operations: int, counts: Counter[str]) -> list[str]:
+    """One world, from nothing.
+
+    Args:
+        root: Empty folder.
+        seed: Seed of everything that is drawn.
+        operations: How many.
+        counts: Counts what was done.
+
+    Returns:
+        What happened, up to what must not; the last line is an error then.
+    """
+    path = _model(root)
+    index_model.use_model(path)
+    world = World(root, seed, path)
+    chosen, weights = list(OPERATIONS), list(OPERATIONS.values())
+    for _ in range(operations):
+        (operation,) = world.random.choices(chosen, weights)
+        world.history.append(operation.__name__)
+        try:
+            with _quiet():
+                world.history[-1] += f": {operation(world)}"
+                world.check()
+        except Exception:  # noqa: BLE001  # a traceback of a run is what this looks for
+            return [*world.history, traceback.format_exc()]
+        counts[operation.__name__] += 1
+    return []
+
+
+def chaos(operations: int, seed: int, first: int = 0) -> tuple[Counter[str], list[str]]:
+    """Worlds until there were so many operations, or until something is broken.
+
+    Returns:
+        What was done, counted, and the history of the world that broke.
+    """
+    counts: Counter[str] = Counter()
+    world = first
+    while (left := operations - counts.total()) > 0:
+        with tempfile.TemporaryDirectory(prefix="chaos-") as root:
+            history = play(Path(root), f"{seed}-{world}", min(LIFETIME, left), counts)
+        if history:
+            again = f"python -m tests.faults.tester --seed {seed} --world {world} --ops {LIFETIME}"
+            return counts, [*history, f"after {counts.total()} operations; again with: {again}"]
+        world += 1
+    return counts, []
+
+
+def main() -> None:
+    """Plays, and prints what was done or what broke."""
+    command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    command.add_argument("--ops", type=int, default=20_000)
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--world", type=int, default=0, help="the first world; worlds follow each other")
+    arguments = command.parse_args()
+    prepare()
+    started = time.monotonic()
+    counts, history = chaos(arguments.ops, arguments.seed, arguments.world)
+    for number, line in enumerate(history):
+        print(number, line)
+    print(json.dumps({"seed": arguments.seed, "seconds": round(time.monotonic() - started), **counts}))
+    sys.stdout.flush()
+    os._exit(bool(history))  # Lance's threads need not end first
+
+
+if __name__ == "__main__":
+    main()
