@@ -18,10 +18,9 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from indexer.indexing import scan, worklist
-from indexer.indexing.sandbox import KINDS, Reader, _answer
+from indexer.corpus.files import DataFile
+from indexer.indexing import sandbox, worklist
 from indexer.inference import tokenizer
 from indexer.inference.embed_inputs import EmbedTokenizer
 from indexer.inference.model import Model
@@ -33,29 +32,32 @@ LIFETIME = 60
 """Operations of a world: few enough to be read when one ends badly."""
 
 
-class ReaderHere:
-    """The reading process, in this one."""
+class ProcessHere:
+    """The reading process, in this one: a request is answered when it is written."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: sandbox.Reader) -> None:
+        self.stdin = self.stdout = self
         self._reader = reader
+        self._line = ""
 
-    def __enter__(self) -> "ReaderHere":
-        return self
+    def write(self, line: str) -> None:
+        answer = sandbox._answer(self._reader, DataFile(**json.loads(line)))
+        self._line = json.dumps(answer)
 
-    def __exit__(self, *_: object) -> None:
-        pass
+    def readline(self) -> str:
+        return self._line
 
-    def digest(self, file: Any) -> None:
-        kind, message = _answer(self._reader, file)
-        if kind is not None:
-            raise KINDS[kind](message)
+    def _nothing(self) -> int:
+        return 0
+
+    flush = close = kill = wait = _nothing
 
 
 def prepare() -> None:
     """Makes runs quick, and every durable step of them one at which something can happen. Once per process."""
     tokenizer.TextEncoder = functools.cache(tokenizer.TextEncoder)  # type: ignore[misc,assignment]
     Model.tokenizer = property(_tokenizer)  # type: ignore[assignment,method-assign]
-    scan.ReaderProcess = ReaderHere  # type: ignore[misc,assignment]
+    sandbox._start = ProcessHere  # type: ignore[assignment]
     worklist.SMALLEST_SHARD = worklist.FEWEST_DOCUMENTS = 1
     steps.install()
 
