@@ -1,15 +1,47 @@
 """Shards: rows of one or several files, the unit of work, retry and resume."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from indexer.corpus.files import DataFile
 
 LEAST_BYTES = 256
 """What a document counts for in a shard however short its text is: a worker holds its id, hashes and tokens too."""
+
+
+PAYLOAD_BYTES = 64 << 20
+"""Most payload of one shard: a worker's memory grows by about twice as much for every shard in hand."""
+
+
+@dataclass(frozen=True)
+class ChosenRows:
+    """Rows of one file that are to be cut into shards.
+
+    Attributes:
+        file: The file.
+        rows: Their numbers, int64, ascending.
+        text_bytes: UTF-8 bytes of their texts, int64, shape (rows,).
+        payload_bytes: About the bytes of their payloads, int64, shape (rows,).
+        identity: Columns of the file's digest that say what the rows hold: id and hashes.
+    """
+
+    file: DataFile
+    rows: np.ndarray
+    text_bytes: np.ndarray
+    payload_bytes: np.ndarray
+    identity: pa.Table
+
+    def part(self, start: int, stop: int) -> "FileRows":
+        """Some of the rows, by their places."""
+        content = hashlib.blake2b(digest_size=16)
+        for column in self.identity.slice(start, stop - start).columns:
+            content.update(json.dumps([str(value) for value in column.to_pylist()]).encode())
+        return _part(self.file, self.rows[start:stop], content.digest())
 
 
 @dataclass(frozen=True)
@@ -21,12 +53,14 @@ class FileRows:
         start: First row.
         stop: Row after the last.
         mask: Packed bits (``numpy.packbits``): which of the rows belong to the shard.
+        content: Digest of the ids and hashes of these rows.
     """
 
     file: DataFile
     start: int
     stop: int
     mask: bytes
+    content: bytes
 
     @property
     def chosen(self) -> np.ndarray:
@@ -64,8 +98,8 @@ class Shard:
         second: list[FileRows] = []
         room = self.documents // 2
         for file, numbers in rows:
-            first += [_part(file, numbers[:room])] if room else []
-            second += [_part(file, numbers[room:])] if len(numbers) > room else []
+            first += [_part(file, numbers[:room], b"")] if room else []
+            second += [_part(file, numbers[room:], b"")] if len(numbers) > room else []
             room = max(0, room - len(numbers))
         left = self.documents // 2
         return (
@@ -74,13 +108,13 @@ class Shard:
         )
 
 
-def cut_shards(
-    chosen: Iterable[tuple[DataFile, np.ndarray, np.ndarray]], shard_bytes: int, salt: str
-) -> Iterator[Shard]:
+def cut_shards(chosen: Iterable[ChosenRows], shard_bytes: int, salt: str) -> Iterator[Shard]:
     """Cuts the rows to embed into shards of about equal text size; small files share one, large ones are split.
 
+    A shard ends sooner where its payload has :data:`PAYLOAD_BYTES`.
+
     Args:
-        chosen: For each file its rows to embed, int64 ascending, and the UTF-8 bytes of their texts, int64.
+        chosen: Rows to embed, file by file.
         shard_bytes: Text bytes per shard.
         salt: What else makes a shard's result: fingerprint, tables, epoch.
 
@@ -88,34 +122,38 @@ def cut_shards(
         Shards, as the files are pulled.
     """
     parts: list[FileRows] = []
-    documents = text_bytes = filled = 0
-    for file, rows, sizes in chosen:
-        ends = np.cumsum(np.maximum(sizes, LEAST_BYTES))
-        start = before = 0
-        while start < len(rows):
-            full = int(np.searchsorted(ends, before + shard_bytes - filled))
-            stop = min(len(rows), full + 1)
-            parts.append(_part(file, rows[start:stop]))
+    documents = text_bytes = filled = loaded = 0
+    for file in chosen:
+        ends = np.concatenate([[0], np.cumsum(np.maximum(file.text_bytes, LEAST_BYTES))])
+        loads = np.concatenate([[0], np.cumsum(file.payload_bytes)])
+        start = 0
+        while start < len(file.rows):
+            full = np.searchsorted(ends[1:], ends[start] + shard_bytes - filled)
+            heavy = np.searchsorted(loads[1:], loads[start] + PAYLOAD_BYTES - loaded)
+            stop = min(len(file.rows), int(min(full, heavy)) + 1)
+            parts.append(file.part(start, stop))
             documents += stop - start
-            text_bytes += int(sizes[start:stop].sum())
-            filled += int(ends[stop - 1]) - before
-            start, before = stop, int(ends[stop - 1])
-            if filled >= shard_bytes:
+            text_bytes += int(file.text_bytes[start:stop].sum())
+            filled += int(ends[stop] - ends[start])
+            loaded += int(loads[stop] - loads[start])
+            start = stop
+            if filled >= shard_bytes or loaded >= PAYLOAD_BYTES:
                 yield _shard(parts, documents, text_bytes, salt)
-                parts, documents, text_bytes, filled = [], 0, 0, 0
+                parts, documents, text_bytes, filled, loaded = [], 0, 0, 0, 0
     if parts:
         yield _shard(parts, documents, text_bytes, salt)
 
 
-def _part(file: DataFile, rows: np.ndarray) -> FileRows:
+def _part(file: DataFile, rows: np.ndarray, content: bytes) -> FileRows:
     start, stop = int(rows[0]), int(rows[-1]) + 1
     mask = np.zeros(stop - start, bool)
     mask[rows - start] = True
-    return FileRows(file, start, stop, np.packbits(mask).tobytes())
+    return FileRows(file, start, stop, np.packbits(mask).tobytes(), content)
 
 
 def _shard(parts: Sequence[FileRows], documents: int, text_bytes: int, salt: str) -> Shard:
+    """A shard named after what its rows hold and where they stand, since a receipt has both."""
     digest = hashlib.blake2b(salt.encode(), digest_size=16)
     for part in parts:
-        digest.update(f"\0{part.file.identity}\0{part.start}\0{part.stop}\0".encode() + part.mask)
+        digest.update(f"\0{part.file.path}\0{part.start}\0{part.stop}\0".encode() + part.mask + part.content)
     return Shard(digest.hexdigest(), tuple(parts), documents, text_bytes)

@@ -3,14 +3,19 @@
 from collections.abc import Iterator
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from indexer.corpus.files import DataFile
-from indexer.corpus.shards import Shard, cut_shards
+from indexer import schema
+from indexer.corpus.shards import ChosenRows, Shard, cut_shards
 from indexer.indexing import diff
 from indexer.indexing.changes import Changes
 from indexer.indexing.job import Job
 from indexer.storage.records import canonical
+
+SIZES = ["text_bytes", "payload_bytes"]
+
+IDENTITY = [schema.ID, schema.CONTENT_HASH, schema.PAYLOAD_HASH]
 
 MIB = 1 << 20
 
@@ -41,7 +46,12 @@ def moved_shards(job: Job, found: Changes) -> Iterator[Shard]:
 
 
 def _salt(job: Job, work: str) -> str:
-    return canonical([job.model.fingerprint, job.layout.describe(), job.layout.generation, job.epoch, work])
+    """Everything that makes a shard's result beside its rows: a run with other settings takes none of its receipts."""
+    given = job.settings.corpus
+    columns = [given.id_column, given.text_columns, job.corpus.skip_empty]
+    payload = [[field.name, str(field.type)] for field in job.corpus.payload]
+    tables = [job.layout.describe(), job.layout.generation, job.epoch]
+    return canonical([job.model.fingerprint, columns, payload, tables, work])
 
 
 def _shard_bytes(job: Job, found: Changes) -> int:
@@ -54,15 +64,18 @@ def _shard_bytes(job: Job, found: Changes) -> int:
     return min(int(job.settings.run.shard_mb * MIB), max(text_bytes // SHARDS_WANTED, few, SMALLEST_SHARD))
 
 
-def _chosen(job: Job, found: Changes, *, moved: bool) -> Iterator[tuple[DataFile, np.ndarray, np.ndarray]]:
-    """Rows of every file to embed, or those that have moved, with the size of their texts."""
+def _chosen(job: Job, found: Changes, *, moved: bool) -> Iterator[ChosenRows]:
+    """Rows of every file to embed, or those that have moved."""
     for at in sorted(found.masks):
         file = job.corpus.files[at]
         rows = diff.merge_masks(found.masks[at])
         there = found.moved.filter(pc.field("file") == at)["row"].to_numpy()
         rows = there if moved else np.setdiff1d(rows, there, assume_unique=True)
         if rows.size:
-            digest = job.store.digests.read(job.corpus.digest_name(file), ["row", "text_bytes"])
-            sizes = np.empty(digest.num_rows, np.int64)
-            sizes[digest["row"].to_numpy()] = digest["text_bytes"].to_numpy()
-            yield file, rows, sizes[rows]
+            digest = job.store.digests.read(job.corpus.digest_name(file), ["row", *SIZES, *IDENTITY])
+            # A digest is sorted by id.
+            places = np.empty(digest.num_rows, np.int64)
+            places[digest["row"].to_numpy()] = np.arange(digest.num_rows)
+            chosen = digest.take(pa.array(places[rows]))
+            text_bytes, payload_bytes = (chosen[name].to_numpy() for name in SIZES)
+            yield ChosenRows(file, rows, text_bytes, payload_bytes, chosen.select(IDENTITY))

@@ -15,17 +15,26 @@ from hypothesis import given, strategies
 from indexer.corpus.digests import scan_file
 from indexer.corpus.documents import Corpus, open_corpus, read_shard
 from indexer.corpus.files import DataFile
-from indexer.corpus.shards import LEAST_BYTES, Shard, cut_shards
+from indexer.corpus.shards import LEAST_BYTES, PAYLOAD_BYTES, ChosenRows, Shard, cut_shards
 from indexer.errors import CorpusError
 from indexer.settings import CorpusSettings
 from tests.support.fakes import words, write
 
 
-def chosen(corpus: Corpus) -> list[tuple[DataFile, np.ndarray, np.ndarray]]:
+def chosen(corpus: Corpus) -> list[ChosenRows]:
     """Every usable row of a corpus."""
     digests = [(file, scan_file(corpus, file).sort_by("row")) for file in corpus.files]
     usable = [(file, digest.filter(pc.field("reason").is_null())) for file, digest in digests]
-    return [(file, rows["row"].to_numpy(), rows["text_bytes"].to_numpy()) for file, rows in usable]
+    return [given_rows(file, *(rows[name].to_numpy() for name in SIZES), rows) for file, rows in usable]
+
+
+SIZES = ("row", "text_bytes", "payload_bytes")
+
+
+def given_rows(
+    file: DataFile, rows: np.ndarray, texts: np.ndarray, payloads: np.ndarray, digest: pa.Table
+) -> ChosenRows:
+    return ChosenRows(file, rows, texts, payloads, digest.select(["id", "content_hash", "payload_hash"]))
 
 
 def read_all(corpus: Corpus, shards: list[Shard]) -> list[tuple[str, str]]:
@@ -53,6 +62,35 @@ def test_a_huge_row_group_is_split_and_small_files_share_a_shard(tmp_path: Path)
     assert sum(shard.documents for shard in shards) == 3000
 
 
+def sized_rows(path: str, texts: list[int], payloads: list[int]) -> ChosenRows:
+    count = len(texts)
+    ids = pa.table({"id": [f"{row}" for row in range(count)]})
+    sizes = (np.array(column, np.int64) for column in (texts, payloads))
+    return ChosenRows(DataFile(path, 1, 1), np.arange(count) * 3, *sizes, ids)
+
+
+def test_a_shard_ends_where_its_payload_is_large() -> None:
+    many = sized_rows("a", [10] * 100, [PAYLOAD_BYTES // 7] * 100)
+    assert [shard.documents for shard in cut_shards([many], 1 << 30, "")] == [8] * 12 + [4]
+    one = sized_rows("b", [10], [3 * PAYLOAD_BYTES])
+    assert [shard.documents for shard in cut_shards([one, many], 1 << 30, "")][:2] == [1, 8]
+
+
+def test_a_shard_is_named_after_what_its_rows_hold(tmp_path: Path) -> None:
+    """Not after the file's time and size: the same rows are the same work, others are not."""
+    pq.write_table(pa.table({"id": ["a", "b"], "other": ["c", "d"], "text": ["t", "u"]}), tmp_path / "a.parquet")
+
+    def name(**given: object) -> str:
+        corpus = open_corpus(CorpusSettings(uri=str(tmp_path), **given))
+        (shard,) = cut_shards(chosen(corpus), 10_000, "salt")
+        return shard.shard_id
+
+    first = name()
+    assert len({first, name(id_column="other"), name(text_columns=["other"]), name(payload=["other"])}) == 4
+    (tmp_path / "a.parquet").touch()
+    assert name() == first
+
+
 @given(
     sizes=strategies.lists(strategies.integers(LEAST_BYTES, 50 * LEAST_BYTES), max_size=60),
     cuts=strategies.lists(strategies.integers(0, 60), max_size=3),
@@ -60,10 +98,7 @@ def test_a_huge_row_group_is_split_and_small_files_share_a_shard(tmp_path: Path)
 )
 def test_shards_hold_every_row_once(sizes: list[int], cuts: list[int], shard_bytes: int) -> None:
     bounds = [0, *sorted(min(cut, len(sizes)) for cut in cuts), len(sizes)]
-    files = [
-        (DataFile(str(start), 1, 1), np.arange(stop - start) * 3, np.array(sizes[start:stop], np.int64))
-        for start, stop in pairwise(bounds)
-    ]
+    files = [sized_rows(str(start), sizes[start:stop], [0] * (stop - start)) for start, stop in pairwise(bounds)]
     shards = list(cut_shards(files, shard_bytes, ""))
     rows = [
         (part.file.path, row)
@@ -71,7 +106,7 @@ def test_shards_hold_every_row_once(sizes: list[int], cuts: list[int], shard_byt
         for part in shard.parts
         for row in np.flatnonzero(part.chosen) + part.start
     ]
-    assert rows == [(file.path, row) for file, numbers, _ in files for row in numbers]
+    assert rows == [(file.file.path, row) for file in files for row in file.rows]
     assert all(shard.text_bytes >= shard_bytes for shard in shards[:-1])
     assert sum(shard.text_bytes for shard in shards) == sum(sizes)
 
