@@ -174,6 +174,12 @@ class GateSettings(Section):
 
     max_removed: float = Field(0.2, ge=0, le=1, description="largest share of published documents one run may remove")
     max_quarantined: float = Field(0.2, ge=0, le=1, description="largest share of the corpus that may be quarantined")
+    max_changed: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="largest share of published documents one run may embed again since they changed; 1: any",
+    )
     norm_tolerance: float = Field(1e-3, gt=0, description="largest deviation of a vector's norm from 1")
     sampled_cosine: float = Field(
         0.999, ge=-1, le=1, description="least cosine of a stored vector, one per shard, to the one embedded again"

@@ -15,6 +15,7 @@ from indexer.schema import Layout
 from indexer.settings import Settings
 from indexer.storage.control import ControlStore
 from indexer.storage.records import Epoch
+from indexer.storage.trial import first_refused
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,20 @@ def open_job(settings: Settings, model: Model | None = None, *, rebuild: bool = 
         layout = replace(layout, generation=store.next_generation(), payload=corpus.payload)
         say(f"{differences(found)}: building generation {layout.generation} beside the published one")
         published = None
+    if published is None:
+        _check_payload(layout.payload)
     return Job(settings, corpus, model, layout, store, published, latest)
+
+
+def _check_payload(payload: pa.Schema) -> None:
+    """Refuses what tables cannot hold or searches cannot give before anything is read, let alone embedded."""
+    refused = first_refused(payload) if payload.names else None
+    if refused is not None:
+        field, reason = refused
+        raise SettingsError(
+            f"corpus.payload: column {field.name!r} of type {field.type} cannot be stored and searched: {reason}; "
+            "leave it out of corpus.payload, or write it under another name or as another type, e.g. as text"
+        )
 
 
 def _as_published(corpus: Corpus, published: Epoch, stored: pa.Schema | None) -> Corpus:

@@ -52,7 +52,7 @@ def check_counts(counts: Mapping[str, int], published: int, gates: GateSettings,
     """Refuses a run that would remove or quarantine too much, before anything is committed.
 
     Args:
-        counts: Counts of the comparison: ``documents``, ``deleted``, ``quarantined``.
+        counts: Counts of the comparison: ``documents``, ``changed``, ``deleted``, ``quarantined``.
         published: Documents of the published epoch.
         gates: Bounds.
         most: Likewise of quarantined rows, ``run.max_quarantine``.
@@ -65,7 +65,9 @@ def check_counts(counts: Mapping[str, int], published: int, gates: GateSettings,
     """
     removed = counts["deleted"] / max(published, 1)
     quarantined = counts["quarantined"] / max(counts["documents"], 1)
+    changed = counts["changed"] / max(published, 1)
     found = [
+        Gate("gates.max_changed", changed, gates.max_changed, changed <= gates.max_changed),
         Gate("gates.max_removed", removed, gates.max_removed, removed <= gates.max_removed),
         Gate("gates.max_quarantined", quarantined, gates.max_quarantined, quarantined <= gates.max_quarantined),
     ]
