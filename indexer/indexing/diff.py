@@ -12,7 +12,7 @@ from indexer.reasons import QuarantineReason
 from indexer.schema import CONTENT_HASH, ID, PAYLOAD_HASH
 
 RANGE_ROWS = 1_000_000
-"""Corpus rows compared at once: bounds the memory of a comparison whatever the corpus has."""
+"""Corpus rows compared at once: bounds the memory of a comparison for every size of corpus."""
 
 FOUND_BY_WORKERS = frozenset(
     {QuarantineReason.NO_TOKENS, QuarantineReason.TOO_LONG, QuarantineReason.BAD_VECTOR, QuarantineReason.POISON}
@@ -28,7 +28,7 @@ _LEFT_OUT = (ID, "file", "row", "reason", CONTENT_HASH, PAYLOAD_HASH)
 
 
 class Status(StrEnum):
-    """What became of an id since the published epoch."""
+    """How an id differs from the published epoch."""
 
     NEW = "new"
     CHANGED = "changed"
@@ -103,36 +103,47 @@ def compare(
     corpus = _in_range(pl.concat(frames), low, high)
     before = _in_range(pl.DataFrame(pl.from_arrow(published)), low, high)
     refused_before = _in_range(pl.DataFrame(pl.from_arrow(quarantined)), low, high)
+    # Rows with a reason were refused while the file was read; of the others every id is to stand once.
     usable = corpus.filter(pl.col("reason").is_null())
     unique, conflicting = _without_duplicates(usable)
     # What workers refused stays refused while its text stays: no engine is asked again.
     remembered = refused_before.filter(pl.col("reason").is_in(FOUND_BY_WORKERS)).unique([ID, CONTENT_HASH])
     unique = unique.drop("reason").join(remembered, on=[ID, CONTENT_HASH], how="left")
+    # What is left is held against the epoch, and every id of either side gets its status.
     judged = _judged(unique.filter(pl.col("reason").is_null()), before, _kept(before, corpus, unreadable))
-    by_status = {status: judged.filter(pl.col("status") == status) for status in Status}
 
-    bad = [corpus.filter(pl.col("reason").is_not_null()), conflicting, unique.filter(pl.col("reason").is_not_null())]
+    refused = [corpus.filter(pl.col("reason").is_not_null()), conflicting]
+    refused.append(unique.filter(pl.col("reason").is_not_null()))
     left_out = [_in_range(pl.DataFrame(pl.from_arrow(unreadable.rows)), low, high)] if unreadable else []
-    quarantine = pl.concat([*(frame.select(_LEFT_OUT) for frame in bad), *left_out]).sort("file", "row")
-    embed = pl.concat([by_status[Status.NEW], by_status[Status.CHANGED]])
-    dropped = pl.concat([by_status[Status.DELETED], by_status[Status.CHANGED]])
+    quarantine = pl.concat([*(frame.select(_LEFT_OUT) for frame in refused), *left_out]).sort("file", "row")
+    counts = {
+        "documents": corpus.height + sum(frame.height for frame in left_out),
+        "duplicates": usable.height - unique.height - conflicting.height,
+        "quarantined": quarantine.height,
+    }
+    quarantine_changed = not _same_rows(quarantine, refused_before)
+    return _described(judged, quarantine, counts, quarantine_changed=quarantine_changed, is_update=is_update)
+
+
+def _described(
+    judged: pl.DataFrame, quarantine: pl.DataFrame, counts: dict[str, int], *, quarantine_changed: bool, is_update: bool
+) -> RangeDiff:
+    """The difference, from every id with its status."""
+    by_status = {status: judged.filter(pl.col("status") == status) for status in Status}
+    new, changed, deleted = (by_status[status] for status in (Status.NEW, Status.CHANGED, Status.DELETED))
+    # A changed document is embedded and its old rows go; an unchanged or kept one asks for nothing.
+    embed = pl.concat([new, changed])
     return RangeDiff(
         masks=_masks(embed),
-        dropped=dropped[ID].to_arrow().cast(pa.string()),
+        dropped=pl.concat([deleted, changed])[ID].to_arrow().cast(pa.string()),
         quarantine=quarantine.to_arrow(),
-        quarantine_changed=not _same_rows(quarantine, refused_before),
-        arrivals=(embed if is_update else embed.clear())
-        .filter(pl.col("status") == Status.NEW)
-        .select(CONTENT_HASH, "file", "row")
-        .to_arrow(),
-        departures=by_status[Status.DELETED]
-        .select(pl.col(f"{CONTENT_HASH}_before").alias(CONTENT_HASH), ID)
-        .to_arrow(),
+        quarantine_changed=quarantine_changed,
+        # The same content may arrive in one range and depart from another: "moves" joins them.
+        arrivals=(new if is_update else new.clear()).select(CONTENT_HASH, "file", "row").to_arrow(),
+        departures=deleted.select(pl.col(f"{CONTENT_HASH}_before").alias(CONTENT_HASH), ID).to_arrow(),
         counts={
-            "documents": corpus.height + sum(frame.height for frame in left_out),
+            **counts,
             **{str(status): rows.height for status, rows in by_status.items()},
-            "duplicates": usable.height - unique.height - conflicting.height,
-            "quarantined": quarantine.height,
             "text_bytes": int(embed["text_bytes"].sum()),
         },
     )
@@ -143,11 +154,9 @@ def _kept(before: pl.DataFrame, corpus: pl.DataFrame, unreadable: Unreadable | N
     if unreadable is None:
         return pl.Series(ID, [], pl.String)
     missing = before.join(corpus, on=ID, how="anti")[ID]
-    return (
-        missing
-        if unreadable.ids is None
-        else missing.filter(missing.is_in(pl.Series(pl.from_arrow(unreadable.ids)).unique().implode()))
-    )
+    if unreadable.ids is None:
+        return missing
+    return missing.filter(missing.is_in(pl.Series(pl.from_arrow(unreadable.ids)).unique().implode()))
 
 
 def _judged(usable: pl.DataFrame, before: pl.DataFrame, kept: pl.Series) -> pl.DataFrame:
@@ -170,7 +179,7 @@ def _judged(usable: pl.DataFrame, before: pl.DataFrame, kept: pl.Series) -> pl.D
 
 
 def moves(arrivals: pa.Table, departures: pa.Table) -> pa.Table:
-    """New documents whose content is that of one that is gone: their vectors are there already.
+    """New documents with the content of a deleted one: its vectors are reused.
 
     Args:
         arrivals: Of all ranges, as in :class:`RangeDiff`.
