@@ -1,7 +1,7 @@
 """Resident memory of driver, workers and tasks on two corpora, one 8 times as large as the other.
 
 The fake engine stands in for vLLM, whose memory depends on the model and not on the corpus. Each corpus is indexed by a
-fresh driver process, and written by another; peaks are the kernel's (``VmHWM``). Tasks compare ids and tend tables,
+fresh driver process, and written by another; peaks are the kernel's (``VmHWM``). Tasks compare ids and maintain tables,
 which for small corpora the driver does: what one holds is bounded, and not the same for both corpora.
 """
 

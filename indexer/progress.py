@@ -42,7 +42,7 @@ class Progress:
         """Describes the work.
 
         Args:
-            total: Documents to index, or whatever is counted.
+            total: Documents to index, or other units.
             workers: Engines at work.
             style: ``auto`` is a bar where standard error is a terminal, else lines.
             unit: What is counted.

@@ -1,4 +1,4 @@
-"""What becomes of a document that is not indexed: one code and one sentence for every reason, in one place."""
+"""Why a document is quarantined: one code and one sentence for every reason."""
 
 from enum import StrEnum
 

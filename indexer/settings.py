@@ -65,7 +65,8 @@ class ModelSettings(CheckpointSettings):
 
     max_tokens: int = Field(8192, ge=8, description="most tokens of one chunk, end token included")
     overflow: Literal["truncate", "chunk", "quarantine"] = Field(
-        "truncate", description="what becomes of a document longer than max_tokens"
+        "truncate",
+        description="how to treat a document longer than max_tokens: cut it, split it into chunks, or quarantine it",
     )
     chunk_overlap: int = Field(64, ge=0, description="tokens neighbouring chunks share; read with overflow = chunk")
     query_instruction: str = Field(
@@ -119,8 +120,8 @@ class IndexSettings(Section):
     metric: Literal["cosine", "dot", "l2"] = Field("cosine", description="distance of the vector index")
     vector_index: VectorIndex = Field(
         "auto",
-        description="LanceDB index type; auto: by rows and width, none for small tables; another one than before is "
-        "built with the next epoch",
+        description="LanceDB index type; auto: by rows and width, none for small tables; the next epoch builds "
+        "a changed one",
     )
 
     @model_validator(mode="after")
@@ -153,7 +154,7 @@ ProgressStyle = Literal["auto", "bar", "lines", "none"]
 class WorkSettings(Section):
     """How work is retried and shown."""
 
-    retries: int = Field(1, ge=0, description="further workers given what a worker died of, before it is given up")
+    retries: int = Field(1, ge=0, description="how often work is retried on another worker when its worker died")
     max_restarts: int = Field(200, ge=0, description="workers that may die before the run ends")
     progress: ProgressStyle = Field("auto", description="auto: a bar on a terminal, else lines")
 
@@ -267,7 +268,7 @@ class JudgementsSettings(Section):
 class DrawnSettings(Section):
     """How many documents are drawn to ask for."""
 
-    count: int = Field(300, ge=1, description="documents drawn to ask for; with fewer, differences drown in chance")
+    count: int = Field(300, ge=1, description="documents drawn to ask for; with fewer, chance hides differences")
 
 
 class KnownItemsSettings(DrawnSettings):
@@ -309,14 +310,17 @@ class CompareSettings(Section):
     )
     vector_indices: list[IndexType] = Field(["IVF_SQ", "IVF_RQ"], description="index types beside exact search")
     oversample: int = Field(
-        4, ge=2, description="two stages: so many times the results, ranked anew at the widest width"
+        4, ge=2, description="two stages: search this many times the results, then rescore them at the widest width"
     )
     text_search: bool = Field(default=True, description="also vectors and full-text search together")
     candidates: int = Field(100, ge=1, description="results per query that the reranker orders; read with [reranker]")
-    recall: float = Field(0.95, ge=0, le=1, description="recall at 10 up to which partitions are looked into")
+    recall: float = Field(0.95, ge=0, le=1, description="recall at 10 that decides how many partitions a query reads")
     timed_queries: int = Field(100, ge=1, description="queries timed one by one")
     max_loss: float = Field(
-        0.01, ge=0, le=1, description="share of the widest width's nDCG@10 that may be lost for less"
+        0.01,
+        ge=0,
+        le=1,
+        description="largest loss, as a share of the widest width's nDCG@10, that a cheaper configuration may have",
     )
     max_p95_ms: float = Field(100.0, gt=0, description="milliseconds that 95 % of single searches may take")
 

@@ -16,7 +16,7 @@ QUERY_KEYS = frozenset(
 """Keys of a URI's query that say how to reach a store, and nothing secret (Arrow's S3 and GCS filesystems)."""
 
 WITH_PORTS = frozenset({"http", "https", "hdfs", "viewfs"})
-"""Schemes whose authority is a host; those of object stores have a bucket there, without a port."""
+"""Schemes whose authority is a host; an object store's is a bucket, without a port."""
 
 CREDENTIALS = "holds credentials; they are read from the environment only, e.g. AWS_SECRET_ACCESS_KEY"
 
@@ -28,7 +28,7 @@ SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 def check_uri(uri: str) -> str:
     """Refuses a URI that may hold credentials, without quoting it.
 
-    A secret is not told by how it looks: those of AWS have slashes in them, so that a part of one looks like a path.
+    How a secret looks does not help: AWS's hold slashes, so that a part of one looks like a path.
     Only what cannot be one passes: a bucket, or a host with a port, a path, and known keys in the query.
 
     Args:

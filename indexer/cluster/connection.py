@@ -27,7 +27,7 @@ SMALL_BYTES = 8 << 20
 """Files of which less is to be read are read in the driver: a process to do it elsewhere takes longer to start."""
 
 SMALL_ROWS = 200_000
-"""Likewise rows to compare or to tend: measured, 0.2 s here instead of 2.5 s in new processes."""
+"""Likewise rows to compare or to maintain: 0.2 s here were measured, and 2.5 s in new processes."""
 
 OBJECT_STORE_BYTES = 256 << 20
 """Shared memory of a Ray we start: only descriptions of work and receipts travel, never documents or vectors."""

@@ -15,7 +15,9 @@ def main() -> None:
     """Indexes, or with ``--plan`` says what would be done, or with ``--tune`` looks for the fastest engine settings."""
     command = command_line(__doc__ or "")
     command.add_argument("--plan", action="store_true", help="print what would be done and do nothing")
-    command.add_argument("--rebuild", action="store_true", help="where settings differ from the index's, build it anew")
+    command.add_argument(
+        "--rebuild", action="store_true", help="build a new generation of tables where settings differ from the index's"
+    )
     command.add_argument(
         "--tune", action="store_true", help="time engine settings on a sample of the corpus, write the best beside FILE"
     )

@@ -94,7 +94,7 @@ def _front(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _inline(drawn: str, prefix: str) -> str:
-    """The element without its XML prologue, its identifiers told from those of the other charts."""
+    """The element without its XML prologue, with identifiers that no other chart has."""
     element = drawn[drawn.index("<svg") :]
     element = re.sub(r'\bid="', f'id="{prefix}-', element)
     return re.sub(r'(url\(#|xlink:href="#)', rf"\g<1>{prefix}-", element)

@@ -16,7 +16,7 @@ class Configuration:
         width: Matryoshka width that is searched.
         precision: ``float32`` or ``float16``, how vector components are stored.
         index: Type of the vector index, ``none`` for exact search.
-        rescored: Width at which what is found is ranked anew, ``None`` where it is not.
+        rescored: Width at which results are rescored; ``None`` for one stage.
         text: Whether full-text search takes part.
         reranked: Whether a reranker orders what is found.
     """
@@ -47,7 +47,7 @@ class Configuration:
 def listed(
     settings: CompareSettings, published: Sequence[int], precision: str, *, reranked: bool
 ) -> list[Configuration]:
-    """Everything that is compared, the widest exact one first: the others are compared with it.
+    """All configurations, the widest exact one first: it is the reference.
 
     Args:
         settings: What to compare.

@@ -1,7 +1,7 @@
 """Queries and which documents answer them: read from files, in the layout of BEIR and MTEB, and checked.
 
-Whatever is odd about them is either an error or counted by name: a measure over queries that silently fell away, or
-over documents that no index can find, would be a number about something else.
+Contradictions are errors, and what is left out is counted by name. A measure over queries that were dropped silently,
+or over documents that no index can find, would mislead.
 """
 
 from collections import Counter
@@ -27,7 +27,7 @@ class Questions:
         texts: Every query by its id.
         judgements: Grades of documents by query id, then document id; above 0 a document answers.
         altered: Texts that documents have in the evaluation instead of their own, by document id.
-        notes: How many of what was left out or is odd, by name.
+        notes: Counts of what was left out or is unusual, by name.
         themselves: Queries that are documents of the index: the document with the query's id is no result.
     """
 
@@ -82,7 +82,7 @@ def read(queries: JudgedQueriesSettings, judgements: JudgementsSettings) -> Ques
 
 
 def checked(questions: Questions, known: Set[str]) -> Questions:
-    """Counts what no search of an index can find.
+    """Counts judged documents that the index lacks.
 
     Args:
         questions: Queries with judgements.

@@ -146,7 +146,7 @@ class EmbedPipeline(Pipeline[Shard, Embedder, ShardInFlight, Receipt]):
         return self._control.receipts(self._target.epoch).put(receipt)
 
     def _sampled_cosine(self, held: ShardInFlight, fragments: Mapping[str, list[dict[str, Any]]]) -> float | None:
-        """Whether what is on storage is what the model gives: order, cut, precision and writing in one number."""
+        """Whether stored vectors are the model's: order, cut, precision and writing in one number."""
         if not held.again.size:
             return None
         width = max(self._target.layout.widths)

@@ -31,7 +31,7 @@ SUMMED = {"new", "changed", "unchanged", "deleted", "moved", "kept", "duplicates
 
 
 class Again(Enum):
-    """Why an attempt published nothing of its own and the next one begins anew."""
+    """Why an attempt published nothing and a next one starts."""
 
     PENDING_FINISHED = "another run's epoch was pending and is published now"
     CORPUS_CHANGED = "the corpus changed while it was read"

@@ -83,7 +83,7 @@ class EmbedTokenizer:
         Args:
             path: Directory of the checkpoint.
             max_tokens: Most ids of a chunk, special tokens included.
-            overflow: What becomes of a document with more: its beginning, several chunks, or the quarantine.
+            overflow: How to treat a longer document: use its beginning, split it into chunks, or quarantine it.
             chunk_overlap: Most tokens that neighbouring chunks share.
             instruction: The task put before queries, for models that follow instructions.
 

@@ -1,4 +1,4 @@
-"""What an engine is started with, whatever it is asked for afterwards."""
+"""The arguments an engine is started with."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

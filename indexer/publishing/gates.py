@@ -39,7 +39,7 @@ class Gate:
 
 
 def check_files(unread: int, files: int, gates: GateSettings) -> None:
-    """Refuses a run that would leave out too many files: each is one row of the quarantine, whatever it holds.
+    """Refuses a run that would leave out too many files: each is one row of the quarantine.
 
     Raises:
         RefusedError: The share is above the bound of quarantined documents.
@@ -110,13 +110,13 @@ def check_vectors(
     return found
 
 
-def table_gates(intent: Intent, tended: Sequence[MaintainedTable], gates: GateSettings) -> list[Gate]:
+def table_gates(intent: Intent, maintained: Sequence[MaintainedTable], gates: GateSettings) -> list[Gate]:
     """Gates on the committed tables; whether they hold is for :func:`enforce`."""
-    first = tended[0].identity
-    other = sum(table.identity != first for table in tended)
+    first = maintained[0].identity
+    other = sum(table.identity != first for table in maintained)
     missing = abs(first.documents - intent.documents)
-    unindexed = sum(table.measured.unindexed for table in tended)
-    recall = min((table.recall.share for table in tended if table.recall), default=1.0)
+    unindexed = sum(table.measured.unindexed for table in maintained)
+    recall = min((table.recall.share for table in maintained if table.recall), default=1.0)
     return [
         Gate("documents_missing", missing, 0, missing == 0),
         Gate("keys_doubled", first.rows - first.keys, 0, first.rows == first.keys),

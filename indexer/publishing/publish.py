@@ -28,7 +28,7 @@ WAY_OUT = (
     "; its tables are written: run again with another bound for the gate, or give it up with jobs.publish rollback "
     "(before the first epoch: with another index.name)"
 )
-"""What can be done about an intent that a gate refuses: the bounds are those of the run that finishes it."""
+"""The way out when a gate refuses an intent: the run that finishes it applies its own bounds."""
 
 
 def finish(uri: str, store: ControlStore, intent: Intent, gates: GateSettings, each: Each, watch: Stopwatch) -> Epoch:
@@ -52,12 +52,12 @@ def finish(uri: str, store: ControlStore, intent: Intent, gates: GateSettings, e
     with watch("commit"):
         _commit(uri, store, intent)
     with watch("index"):
-        tended = list(
+        maintained = list(
             each(maintain_table, ((uri, name, width, intent, gates) for name, width in intent.widths.items()))
         )
-    found = table_gates(intent, tended, gates)
+    found = table_gates(intent, maintained, gates)
     enforce(found, WAY_OUT)
-    epoch = _epoch(uri, intent, tended, found)
+    epoch = _epoch(uri, intent, maintained, found)
     name, version = epoch.quarantine
     batches = tables.read(uri, name, version, schema.QUARANTINE_SCHEMA.names)
     rows = pa.Table.from_batches(batches, schema.QUARANTINE_SCHEMA)
@@ -78,7 +78,7 @@ def _commit(uri: str, store: ControlStore, intent: Intent) -> None:
         tables.commit(uri, name, Change(intent.epoch, base, content, None if is_quarantine else dropped, metadata))
 
 
-def _epoch(uri: str, intent: Intent, tended: Sequence[MaintainedTable], found: Sequence[Gate]) -> Epoch:
+def _epoch(uri: str, intent: Intent, maintained: Sequence[MaintainedTable], found: Sequence[Gate]) -> Epoch:
     states = [
         TableState(
             name=table.name,
@@ -90,7 +90,7 @@ def _epoch(uri: str, intent: Intent, tended: Sequence[MaintainedTable], found: S
             probes=table.recall.probes if table.recall else None,
             trained_rows=table.maintenance.trained_rows,
         )
-        for table in sorted(tended, key=lambda table: -intent.widths[table.name])
+        for table in sorted(maintained, key=lambda table: -intent.widths[table.name])
     ]
     return Epoch(
         number=intent.epoch,
@@ -101,7 +101,7 @@ def _epoch(uri: str, intent: Intent, tended: Sequence[MaintainedTable], found: S
         description=intent.description.model_copy(
             update={
                 "gates": intent.description.gates | {gate.name: gate.measured for gate in found},
-                "maintenance": {table.name: MaintenanceRecord(**asdict(table.maintenance)) for table in tended},
+                "maintenance": {table.name: MaintenanceRecord(**asdict(table.maintenance)) for table in maintained},
             }
         ),
     )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Snapshot:
-    """One epoch of an index, whatever is published later.
+    """One epoch of an index; later epochs do not change it.
 
     Attributes:
         uri: LanceDB database.

@@ -1,7 +1,7 @@
 """Control files: digests, receipts, intents and epochs, each put once and never changed.
 
-Everything lies under ``<index uri>/_<index name>/``. A put of a name that exists gives what is there. Numbers in names
-are padded: names sort by epoch.
+Everything lies under ``<index uri>/_<index name>/``. Writing a name that exists returns the existing file. Numbers in
+names are padded: names sort by epoch.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Small files at a URI, each put once and never changed: the only door to obstore.
 
-A put of a name that exists changes nothing and says so, on local disk and on object stores alike, so that any number of
-processes may do the same work and agree on the first result.
+Writing a name that exists changes nothing and returns false, on local disks and on object stores. So several processes
+may do the same work and agree on the first result.
 """
 
 import io
