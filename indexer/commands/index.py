@@ -1,31 +1,49 @@
 """Index a Parquet corpus: embed what is new or changed and publish it as LanceDB tables, one per Matryoshka width.
 
-The last line on standard output is one JSON object. Exit status: 0 done, 1 failed, 2 unusable settings or corpus,
-3 refused to publish. Running the same command again resumes what was staged.
+The last line on standard output is one JSON object with the run's status, whatever became of it. Exit status: 0 done,
+1 failed, 2 unusable settings or corpus, 3 refused to publish. Running the same command again resumes what was staged.
 """
 
 import json
 
-from indexer.commands.command import command_line, load
-from indexer.indexing import plan, run, tune
+from indexer.commands.command import CommandLine, command_line, load
+from indexer.errors import RefusedError
+from indexer.indexing import plan, run, summary, tune
 from indexer.settings import Settings
 
 
 def main() -> None:
-    """Indexes, or with ``--plan`` says what would be done, or with ``--tune`` looks for the fastest engine settings."""
+    """Indexes, or with ``--plan`` says what would be done, or with ``--tune`` looks for the fastest engine settings.
+
+    Raises:
+        RefusedError: A gate refuses, also what is only planned.
+    """
+    try:
+        settings, arguments = load(Settings, _command())
+        if not (arguments.tune or arguments.plan):
+            print(json.dumps(run.run(settings, rebuild=arguments.rebuild)))
+            return
+    except (Exception, KeyboardInterrupt) as error:
+        # Whoever reads the last line of a night finds one shape, whatever became of it.
+        print(json.dumps(summary.of_ended(error)))
+        raise
+    if arguments.tune:
+        print(json.dumps(tune.tune(settings, arguments.config.with_suffix(".engine.toml"))))
+        return
+    planned = plan.plan(settings, rebuild=arguments.rebuild)
+    print(json.dumps(planned) if arguments.json else plan.in_words(planned))
+    if planned["refused"]:
+        raise RefusedError(f"the run would not be published: {'; '.join(planned['refused'])}")
+
+
+def _command() -> CommandLine:
     command = command_line(__doc__ or "")
-    command.add_argument("--plan", action="store_true", help="print what would be done and do nothing")
+    command.add_argument("--plan", action="store_true", help="print what would be done and write nothing")
+    command.add_argument("--json", action="store_true", help="print the plan as JSON")
     command.add_argument(
         "--rebuild", action="store_true", help="build a new generation of tables where settings differ from the index's"
     )
     command.add_argument(
         "--tune", action="store_true", help="time engine settings on a sample of the corpus, write the best beside FILE"
     )
-    settings, arguments = load(Settings, command)
-    if arguments.tune:
-        result = tune.tune(settings, arguments.config.with_suffix(".engine.toml"))
-    elif arguments.plan:
-        result = plan.plan(settings, rebuild=arguments.rebuild)
-    else:
-        result = run.run(settings, rebuild=arguments.rebuild)
-    print(json.dumps(result))
+    return command

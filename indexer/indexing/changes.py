@@ -61,14 +61,15 @@ def compare(job: Job, cluster: Cluster, unread: Mapping[str, Unread]) -> Changes
     names = [job.corpus.digest_name(file) for file in job.corpus.files]
     read = [name for name in names if name not in unread]
     last = _last_digests(job, unread)
-    asked = _Asked(job.settings, [None if name in unread else name for name in names], last, _left_out(job, unread))
+    digests = [None if name in unread else name for name in names]
+    asked = _Asked(job.settings, job.scratch, digests, last, _left_out(job, unread))
     groups = [group for name in read for group in job.store.digests.groups(name)]
     arguments = ((asked, job.published, low, high) for low, high in pairwise(_bounds(groups)))
-    small = sum(rows for _, rows in groups) < SMALL_ROWS
+    small = job.scratch is not None or sum(rows for _, rows in groups) < SMALL_ROWS
     found = list(cluster.map(_compare_range, arguments, in_driver=small))
-    digests = {file.path: name for file, name in zip(job.corpus.files, names, strict=True) if name not in unread}
+    known = {file.path: name for file, name in zip(job.corpus.files, names, strict=True) if name not in unread}
     rows = sum(_rows(job, file, last[file.path]) for file in unread.values())
-    merged = Changes({}, [], [], _NOT_MOVED, differs=False, counts={}, digests=digests | last, unread_rows=rows)
+    merged = Changes({}, [], [], _NOT_MOVED, differs=False, counts={}, digests=known | last, unread_rows=rows)
     return _with_moves(reduce(_merged, found, merged), found)
 
 
@@ -78,12 +79,14 @@ class _Asked:
 
     Attributes:
         settings: The settings.
+        scratch: As :class:`Job` has it.
         digests: Name of every file's digest, ``None`` for one that cannot be read.
         last: What :func:`_last_digests` gave.
         left_out: One row per file that cannot be read, as :class:`indexer.indexing.diff.Unreadable` has them.
     """
 
     settings: Settings
+    scratch: str | None
     digests: list[str | None]
     last: dict[str, str]
     left_out: pa.Table
@@ -191,7 +194,7 @@ def _bounds(groups: Sequence[tuple[str | None, int]]) -> list[str | None]:
 
 def _compare_range(asked: _Asked, published: Epoch | None, low: str | None, high: str | None) -> RangeDiff:
     uri = asked.settings.index.uri
-    store = ControlStore(uri, asked.settings.index.name)
+    store = ControlStore(uri, asked.settings.index.name, asked.scratch)
     columns = schema.DIGEST_SCHEMA.names
     nothing = schema.DIGEST_SCHEMA.empty_table()
     found = (store.digests.read(name, columns, low, high) if name else nothing for name in asked.digests)

@@ -30,6 +30,7 @@ class Job:
         store: Control files.
         published: The epoch the run starts from, ``None`` for the first one of a generation.
         latest: The latest epoch, ``None`` before the first; another one than ``published`` for a rebuild.
+        scratch: Directory for new digests of a run that is to write nothing into the index.
     """
 
     settings: Settings
@@ -39,6 +40,7 @@ class Job:
     store: ControlStore
     published: Epoch | None
     latest: Epoch | None
+    scratch: str | None = None
 
     @property
     def epoch(self) -> int:
@@ -80,6 +82,7 @@ def open_job(settings: Settings, model: Model | None = None, *, rebuild: bool = 
     index = settings.index
     wide = tuple(sorted(index.widths, reverse=True))
     matryoshka.check(wide, model.checkpoint.dimension)
+    _check_max_tokens(settings, model)
     store = ControlStore(index.uri, index.name)
     latest = published = store.latest_epoch()
     generation = latest.generation if latest else 1
@@ -97,6 +100,17 @@ def open_job(settings: Settings, model: Model | None = None, *, rebuild: bool = 
     if published is None:
         _check_payload(layout.payload)
     return Job(settings, corpus, model, layout, store, published, latest)
+
+
+def _check_max_tokens(settings: Settings, model: Model) -> None:
+    """Refuses a limit above the model's positions; scaled ones (rope_scaling, hf_overrides) are left to the engine."""
+    config = model.checkpoint.config
+    most = config.get("max_position_embeddings")
+    scaled = config.get("rope_scaling") or "hf_overrides" in settings.engine.arguments
+    if most is not None and not scaled and settings.model.max_tokens > int(most):
+        raise SettingsError(
+            f"model.max_tokens: {settings.model.max_tokens} is above the {most} positions of {settings.model.name}"
+        )
 
 
 def _check_payload(payload: pa.Schema) -> None:

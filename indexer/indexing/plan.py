@@ -1,7 +1,9 @@
 """What a run would do, without doing it."""
 
 import random
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,17 +11,23 @@ import numpy as np
 from indexer.cluster.connection import Cluster
 from indexer.corpus.documents import Corpus, read_shard
 from indexer.corpus.shards import Shard
-from indexer.indexing import changes, scan, worklist
+from indexer.indexing import bounds, changes, scan, worklist
+from indexer.indexing.changes import Changes
 from indexer.indexing.job import Job, open_job
 from indexer.inference import matryoshka
+from indexer.publishing.gates import Gate
 from indexer.settings import Settings
+from indexer.storage.control import ControlStore
+
+COUNTS = ("documents", "new", "changed", "unchanged", "deleted", "moved", "kept", "quarantined")
+"""Counts of the comparison that a plan gives."""
 
 SAMPLED_DOCUMENTS = 500
 """Documents tokenised to estimate a plan's tokens."""
 
 
 def plan(settings: Settings, *, rebuild: bool = False) -> dict[str, Any]:
-    """Says what :func:`run` would do, and does nothing but record digests of the files.
+    """Says what :func:`run` would do, and writes nothing into the index.
 
     Args:
         settings: The settings.
@@ -27,37 +35,66 @@ def plan(settings: Settings, *, rebuild: bool = False) -> dict[str, Any]:
 
     Returns:
         Files, shards, documents, tokens by a sampled estimate, seconds at the last run's rate, bytes per table,
-        workers; JSON-ready.
+        workers, the gates and, under ``refused``, those that would refuse; JSON-ready.
 
     Raises:
         SettingsError: The settings contradict the model or the published index.
         CorpusError: The corpus cannot be read as configured.
     """
     job = open_job(settings, rebuild=rebuild)
-    reader = scan.start_reader(job)
-    with Cluster(settings.cluster, settings.engine.replicas_per_gpu) as cluster:
-        found = changes.compare(job, cluster, scan.scan(job, cluster, reader))
-        workers = cluster.workers
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Cluster(settings.cluster, settings.engine.replicas_per_gpu) as cluster,
+    ):
+        job = replace(job, scratch=folder, store=ControlStore(settings.index.uri, settings.index.name, folder))
+        unread = scan.scan(job, cluster, scan.start_reader(job))
+        found = changes.compare(job, cluster, unread)
+        gates = bounds.of_comparison(job, found, len(unread))
+        return _described(job, found, gates) | {"workers": min(cluster.workers, _shards(job, found))}
+
+
+def _shards(job: Job, found: Changes) -> int:
+    return sum(1 for _ in worklist.shards(job, found))
+
+
+def _described(job: Job, found: Changes, gates: Sequence[Gate]) -> dict[str, Any]:
     shards = list(worklist.shards(job, found))
-    documents = sum(shard.documents for shard in shards)
     tokens, chunks = _estimate(job, shards)
     rate = _last_rate(job)
-    itemsize = np.dtype(matryoshka.STORED[settings.index.precision]).itemsize
+    itemsize = np.dtype(matryoshka.STORED[job.settings.index.precision]).itemsize
     return {
         "epoch": job.epoch,
         "files": len(job.corpus.files),
-        **{
-            name: found.counts[name]
-            for name in ("documents", "new", "changed", "unchanged", "deleted", "moved", "quarantined")
-        },
+        **{name: found.counts[name] for name in COUNTS},
         "shards": len(shards),
-        "to_embed": documents,
+        "to_embed": sum(shard.documents for shard in shards),
         "estimated_tokens": tokens,
         "estimated_chunks": chunks,
         "estimated_seconds": round(tokens / rate) if rate else None,
         "vector_bytes": {job.layout.table(width): chunks * width * itemsize for width in job.layout.widths},
-        "workers": min(workers, len(shards)),
+        "gates": {gate.name: gate.measured for gate in gates},
+        "refused": [str(gate) for gate in gates if not gate.holds],
     }
+
+
+def in_words(planned: Mapping[str, Any]) -> str:
+    """A plan for a person: a line per thing to know."""
+    counted = ", ".join(f"{planned[name]:,} {name}" for name in COUNTS if name != "documents")
+    seconds = planned["estimated_seconds"]
+    took = "the time is not known before the first run" if seconds is None else f"about {seconds:,} s as the last run"
+    tables = ", ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in planned["vector_bytes"].items())
+    refused = "; ".join(planned["refused"])
+    return "\n".join(
+        [
+            f"epoch      {planned['epoch']} from {planned['documents']:,} rows in {planned['files']:,} files",
+            f"documents  {counted}",
+            f"to embed   {planned['to_embed']:,} documents in {planned['shards']:,} shards; {took}",
+            f"           about {planned['estimated_tokens']:,} tokens in {planned['estimated_chunks']:,} chunks",
+            f"vectors    {tables}",
+            f"workers    {planned['workers']}",
+            f"gates      {f'would refuse: {refused}' if refused else 'hold'}",
+        ]
+    )
 
 
 def _last_rate(job: Job) -> float:

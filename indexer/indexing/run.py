@@ -1,6 +1,5 @@
 """The main job: corpus -> changes -> shards on workers -> intent -> epoch; plan and summary."""
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 from enum import Enum
 from functools import partial
@@ -10,7 +9,7 @@ from typing import Any
 from indexer.cluster.connection import SMALL_ROWS, Cluster
 from indexer.corpus.documents import open_corpus
 from indexer.errors import CorpusError, RefusedError
-from indexer.indexing import changes, scan
+from indexer.indexing import bounds, changes, scan, summary
 from indexer.indexing.intent import make_intent
 from indexer.indexing.job import Job, open_job
 from indexer.indexing.sandbox import ReaderProcess
@@ -18,16 +17,13 @@ from indexer.indexing.stage import Staged, stage
 from indexer.inference.model import Model
 from indexer.progress import Stopwatch, say
 from indexer.publishing import publish
-from indexer.publishing.gates import Gate, check_counts, check_files, check_vectors
+from indexer.publishing.gates import check_vectors, enforce
 from indexer.settings import Settings
 from indexer.storage.records import Epoch, Intent
 from indexer.uris import shown
 
 LISTINGS = 3
 """How often a corpus that changes while it is read is listed before files are left out."""
-
-SUMMED = {"new", "changed", "unchanged", "deleted", "moved", "kept", "duplicates"}
-"""Counts of the comparison that the summary has."""
 
 
 class Again(Enum):
@@ -99,13 +95,11 @@ def _attempt(
     if found.counts["kept"]:
         say(f"{found.counts['kept']:,} documents of files that cannot be read stay published for now")
     gates = job.settings.gates
-    check_files(len(unread), len(job.corpus.files), gates)
-    hidden = found.unread_rows - len(unread)  # rows of files that count as one row each
-    _check_counts(job, found.counts, hidden)
+    enforce(bounds.of_comparison(job, found, len(unread)))
     staged = stage(job, cluster, found, unread, watch)
     with watch("check"):
-        quarantined = found.counts["quarantined"] + staged.quarantined
-        hold = _check_counts(job, found.counts | {"quarantined": quarantined}, hidden)
+        hold = bounds.of_counts(job, found, len(unread), staged.quarantined)
+        enforce(hold)
         names = [job.layout.table(width) for width in job.layout.widths]
         hold += check_vectors(job.settings.index.uri, job.store, job.epoch, staged.receipts, names, gates)
         ours = make_intent(job, found, staged, hold, watch)
@@ -116,7 +110,7 @@ def _attempt(
         return Again.OVERTAKEN
     if epoch.description.rollback_of is not None:
         raise RefusedError(f"epoch {epoch.number} was given up by a rollback to epoch {epoch.description.rollback_of}")
-    return _summary(epoch) | _times(watch, staged, epoch)
+    return summary.of_published(epoch, _times(watch, staged))
 
 
 def _finish(job: Job, cluster: Cluster, intent: Intent, watch: Stopwatch) -> Epoch:
@@ -125,57 +119,15 @@ def _finish(job: Job, cluster: Cluster, intent: Intent, watch: Stopwatch) -> Epo
     return publish.finish(job.settings.index.uri, job.store, intent, job.settings.gates, each, watch)
 
 
-def _check_counts(job: Job, counts: Mapping[str, int], hidden: int) -> list[Gate]:
-    before = _documents(job.latest) if job.latest else 0
-    if job.published is None:  # a rebuild compares with nothing; what it leaves out of the old index is removed too
-        usable = counts["documents"] - counts["quarantined"] - counts["duplicates"]
-        counts = {**counts, "deleted": max(0, before - usable)}
-    counts = {**counts, **{name: counts[name] + hidden for name in ("documents", "quarantined")}}
-    return check_counts(counts, before, job.settings.gates, job.settings.run.max_quarantine)
-
-
-def _documents(epoch: Epoch) -> int:
-    counts = epoch.description.counts
-    return counts.unchanged + counts.kept + counts.moved + epoch.description.run.indexed
-
-
-def _summary(epoch: Epoch) -> dict[str, Any]:
-    described = epoch.description
-    return {
-        "epoch": epoch.number,
-        **described.run.model_dump(),
-        **described.counts.model_dump(include=SUMMED),
-        "quarantine_reasons": described.quarantine_reasons,
-        "gates": described.gates,
-        "maintenance": {name: done.model_dump() for name, done in described.maintenance.items()},
-        "tables": _tables(epoch),
-    }
-
-
-def _times(watch: Stopwatch, staged: Staged, epoch: Epoch) -> dict[str, Any]:
-    """Seconds of the run in all and by stage, of its workers by stage, which overlap, and its rate."""
+def _times(watch: Stopwatch, staged: Staged) -> dict[str, Any]:
+    """Seconds of the run in all and by stage, of its workers by stage, which overlap."""
     return {
         "seconds": round(sum(watch.seconds.values()), 3),
         "stages": {stage: round(value, 3) for stage, value in watch.seconds.items()},
         "worker_stages": {stage: round(value, 3) for stage, value in staged.seconds.items()},
-        "tokens_per_second": epoch.description.run.tokens_per_second,
     }
 
 
 def _unchanged(epoch: Epoch) -> dict[str, Any]:
-    """Summary of a run that had nothing to do."""
     say(f"nothing changed since epoch {epoch.number}: nothing embedded, nothing published")
-    counts = ("indexed", "truncated", "chunks", "tokens", "seconds", "tokens_per_second")
-    described = epoch.description
-    return {
-        "epoch": epoch.number,
-        **described.run.model_dump(include={"documents", "quarantined"}),
-        "quarantine_reasons": described.quarantine_reasons,
-        **dict.fromkeys(counts, 0),
-        "gates": described.gates,
-        "tables": _tables(epoch),
-    }
-
-
-def _tables(epoch: Epoch) -> list[dict[str, Any]]:
-    return [table.model_dump(include={"name", "width", "rows", "bytes", "index"}) for table in epoch.tables]
+    return summary.of_unchanged(epoch)

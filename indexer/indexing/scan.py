@@ -57,7 +57,8 @@ def scan(job: Job, cluster: Cluster, reader: ReaderProcess) -> dict[str, Unread]
     if len(fresh) > 1:
         say(f"reading {len(fresh)} new or changed files of {len(job.corpus.files)}")
     with reader as process:
-        if sum(file.size for file in fresh) < SMALL_BYTES:
+        # Other machines do not see a scratch folder.
+        if job.scratch or sum(file.size for file in fresh) < SMALL_BYTES:
             unread = _scan_some(process, job.settings.corpus.uri, fresh)
         else:
             unread = _scan_on(cluster, job, fresh)
@@ -69,7 +70,7 @@ def scan(job: Job, cluster: Cluster, reader: ReaderProcess) -> dict[str, Unread]
 
 
 def _reader(job: Job) -> Reader:
-    return Reader(replace(job.corpus, files=()), job.settings.index.uri, job.settings.index.name)
+    return Reader(replace(job.corpus, files=()), job.scratch or job.settings.index.uri, job.settings.index.name)
 
 
 def _scan_on(cluster: Cluster, job: Job, files: Sequence[DataFile]) -> list[tuple[DataFile, Unread]]:

@@ -37,35 +37,28 @@ class Gate:
     allowed: float
     holds: bool
 
+    def __str__(self) -> str:
+        """Name, measured value and bound."""
+        return f"{self.name} is {self.measured:.4g}, allowed {self.allowed:.4g}"
 
-def check_files(unread: int, files: int, gates: GateSettings) -> None:
-    """Refuses a run that would leave out too many files: each is one row of the quarantine.
 
-    Raises:
-        RefusedError: The share is above the bound of quarantined documents.
-    """
+def file_gate(unread: int, files: int, gates: GateSettings) -> Gate:
+    """The share of files that a run may leave out, whatever they hold."""
     share = unread / files
-    enforce([Gate("gates.max_quarantined (files)", share, gates.max_quarantined, share <= gates.max_quarantined)])
+    return Gate("gates.max_quarantined (files)", share, gates.max_quarantined, share <= gates.max_quarantined)
 
 
-def check_counts(counts: Mapping[str, int], published: int, gates: GateSettings, most: int | None = None) -> list[Gate]:
-    """Refuses a run that would remove or quarantine too much, before anything is committed.
+def count_gates(counts: Mapping[str, int], published: int, gates: GateSettings, most: int | None = None) -> list[Gate]:
+    """Gates on what a run would remove, quarantine and embed again; whether they hold is for :func:`enforce`.
 
     Args:
         counts: Counts of the comparison: ``documents``, ``changed``, ``deleted``, ``quarantined``.
         published: Documents of the published epoch.
         gates: Bounds.
         most: Likewise of quarantined rows, ``run.max_quarantine``.
-
-    Returns:
-        The gates, all of which hold.
-
-    Raises:
-        RefusedError: A number is above its bound.
     """
-    removed = counts["deleted"] / max(published, 1)
+    changed, removed = (counts[name] / max(published, 1) for name in ("changed", "deleted"))
     quarantined = counts["quarantined"] / max(counts["documents"], 1)
-    changed = counts["changed"] / max(published, 1)
     found = [
         Gate("gates.max_changed", changed, gates.max_changed, changed <= gates.max_changed),
         Gate("gates.max_removed", removed, gates.max_removed, removed <= gates.max_removed),
@@ -73,7 +66,6 @@ def check_counts(counts: Mapping[str, int], published: int, gates: GateSettings,
     ]
     if most is not None:
         found.append(Gate("run.max_quarantine", counts["quarantined"], most, counts["quarantined"] <= most))
-    enforce(found)
     return found
 
 
@@ -139,6 +131,6 @@ def _norm_error(uri: str, name: str, added: Sequence[dict[str, Any]]) -> float:
 
 def enforce(gates: Sequence[Gate], way_out: str = "") -> None:
     """Raises :class:`RefusedError` with every gate that fails, its measured value and its bound."""
-    refused = [f"{gate.name} is {gate.measured:.4g}, allowed {gate.allowed:.4g}" for gate in gates if not gate.holds]
+    refused = [str(gate) for gate in gates if not gate.holds]
     if refused:
         raise RefusedError(f"not published: {'; '.join(refused)}; the published epoch stays as it is{way_out}")

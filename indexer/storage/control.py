@@ -23,18 +23,19 @@ class ControlStore:
         digests: Digests of the corpus files.
     """
 
-    def __init__(self, uri: str, name: str) -> None:
+    def __init__(self, uri: str, name: str, scratch: str | None = None) -> None:
         """Opens the store; nothing is created before the first put.
 
         Args:
             uri: Directory or object-store URI of the LanceDB database.
             name: Name of the index.
+            scratch: Directory with further digests, which belong to no index.
 
         Raises:
             IndexerError: The location cannot be opened.
         """
         self._files = PutOnceFolder(uri, f"_{name}", "index.uri")
-        self.digests = DigestFiles(self._files)
+        self.digests = DigestFiles(self._files, PutOnceFolder(scratch, f"_{name}", "scratch") if scratch else None)
 
     def receipts(self, epoch: int) -> Receipts[Receipt]:
         """Receipts of the shards staged for an epoch."""

@@ -18,13 +18,21 @@ LISTS = "files"
 class DigestFiles:
     """The digests of corpus files."""
 
-    def __init__(self, files: PutOnceFolder) -> None:
-        """Wraps the control folder of an index."""
+    def __init__(self, files: PutOnceFolder, scratch: PutOnceFolder | None = None) -> None:
+        """Wraps the control folder of an index.
+
+        Args:
+            files: The folder.
+            scratch: Another folder with further digests, which are only read.
+        """
         self._files = files
+        self._scratch = scratch
+        self._further: set[str] | None = None
 
     def names(self) -> set[str]:
         """Names of the digests."""
-        return self._files.stems(FOLDER)
+        further = self._scratch.stems(FOLDER) if self._scratch else set()
+        return self._files.stems(FOLDER) | further
 
     def put(self, name: str, digest: pa.Table) -> None:
         """Records a file's digest.
@@ -47,16 +55,22 @@ class DigestFiles:
         Returns:
             The row groups that may hold such ids: a superset of the rows wanted.
         """
-        parquet = self._files.parquet(_path(name))
+        parquet = self._parquet(name)
         groups = [group for group in range(parquet.num_row_groups) if _overlaps(parquet, group, low, high)]
         return parquet.read_row_groups(groups, list(columns))
 
     def groups(self, name: str) -> list[tuple[str | None, int]]:
         """Least id (``None`` where it is not known) and number of rows of every row group of a digest."""
-        parquet = self._files.parquet(_path(name))
+        parquet = self._parquet(name)
         at = parquet.schema_arrow.get_field_index("id")
         groups = [parquet.metadata.row_group(group) for group in range(parquet.num_row_groups)]
         return [(_least(group.column(at).statistics), group.num_rows) for group in groups]
+
+    def _parquet(self, name: str) -> pq.ParquetFile:
+        if self._scratch and self._further is None:
+            self._further = self._scratch.stems(FOLDER)
+        is_further = self._further is not None and name in self._further
+        return (self._scratch if self._scratch and is_further else self._files).parquet(_path(name))
 
     def put_list(self, epoch: int, names: Mapping[str, str]) -> str:
         """Records the digests that an epoch is made of.

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from indexer.indexing import run as indexing_run
+from indexer.indexing import bounds
+from indexer.publishing.gates import Gate
 from indexer.search.published import open_published
 from indexer.storage.control import ControlStore
 from tests.support import fakes
@@ -207,13 +208,13 @@ def _drawing(examples: int) -> Any:
 def run(row_count: int, file_count: int) -> Counter[str]:
     """Pushes both kinds through and gives the counts."""
     found = Found()
-    gate = indexing_run.check_files
-    indexing_run.check_files = lambda *_: None
+    gate = bounds.file_gate
+    bounds.file_gate = lambda *_: Gate("files", 0, 1, holds=True)
     try:
         rows(found, row_count)
         files(found, file_count)
     finally:
-        indexing_run.check_files = gate
+        bounds.file_gate = gate
     return found.counts
 
 

@@ -1,0 +1,99 @@
+"""The summary of a run: one shape, whatever became of the run."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+from indexer.errors import IndexerError, RefusedError
+from indexer.storage.records import Epoch
+
+
+class Status(StrEnum):
+    """What became of a run."""
+
+    PUBLISHED = "published"
+    UNCHANGED = "unchanged"
+    REFUSED = "refused"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+
+
+COUNTS = (
+    *("documents", "indexed", "quarantined", "truncated", "chunks", "tokens"),
+    *("resumed_shards", "resumed_tokens", "restarts", "tokens_per_second"),
+    *("new", "changed", "unchanged", "deleted", "moved", "kept", "duplicates"),
+)
+
+KEPT = {"new", "changed", "unchanged", "deleted", "moved", "kept", "duplicates"}
+"""Counts of the comparison that the summary has."""
+
+
+def of_published(epoch: Epoch, times: Mapping[str, Any]) -> dict[str, Any]:
+    """Summary of a run that published an epoch.
+
+    Args:
+        epoch: The epoch.
+        times: Keys ``seconds``, ``stages`` and ``worker_stages``.
+    """
+    described = epoch.description
+    found = {
+        **described.run.model_dump(),
+        **described.counts.model_dump(include=KEPT),
+        "maintenance": {name: done.model_dump() for name, done in described.maintenance.items()},
+    }
+    return {**_summary(Status.PUBLISHED), **_of_epoch(epoch), **found, **times}
+
+
+def of_unchanged(epoch: Epoch) -> dict[str, Any]:
+    """Summary of a run that had nothing to do."""
+    described = epoch.description
+    found = {
+        **described.run.model_dump(include={"documents", "quarantined"}),
+        "duplicates": described.counts.duplicates,
+        "kept": described.counts.kept,
+        "unchanged": documents(epoch),
+    }
+    return _summary(Status.UNCHANGED) | _of_epoch(epoch) | found
+
+
+def of_ended(error: BaseException) -> dict[str, Any]:
+    """Summary of a run that published nothing."""
+    if isinstance(error, KeyboardInterrupt):
+        return _summary(Status.INTERRUPTED)
+    status = Status.REFUSED if isinstance(error, RefusedError) else Status.FAILED
+    # The words of an error that nobody foresaw may quote a document.
+    return _summary(status) | {"error": str(error) if isinstance(error, IndexerError) else type(error).__name__}
+
+
+def documents(epoch: Epoch) -> int:
+    """Documents of an epoch."""
+    counts = epoch.description.counts
+    return counts.unchanged + counts.kept + counts.moved + epoch.description.run.indexed
+
+
+def _summary(status: Status) -> dict[str, Any]:
+    """Every key of a summary, of a run that did nothing."""
+    return {
+        "status": status.value,
+        "epoch": None,
+        **dict.fromkeys(COUNTS, 0),
+        "quarantine_reasons": {},
+        "gates": {},
+        "maintenance": {},
+        "tables": [],
+        "seconds": 0,
+        "stages": {},
+        "worker_stages": {},
+        "error": None,
+    }
+
+
+def _of_epoch(epoch: Epoch) -> dict[str, Any]:
+    described = epoch.description
+    tables = [table.model_dump(include={"name", "width", "rows", "bytes", "index"}) for table in epoch.tables]
+    return {
+        "epoch": epoch.number,
+        "quarantine_reasons": described.quarantine_reasons,
+        "gates": described.gates,
+        "tables": tables,
+    }
