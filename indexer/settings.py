@@ -58,10 +58,16 @@ class CheckpointSettings(Section):
     sha256: dict[str, str] = Field(
         {}, description="SHA-256 of the model's files by name, checked before a run; a file that differs ends it"
     )
+    quantization: str | None = Field(
+        None, description="precision vLLM computes with by its own name, e.g. fp8; default: the checkpoint's own"
+    )
+    hf_overrides: dict[str, Any] = Field(
+        {}, description="keys of config.json with other values, e.g. rope_parameters for YaRN"
+    )
 
 
 class ModelSettings(CheckpointSettings):
-    """The embedding model; a change of any of these changes the vectors and so the fingerprint."""
+    """The embedding model; a change of any of these but query_instruction changes the fingerprint."""
 
     max_tokens: int = Field(8192, ge=8, description="most tokens of one chunk, end token included")
     overflow: Literal["truncate", "chunk", "quarantine"] = Field(
@@ -72,6 +78,9 @@ class ModelSettings(CheckpointSettings):
     query_instruction: str = Field(
         "Given a web search query, retrieve relevant passages that answer the query",
         description="task put before queries by models that follow instructions; documents get none",
+    )
+    pooler_config: dict[str, Any] = Field(
+        {}, description="vLLM's pooler_config, e.g. another pooling; default: the checkpoint's own"
     )
 
     @model_validator(mode="after")
@@ -196,6 +205,9 @@ class RerankerSettings(CheckpointSettings):
     instruction: str = Field(
         "Given a web search query, retrieve relevant passages that answer the query",
         description="task put before the query by models that follow instructions",
+    )
+    pooler_config: dict[str, Any] = Field(
+        {}, description="vLLM's pooler_config, e.g. to leave logits as they are; default: the checkpoint's own"
     )
 
 

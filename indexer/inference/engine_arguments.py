@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,9 @@ OWNED = {
     "revision": "model.revision",
     "dtype": "model.dtype",
     "max_model_len": "model.max_tokens",
+    "quantization": "model.quantization",
+    "hf_overrides": "model.hf_overrides",
+    "pooler_config": "model.pooler_config",
     "runner": None,
     "convert": None,
     "load_format": None,
@@ -32,6 +36,63 @@ OWNED = {
 
 NOT_VLLMS = ("replicas_per_gpu", "slowest")
 """Keys of ``[engine]`` beside vLLM's arguments; where only vLLM is installed, the settings cannot be asked."""
+
+
+HARMLESS = {
+    "where weights and the cache lie and how much memory they take": (
+        "gpu_memory_utilization kv_cache_memory_bytes num_gpu_blocks_override block_size cpu_offload_gb "
+        "offload_backend offload_group_size offload_num_in_group offload_prefetch_step "
+        "enable_cumem_allocator enable_sleep_mode"
+    ),
+    "which texts share a step: a vector differs by no more than rounding": (
+        "max_num_batched_tokens max_num_scheduled_tokens max_num_seqs max_num_active_seqs max_num_queued_reqs "
+        "max_num_queued_tokens long_prefill_token_threshold long_prefill_token_threshold_adaptive "
+        "scheduler_reserve_full_isl prefill_schedule_interval watermark"
+    ),
+    "when a step begins": "scheduling_policy scheduler_cls async_scheduling stream_interval",
+    "how the same operations are compiled and launched: rounding": (
+        "enforce_eager compilation_config optimization_level performance_mode cudagraph_capture_sizes "
+        "max_cudagraph_capture_size enable_flashinfer_autotune"
+    ),
+    "on which devices and processes the same sums are made: rounding": (
+        "tensor_parallel_size pipeline_parallel_size distributed_executor_backend disable_custom_all_reduce device_ids "
+        "master_addr master_port nnodes node_rank numa_bind numa_bind_nodes numa_bind_cpus distributed_timeout_seconds "
+        "cpu_distributed_timeout_seconds disable_nccl_for_dp_synchronization enable_nccl_comm_suspend shutdown_timeout"
+    ),
+    "how the same files are read": (
+        "download_dir safetensors_load_strategy safetensors_prefetch_num_threads safetensors_prefetch_block_size "
+        "max_parallel_loading_workers use_tqdm_on_load pt_load_map_location"
+    ),
+    "what is logged and counted": (
+        "served_model_name aggregate_engine_logging show_hidden_metrics_for_version otlp_traces_endpoint "
+        "collect_detailed_traces kv_cache_metrics kv_cache_metrics_sample custom_histogram_buckets cudagraph_metrics "
+        "enable_layerwise_nvtx_tracing enable_mfu_metrics enable_logging_iteration_details jit_monitor_mode "
+        "jit_monitor_verbose profiler_config ray_workers_use_nsight logging_config log_level log_config_file"
+    ),
+}
+"""Arguments that cannot change what a text's vector means, by the reason. All others are part of the fingerprint."""
+
+HARMLESS_NAMES = frozenset(" ".join(HARMLESS.values()).split())
+
+PREFIX = "engine."
+"""Before an argument's name in a fingerprint."""
+
+
+def fingerprint_of(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """The part of a fingerprint that engine arguments make: every one that is not known to be harmless.
+
+    Args:
+        arguments: vLLM engine arguments by name.
+
+    Returns:
+        Their values as canonical JSON by ``engine.<name>``; empty where none matters, so that a fingerprint without
+        such arguments stays what it was.
+    """
+    return {
+        f"{PREFIX}{name}": json.dumps(value, sort_keys=True)
+        for name, value in sorted(arguments.items())
+        if name not in HARMLESS_NAMES
+    }
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:

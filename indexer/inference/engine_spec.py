@@ -16,7 +16,8 @@ class EngineSpec:
         path: Local directory of the checkpoint.
         dtype: dtype of the computation as vLLM names it.
         max_tokens: Most ids of one sequence; for a generator of a prompt with what is written.
-        arguments: vLLM engine arguments by their own names. They go before our defaults.
+        arguments: vLLM engine arguments of ``[engine]`` by their own names. They go before our defaults.
+        overrides: Those that stand for settings of ``[model]``: ``quantization``, ``hf_overrides``, ``pooler_config``.
         slowest: Tokens per second. A step that takes :data:`indexer.inference.start.GRACE_SECONDS` more than its tokens
             need at this rate ends the process.
     """
@@ -25,4 +26,5 @@ class EngineSpec:
     dtype: str
     max_tokens: int
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
     slowest: float = SLOWEST

@@ -1,5 +1,6 @@
 """The models of a run as every process builds them: tokenizer, engine, and the fingerprint of what they give."""
 
+import json
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +10,7 @@ from indexer.inference import checkpoint
 from indexer.inference.checkpoint import Checkpoint
 from indexer.inference.embed_inputs import EmbedTokenizer
 from indexer.inference.engine import Embedder, Engine, Scorer
-from indexer.inference.engine_arguments import check_arguments
+from indexer.inference.engine_arguments import check_arguments, fingerprint_of
 from indexer.inference.engine_spec import EngineSpec
 from indexer.inference.pair_inputs import PairTokenizer
 from indexer.progress import say
@@ -53,6 +54,21 @@ class Configured(ABC, Generic[SettingsT]):
         """Most ids of one sequence."""
 
     @property
+    def overrides(self) -> dict[str, Any]:
+        """vLLM arguments that settings of the model stand for, only those that are set."""
+        given = self.settings.model_dump(include={"quantization", "hf_overrides", "pooler_config"})
+        return {name: value for name, value in given.items() if value}
+
+    @property
+    def computation(self) -> dict[str, str]:
+        """The part of a fingerprint that says how numbers are computed; a key only where something was set."""
+        ours = {
+            name: value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+            for name, value in self.overrides.items()
+        }
+        return ours | fingerprint_of(self.engine_settings.arguments)
+
+    @property
     def spec(self) -> EngineSpec:
         """What an engine of the model is started with."""
         return EngineSpec(
@@ -60,6 +76,7 @@ class Configured(ABC, Generic[SettingsT]):
             dtype=self.dtype,
             max_tokens=self.max_tokens,
             arguments=self.engine_settings.arguments,
+            overrides=self.overrides,
             slowest=self.engine_settings.slowest,
         )
 
@@ -113,6 +130,7 @@ class Model(Configured[ModelSettings]):
             "max_tokens": str(self.settings.max_tokens),
             "overflow": self.settings.overflow,
             "dtype": self.dtype,
+            **self.computation,
         }
 
     def describe(self) -> dict[str, Any]:
@@ -152,7 +170,9 @@ class Reranker(Configured[RerankerSettings]):
     @cached_property
     def fingerprint(self) -> dict[str, str]:
         """What changes a score, by its name."""
-        return {"weights": self.checkpoint.digest, "tokenizer": self.tokenizer.digest, "dtype": self.dtype}
+        return {"weights": self.checkpoint.digest, "tokenizer": self.tokenizer.digest, "dtype": self.dtype} | (
+            self.computation
+        )
 
 
 def open_model(settings: ModelSettings, engine: EngineSettings) -> Model:

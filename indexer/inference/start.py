@@ -73,7 +73,9 @@ def start_engine(spec: EngineSpec, mode: Literal[Mode, "write"]) -> "LLMEngine":
     logging.getLogger("torch").setLevel(logging.ERROR)
     defaults = _defaults(spec.path, mode, on_cpu=current_platform.is_cpu())
     ours = {"model": spec.path, "dtype": spec.dtype, "max_model_len": spec.max_tokens}
-    given = {**defaults, **spec.arguments, **ours}
+    given = {**defaults, **spec.arguments, **spec.overrides, **ours}
+    if "hf_overrides" in defaults:  # a causal reranker stays a classifier whatever else is overridden
+        given["hf_overrides"] = {**defaults["hf_overrides"], **spec.overrides.get("hf_overrides", {})}
     try:
         # Not vllm.LLM: its encode() makes a future and two copies per sequence, and it cannot do without vLLM's own
         # tokenizer. LLM_CLASS gives its batch sizes, those for throughput.

@@ -1,6 +1,6 @@
 """What an intent and its epoch say of the run that made them. The keys are those of the files on disk."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -42,6 +42,9 @@ class ModelRecord(Record):
     query_instruction: str
     dimension: int
     query_template: str
+    quantization: str | None = None
+    hf_overrides: dict[str, Any] = Field(default_factory=dict)
+    pooler_config: dict[str, Any] = Field(default_factory=dict)
 
 
 class Counts(Record):

@@ -208,6 +208,10 @@ def test_unusable_input_is_named(tmp_path: Path, pairs: list[dict[str, Any]], re
     run(given)
     with pytest.raises(SettingsError, match=r"another run \(other reranker\)"):
         run(settings(tmp_path, reranker_path, model={"max_tokens": 128}))
+    with pytest.raises(SettingsError, match=r"another run \(other reranker\)"):
+        run(settings(tmp_path, reranker_path, model={"pooler_config": {"logit_mean": 1.0}}))
+    with pytest.raises(SettingsError, match=r"another run \(other reranker\)"):
+        run(settings(tmp_path, reranker_path, engine={"kv_cache_dtype": "fp8"}))
     pq.write_table(
         pa.Table.from_pylist(pairs).append_column("score", pa.array([1.0] * 100)), tmp_path / "pairs.parquet"
     )
