@@ -194,6 +194,13 @@ class GateSettings(Section):
     sampled_cosine: float = Field(
         0.999, ge=-1, le=1, description="least cosine of a stored vector, one per shard, to the one embedded again"
     )
+    published_cosine: float = Field(
+        0.999, ge=-1, le=1, description="least cosine of published vectors to those the engine gives before it embeds"
+    )
+    quantized_cosine: float = Field(
+        0.995, ge=-1, le=1, description="the same with model.quantization, whose rounding depends on the batch"
+    )
+    published_documents: int = Field(64, ge=1, description="unchanged documents that are embedded for it")
     recall: float = Field(0.95, ge=0, le=1, description="least recall at 10 of a vector index against exact search")
     recall_queries: int = Field(100, ge=1, description="stored vectors used as queries to measure recall")
 

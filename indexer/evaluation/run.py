@@ -190,7 +190,7 @@ def _embedded(
 ) -> tuple[np.ndarray, RewrittenDocuments | None]:
     """Vectors of the queries, and the documents that are asked for by their own words, as altered."""
     model = published.model
-    with RemoteEngine(cluster, model.engine, "embed", settings.run.progress) as serving:
+    with RemoteEngine(cluster, published.make_engine(), "embed", settings.run.progress) as serving:
         vectors = serving.embed(model.tokenizer.queries(list(questions.texts.values())))
         altered = workbench.rewrite(published, questions.altered, serving.embed) if questions.altered else None
     return vectors, altered

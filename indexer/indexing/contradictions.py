@@ -107,7 +107,7 @@ def _of_vectors(described: Description, settings: Settings, model: Model) -> Ite
             yield Contradiction(f"model.{name}", str(pair[0]), str(pair[1]), changes_vectors=True)
         if changed:
             theirs = {**theirs, TOKENIZER: ours[TOKENIZER]} | {name: ours[name] for name in changed if name in ours}
-    for key in differing(ours, theirs):
+    for key in model.differing(theirs, is_complete=described.engine is not None):
         names = [before.name, settings.model.name] if key == "weights" else ["", ""]
         then, now = (_shown(name, part.get(key)) for name, part in zip(names, (theirs, ours), strict=True))
         yield Contradiction(f"model: {key}", then, now, changes_vectors=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import compress
 from typing import Any
 
@@ -75,12 +76,12 @@ class EmbedPipeline(Pipeline[Shard, Embedder, ShardInFlight, Receipt]):
 
         Raises:
             SettingsError: A width is not possible with the engine's dimension.
+            RefusedError: The engine does not give the published vectors.
         """
         self._target = target
         self._control = ControlStore(target.uri, target.layout.name)
         self._tokenizer = model.tokenizer
-        super().__init__(model.engine)
-        matryoshka.check(target.layout.widths, self._engine.dimension)
+        super().__init__(partial(_admitted, model, target, self._control))
 
     def _read(self, piece: Shard, watch: Stopwatch) -> ShardInFlight:
         def read(part: FileRows) -> list[Batch]:
@@ -153,6 +154,15 @@ class EmbedPipeline(Pipeline[Shard, Embedder, ShardInFlight, Receipt]):
         name = self._target.layout.table(width)
         stored = tables.read_staged_vector(self._target.uri, name, fragments[name], held.sampled)
         return float(stored @ matryoshka.cut(held.again, width)[0] / max(float(np.linalg.norm(stored)), 1e-12))
+
+
+def _admitted(model: Model, target: Target, control: ControlStore) -> Embedder:
+    """Starts an engine, in whose thread this runs, and compares it with the published vectors."""
+    engine = model.engine()
+    matryoshka.check(target.layout.widths, engine.dimension)
+    if target.admit is not None:
+        target.admit(engine, control)
+    return engine
 
 
 def _tokenised(documents: DocumentBatch, tokenizer: EmbedTokenizer) -> Batch:

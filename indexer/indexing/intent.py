@@ -11,7 +11,7 @@ from indexer.indexing.stage import Staged
 from indexer.progress import Stopwatch
 from indexer.publishing.gates import Gate
 from indexer.storage import tables
-from indexer.storage.description import Counts, Description, LayoutRecord, ModelRecord, RunTotals
+from indexer.storage.description import Counts, Description, EngineRecord, LayoutRecord, ModelRecord, RunTotals
 from indexer.storage.records import Intent, canonical
 
 
@@ -23,6 +23,8 @@ def make_intent(job: Job, found: Changes, staged: Staged, hold: Sequence[Gate], 
     quarantine = pa.concat_tables([schema.QUARANTINE_SCHEMA.empty_table(), *staged.quarantine])
     dropped = [ids for ids in found.dropped if len(ids)]
     model = job.model.describe()
+    night = job.store.engine(job.epoch, job.model.fingerprint_digest)
+    engine = night or (job.published.description.engine if job.published else None)
     return Intent(
         epoch=job.epoch,
         generation=layout.generation,
@@ -51,10 +53,18 @@ def make_intent(job: Job, found: Changes, staged: Staged, hold: Sequence[Gate], 
             model=ModelRecord(**model),
             to_retry=staged.to_retry,
             counts=Counts(**found.counts | {"moved": staged.moved}),
-            gates={gate.name: gate.measured for gate in hold},
+            gates={gate.name: gate.measured for gate in hold} | _published_cosine(night),
             run=_totals(found, staged, watch),
+            engine=engine,
         ),
     )
+
+
+def _published_cosine(night: EngineRecord | None) -> dict[str, float]:
+    """The gate that the night's engines have passed; nothing where none was asked, or nothing was published before."""
+    if night is None or night.published_cosine is None:
+        return {}
+    return {"gates.published_cosine": night.published_cosine}
 
 
 def _totals(found: Changes, staged: Staged, watch: Stopwatch) -> RunTotals:

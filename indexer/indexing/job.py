@@ -1,5 +1,6 @@
 """A run's inputs, opened and checked before any engine starts."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -9,6 +10,7 @@ from indexer.corpus.types import without_null_type
 from indexer.errors import SettingsError
 from indexer.indexing.contradictions import contradictions, differences, refusal, stored_payload
 from indexer.inference import matryoshka
+from indexer.inference.engine import Embedder
 from indexer.inference.model import Model, open_model
 from indexer.progress import say
 from indexer.schema import Layout
@@ -146,9 +148,11 @@ class Target:
         layout: The tables.
         uri: The LanceDB database.
         epoch: The epoch being built.
+        admit: Raises where an engine does not give the published vectors; ``None`` where no engine is asked.
     """
 
     corpus: Corpus
     layout: Layout
     uri: str
     epoch: int
+    admit: Callable[[Embedder, ControlStore], None] | None = None

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -17,6 +17,7 @@ from indexer.indexing import reuse, worklist
 from indexer.indexing.changes import Changes
 from indexer.indexing.embed import EmbedPipeline
 from indexer.indexing.job import Job, Target
+from indexer.indexing.judge import make_judge
 from indexer.indexing.quarantine import rows_of_changes, rows_of_killed_shard
 from indexer.indexing.scan import Unread
 from indexer.progress import Stopwatch, say
@@ -88,6 +89,8 @@ def stage(job: Job, cluster: Cluster, found: Changes, unread: Mapping[str, Unrea
     if staged.resumed:
         say(f"resuming epoch {job.epoch}: {staged.resumed} shards ({staged.documents:,} documents) are staged already")
     if shards:
+        with watch("sample"):
+            target = replace(target, admit=make_judge(job, unread).admit)
         say(f"starting {min(cluster.workers, shards)} workers for {documents:,} documents in {shards} shards")
         rest = (shard for shard in worklist.shards(job, found) if shard.shard_id not in known)
         given = job.settings.run

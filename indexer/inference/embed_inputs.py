@@ -138,6 +138,10 @@ class EmbedTokenizer:
         self._split([texts[row] for row in long], long, chunks)
         return chunks.batch(self._framed(chunks.ids), rejected)
 
+    def truncated(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of documents that are cut where they are too long, whatever becomes of such documents otherwise."""
+        return self._framed([beginning.ids for beginning in self._encoder.beginnings(texts, self._limit)])
+
     def queries(self, texts: Sequence[str], instructions: Sequence[str | None] | None = None) -> list[list[int]]:
         """Token ids of queries, in their template; a query that is too long is cut.
 

@@ -1,7 +1,9 @@
 """The models of a run as every process builds them: tokenizer, engine, and the fingerprint of what they give."""
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -13,6 +15,7 @@ from indexer.inference.engine import Embedder, Engine, Scorer
 from indexer.inference.engine_arguments import check_arguments, fingerprint_of
 from indexer.inference.engine_spec import EngineSpec
 from indexer.inference.pair_inputs import PairTokenizer
+from indexer.inference.reference import PROBES
 from indexer.progress import say
 from indexer.settings import CheckpointSettings, EngineSettings, ModelSettings, RerankerSettings
 
@@ -25,6 +28,9 @@ CANARY_PAIRS = (
     ("How do I add two numbers in Python?", CANARY_TEXTS[2]),
 )
 """Likewise pairs for rerankers."""
+
+COMPUTATION = frozenset({"quantization", "hf_overrides", "pooler_config"})
+"""Settings of the model that stand for vLLM arguments."""
 
 SettingsT = TypeVar("SettingsT", bound=CheckpointSettings)
 
@@ -56,7 +62,7 @@ class Configured(ABC, Generic[SettingsT]):
     @property
     def overrides(self) -> dict[str, Any]:
         """vLLM arguments that settings of the model stand for, only those that are set."""
-        given = self.settings.model_dump(include={"quantization", "hf_overrides", "pooler_config"})
+        given = self.settings.model_dump(include=set(COMPUTATION))
         return {name: value for name, value in given.items() if value}
 
     @property
@@ -119,7 +125,7 @@ class Model(Configured[ModelSettings]):
             EngineError: It cannot start or gives unusable vectors.
         """
         checkpoint.check_files(self.checkpoint, self.settings.sha256)
-        return Engine(self.spec, self.tokenizer.documents(CANARY_TEXTS).ids)
+        return Engine(self.spec, self.tokenizer.truncated(CANARY_TEXTS))
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
@@ -132,6 +138,29 @@ class Model(Configured[ModelSettings]):
             "dtype": self.dtype,
             **self.computation,
         }
+
+    def differing(self, theirs: Mapping[str, str], *, is_complete: bool) -> list[str]:
+        """Names under which a recorded fingerprint differs from this one, sorted.
+
+        Args:
+            theirs: The recorded fingerprint.
+            is_complete: Whether it records how numbers were computed. Earlier versions did not: what such a fingerprint
+                does not say, its own vectors judge before anything is embedded.
+        """
+        ours = self.fingerprint
+        names = (name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+        return sorted(name for name in names if is_complete or name in theirs or name not in self.computation)
+
+    @cached_property
+    def fingerprint_digest(self) -> str:
+        """Eight bytes of the fingerprint, hexadecimal."""
+        content = json.dumps(self.fingerprint, sort_keys=True).encode()
+        return hashlib.blake2b(content, digest_size=8).hexdigest()
+
+    @property
+    def probe_ids(self) -> list[list[int]]:
+        """Token ids of :data:`indexer.inference.reference.PROBES`."""
+        return self.tokenizer.truncated(PROBES)
 
     def describe(self) -> dict[str, Any]:
         """What a reader needs to embed queries for the vectors."""

@@ -51,7 +51,7 @@ class SearchPipeline(Pipeline[RowRange, Embedder, QueriesInFlight, PartReceipt])
         self._settings = settings
         self._published = published
         self._tokenizer = model.tokenizer
-        super().__init__(model.engine)
+        super().__init__(published.make_engine(model))
 
     def _read(self, piece: RowRange, watch: Stopwatch) -> QueriesInFlight:
         with watch("read"):

@@ -1,20 +1,23 @@
 """Questions to a published index: vectors and scores come from local engines."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
 from indexer.errors import SettingsError
+from indexer.inference import environment
 from indexer.inference.engine import Embedder, Scorer
 from indexer.inference.model import Model, Reranker, open_model, open_reranker
+from indexer.inference.reference import Probes, Reference
 from indexer.search.hits import Hit
 from indexer.search.snapshot import Snapshot
 from indexer.settings import EngineSettings, ModelSettings, RerankerSettings
 from indexer.storage.control import ControlStore
-from indexer.storage.records import Epoch, differing
+from indexer.storage.description import EngineRecord
+from indexer.storage.records import Epoch
 from indexer.uris import check_uri, shown
 
 MEMORY = "gpu_memory_utilization"
@@ -40,7 +43,7 @@ class Published(Snapshot):
         known = self.epoch.description.model.model_dump(include=set(ModelSettings.model_fields))
         model = open_model(ModelSettings(**known), self._engine_settings)
         ours, theirs = model.fingerprint, self.epoch.description.fingerprint
-        others = differing(ours, theirs)
+        others = model.differing(theirs, is_complete=self.epoch.description.engine is not None)
         if others:
             pairs = "; ".join(f"{key}: index {theirs.get(key)}, query model {ours.get(key)}" for key in others)
             raise SettingsError(f"the query model is not the one that made the vectors: {pairs}")
@@ -110,9 +113,21 @@ class Published(Snapshot):
         batch = reranker.tokenizer.pairs(*zip(*pairs, strict=True))
         return self._scorer.score(batch.ids, batch.second)
 
+    def make_engine(self, model: Model | None = None) -> Callable[[], Embedder]:
+        """What starts an engine for queries and compares it with the epoch's own; small enough to travel to workers.
+
+        Args:
+            model: Another model than the epoch's own.
+
+        Returns:
+            A function that starts the engine, and raises :class:`RefusedError` where its vectors are not those that
+            the epoch records.
+        """
+        return partial(_admitted, model or self.model, self.epoch.number, self.epoch.description.engine)
+
     @cached_property
     def _engine(self) -> Embedder:
-        return self.model.engine()
+        return self.make_engine()()
 
     @cached_property
     def _scorer(self) -> Scorer:
@@ -123,6 +138,17 @@ class Published(Snapshot):
         if self._reranker is None:
             raise SettingsError("no reranker: name one when opening the index, or with --rerank")
         return self._reranker
+
+
+def _admitted(model: Model, epoch: int, recorded: EngineRecord | None) -> Embedder:
+    """Starts the query engine; one of an epoch that records no vectors cannot be compared."""
+    engine = model.engine()
+    if recorded is not None:
+        known = Probes.decoded(recorded.probe_ids, recorded.probe_vectors)
+        reference = Reference(epoch, recorded.least_cosine, recorded.made_with, known.ids, list(known.vectors))
+        now = environment.describe(model.engine_settings.arguments)
+        reference.check(engine, now, "the query engine was not used")
+    return engine
 
 
 def open_published(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from indexer.storage.description import EngineRecord
 from indexer.storage.digest_files import LISTS, DigestFiles
 from indexer.storage.put_once import PutOnceFolder
 from indexer.storage.receipts import Receipts
@@ -40,6 +41,25 @@ class ControlStore:
     def receipts(self, epoch: int) -> Receipts[Receipt]:
         """Receipts of the shards staged for an epoch."""
         return Receipts(self._files, f"receipts/{epoch:012d}", Receipt)
+
+    def put_engine(self, epoch: int, name: str, engine: EngineRecord) -> EngineRecord:
+        """Records an engine of an epoch under construction; gives the one that counts, the first one put.
+
+        Args:
+            epoch: The epoch.
+            name: What engines of the same computation share.
+            engine: The engine.
+        """
+        path = f"engines/{epoch:012d}/{name}.json"
+        if self._files.put(path, engine.to_json().encode()):
+            return engine
+        return EngineRecord.model_validate_json(self._files.get(path))
+
+    def engine(self, epoch: int, name: str) -> EngineRecord | None:
+        """The engine of :meth:`put_engine`, or ``None``."""
+        if name not in self._files.stems(f"engines/{epoch:012d}"):
+            return None
+        return EngineRecord.model_validate_json(self._files.get(f"engines/{epoch:012d}/{name}.json"))
 
     def put_intent(self, intent: Intent) -> Intent:
         """Records what an epoch will be; gives the intent that counts."""
@@ -119,7 +139,7 @@ class ControlStore:
         for name in [*self._files.names("quarantine"), *self._files.names(LISTS)]:
             if int(name.split("/")[-1].split("-")[0]) in old:
                 self._files.delete(name)
-        for folder in ("removals", "receipts"):
+        for folder in ("removals", "receipts", "engines"):
             for epoch in self._folders(folder, closed):
                 for name in list(self._files.names(f"{folder}/{epoch:012d}")):
                     self._files.delete(name)

@@ -95,6 +95,25 @@ class MaintenanceRecord(Record):
     trained_rows: int | None
 
 
+class EngineRecord(Record):
+    """An engine that computed vectors of the epoch, as far as names and numbers can tell.
+
+    Attributes:
+        made_with: vLLM, torch, device, driver and engine arguments by name.
+        probe_ids: Token ids of a fixed set of texts.
+        probe_vectors: Their vectors: base64 of little-endian float16, in the order of the ids.
+        published_cosine: Least cosine of the vectors published before to those of this engine; ``None`` before the
+            first epoch.
+        least_cosine: The bound on it, which readers' engines must meet too.
+    """
+
+    made_with: dict[str, str]
+    probe_ids: list[list[int]]
+    probe_vectors: str
+    published_cosine: float | None
+    least_cosine: float
+
+
 class Description(Record):
     """What an epoch says of its run; the last three are known only once it is published.
 
@@ -112,6 +131,7 @@ class Description(Record):
         run: What the run did.
         maintenance: What maintenance did, by table.
         quarantine_reasons: Quarantined documents by reason.
+        engine: The engine; ``None`` in epochs of versions that recorded none, whose fingerprints lack its arguments.
         rollback_of: The epoch whose tables these are, where a rollback published them again.
     """
 
@@ -129,3 +149,4 @@ class Description(Record):
     rollback_of: int | None = None
     skip_empty: bool = False
     files: str | None = None
+    engine: EngineRecord | None = None

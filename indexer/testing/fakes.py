@@ -38,6 +38,7 @@ class FakeEngine:
         nan_on: int | None = None,
         hangs_on: int | None = None,
         swells_on: int | None = None,
+        turned_to: float = 1.0,
     ) -> None:
         """Sets what the engine does besides giving vectors.
 
@@ -48,6 +49,7 @@ class FakeEngine:
             exits_on: Token id that ends the process at once, as a segmentation fault would.
             nan_on: Token id whose sequences get vectors of NaN.
             hangs_on: Token id that keeps the engine busy for ever; its deadline is a second.
+            turned_to: Cosine of the vectors to those of an engine that is not turned.
             swells_on: Token id for which memory is taken until something ends the process, or there are 3 GiB of it.
         """
         self.dimension = dimension
@@ -59,6 +61,7 @@ class FakeEngine:
         self._nan_on = nan_on
         self._hangs_on = hangs_on
         self._swells_on = swells_on
+        self._turned_to = turned_to
 
     def embed(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
         """Unit vectors, float32, shape (len(token_ids), dimension)."""
@@ -66,12 +69,20 @@ class FakeEngine:
         time.sleep(self._seconds_per_token * sum(map(len, token_ids)))
         vectors = np.empty((len(token_ids), self.dimension), np.float32)
         for row, ids in enumerate(token_ids):
-            vectors[row] = self._vector(ids)
+            vectors[row] = self._turned(self._vector(ids))
         return vectors
 
     def score(self, token_ids: Sequence[Sequence[int]], second: Sequence[int] | None = None) -> np.ndarray:  # noqa: ARG002
         """Scores in (0, 1), float32, shape (len(token_ids),)."""
         return 1.0 / (1.0 + np.exp(-4.0 * self.embed(token_ids)[:, 0]))
+
+    def _turned(self, vector: np.ndarray) -> np.ndarray:
+        """The vector, turned by an angle in the plane that it spans with its neighbour-swapped self."""
+        if self._turned_to == 1:
+            return vector
+        across = np.roll(vector, 1) - (np.roll(vector, 1) @ vector) * vector
+        aside = np.sqrt(1 - self._turned_to**2) / np.linalg.norm(across)
+        return (self._turned_to * vector + aside * across).astype(np.float32)
 
     def _vector(self, ids: Sequence[int]) -> np.ndarray:
         if self._hangs_on in ids:

@@ -1,0 +1,117 @@
+"""Published vectors as the judge of an engine: it must give them again before it may add any.
+
+A list of arguments cannot name everything that changes a vector: another vLLM, a damaged weight file, a GPU that
+miscomputes. So an engine embeds what was embedded before, and its vectors are compared with the published ones.
+"""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from indexer.errors import RefusedError
+from indexer.inference import environment, matryoshka
+from indexer.inference.engine import Embedder
+
+PROBES = (
+    "The capital of China is Beijing.",
+    "def add(a: int, b: int) -> int:\n    return a + b  # no overflow in Python",
+    "北京是中华人民共和国的首都，也是全国的政治和文化中心。",
+    "تجذب الجاذبية الأجسام بعضها إلى بعض.",
+    "SELECT id, AVG(price) FROM orders WHERE day >= '2024-02-29' GROUP BY id HAVING COUNT(*) > 3;",
+    "Die Donaudampfschifffahrtsgesellschaft fährt über Passau, Linz und Wien nach Budapest.",
+    "3.14159 2.71828 1.41421 1.61803",
+    "The river turns south past the old mill, where the road from the harbour meets the railway line. " * 12,
+)
+"""Texts whose vectors every epoch records: scripts, code, numbers, and one long enough for what changes with length."""
+
+STORED = "<f2"
+"""Of a unit vector half precision moves the cosine by less than 1e-6."""
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Vectors of :data:`PROBES` as an engine gave them.
+
+    Attributes:
+        ids: Token ids of each.
+        vectors: float32, shape (probes, dimension).
+    """
+
+    ids: list[list[int]]
+    vectors: np.ndarray
+
+    def encoded(self) -> str:
+        """The vectors as base64 of little-endian float16, for JSON."""
+        return base64.b64encode(self.vectors.astype(STORED).tobytes()).decode()
+
+    @classmethod
+    def decoded(cls, ids: Sequence[Sequence[int]], vectors: str) -> "Probes":
+        """The inverse of :meth:`encoded`."""
+        flat = np.frombuffer(base64.b64decode(vectors), STORED).astype(np.float32)
+        return cls([list(row) for row in ids], flat.reshape(len(ids), -1))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Vectors that an engine must give again.
+
+    Attributes:
+        epoch: The epoch they were published with.
+        least: Least cosine that is allowed.
+        made_with: What computed them, as :func:`indexer.inference.environment.describe` gave it; ``None`` where that
+            was not recorded.
+        ids: Token ids of each text.
+        vectors: The published vector of each, float32, shape (width,); a width may be any below the model's dimension.
+        documents: How many of them are documents; the others are :data:`PROBES`.
+    """
+
+    epoch: int
+    least: float
+    made_with: dict[str, str] | None
+    ids: list[list[int]] = field(default_factory=list)
+    vectors: list[np.ndarray] = field(default_factory=list)
+    documents: int = 0
+
+    def worst_cosine(self, engine: Embedder) -> float:
+        """Least cosine of a published vector to the one the engine gives now; 1 where there is none."""
+        found = engine.embed(self.ids) if self.ids else np.empty((0, engine.dimension), np.float32)
+        cosines = (
+            float(matryoshka.cut(ours[None], len(known))[0] @ known / max(float(np.linalg.norm(known)), 1e-12))
+            for ours, known in zip(found, self.vectors, strict=True)
+        )
+        return min((cosine if np.isfinite(cosine) else -1.0 for cosine in cosines), default=1.0)
+
+    def check(self, engine: Embedder, now: dict[str, str], who: str) -> float:
+        """Compares an engine with the published vectors.
+
+        Args:
+            engine: The engine.
+            now: As :func:`indexer.inference.environment.describe` gives it here.
+            who: The engine in the error, and what is therefore not done.
+
+        Returns:
+            The worst cosine.
+
+        Raises:
+            RefusedError: It is below :attr:`least`; names both numbers and what changed since the epoch.
+        """
+        worst = self.worst_cosine(engine)
+        if worst >= self.least:
+            return worst
+        changed = (
+            f"what made epoch {self.epoch} is not recorded"
+            if self.made_with is None
+            else f"since epoch {self.epoch}: {environment.changes(self.made_with, now)}"
+        )
+        compared = f"{self.documents} documents and {len(self.ids) - self.documents} probes"
+        raise RefusedError(
+            f"{who}: the engine's vectors are not the published ones, gates.published_cosine is {worst:.4f}, allowed "
+            f"{self.least:.4f}, worst of {compared}; {changed}"
+        )
+
+
+def probe(engine: Embedder, ids: list[list[int]]) -> Probes:
+    """Vectors of the probes as an engine gives them."""
+    return Probes(ids, engine.embed(ids))
