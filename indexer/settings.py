@@ -58,18 +58,16 @@ class CheckpointSettings(Section):
     sha256: dict[str, str] = Field(
         {}, description="SHA-256 of the model's files by name, checked before a run; a file that differs ends it"
     )
-    quantization: str | None = Field(
-        None, description="precision vLLM computes with by its own name, e.g. fp8; default: the checkpoint's own"
-    )
-    hf_overrides: dict[str, Any] = Field(
-        {}, description="keys of config.json with other values, e.g. rope_parameters for YaRN"
-    )
+    quantization: str | None = Field(None, description="precision of the computation by vLLM's name, e.g. fp8")
+    hf_overrides: dict[str, Any] = Field({}, description="other values of config.json, e.g. rope_parameters for YaRN")
 
 
 class ModelSettings(CheckpointSettings):
     """The embedding model; a change of any of these but query_instruction changes the fingerprint."""
 
-    max_tokens: int = Field(8192, ge=8, description="most tokens of one chunk, end token included")
+    max_tokens: int = Field(
+        8192, ge=8, description="most tokens of one chunk, end token included; by default no more than the checkpoint's"
+    )
     overflow: Literal["truncate", "chunk", "quarantine"] = Field(
         "truncate",
         description="how to treat a document longer than max_tokens: cut it, split it into chunks, or quarantine it",
@@ -79,9 +77,9 @@ class ModelSettings(CheckpointSettings):
         "Given a web search query, retrieve relevant passages that answer the query",
         description="task put before queries by models that follow instructions; documents get none",
     )
-    pooler_config: dict[str, Any] = Field(
-        {}, description="vLLM's pooler_config, e.g. another pooling; default: the checkpoint's own"
-    )
+    pooler_config: dict[str, Any] = Field({}, description="vLLM's pooler_config in place of the checkpoint's")
+    query_prompt: str | None = Field(None, description="text before every query; default: the checkpoint's own")
+    document_prompt: str | None = Field(None, description="text before every document; default: the checkpoint's own")
 
     @model_validator(mode="after")
     def _overlap_is_below_limit(self) -> Self:
@@ -213,9 +211,7 @@ class RerankerSettings(CheckpointSettings):
         "Given a web search query, retrieve relevant passages that answer the query",
         description="task put before the query by models that follow instructions",
     )
-    pooler_config: dict[str, Any] = Field(
-        {}, description="vLLM's pooler_config, e.g. to leave logits as they are; default: the checkpoint's own"
-    )
+    pooler_config: dict[str, Any] = Field({}, description="vLLM's pooler_config in place of the checkpoint's")
 
 
 class PairsSettings(Section):

@@ -66,7 +66,7 @@ class MtebEncoder(_OnActors, AbsEncoder):
                 "name": _name(model),
                 "revision": model.revision or model.checkpoint.digest[:12],
                 "embed_dim": self.width,
-                "max_tokens": model.settings.max_tokens,
+                "max_tokens": model.max_tokens,
                 "similarity_fn_name": ScoringFunction.COSINE,
                 "use_instructions": self.instructed,
             }

@@ -101,6 +101,7 @@ def _of_vectors(described: Description, settings: Settings, model: Model) -> Ite
         )
     ours, theirs = model.fingerprint, described.fingerprint
     limits = {name: (getattr(before, name), getattr(settings.model, name)) for name in LIMITS}
+    limits["max_tokens"] = (before.max_tokens, model.max_tokens)
     if ours.get(TOKENIZER) != theirs.get(TOKENIZER):
         changed = {name: pair for name, pair in limits.items() if pair[0] != pair[1]}
         for name, pair in changed.items():

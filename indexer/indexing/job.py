@@ -61,7 +61,7 @@ class Job:
         """Whether readers are to embed queries in another way than published; the documents' vectors stay."""
         if self.published is None:
             return False
-        return self.published.description.model.query_instruction != self.settings.model.query_instruction
+        return self.published.description.model.query_instruction != self.model.query_instruction
 
 
 def open_job(settings: Settings, model: Model | None = None, *, rebuild: bool = False) -> Job:

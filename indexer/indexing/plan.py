@@ -74,6 +74,7 @@ def _described(job: Job, found: Changes, gates: Sequence[Gate]) -> dict[str, Any
         "vector_bytes": {job.layout.table(width): chunks * width * itemsize for width in job.layout.widths},
         "gates": {gate.name: gate.measured for gate in gates},
         "refused": [str(gate) for gate in gates if not gate.holds],
+        "conventions": job.model.conventions(),
     }
 
 

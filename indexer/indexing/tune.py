@@ -40,7 +40,7 @@ def tune(settings: Settings, written: Path) -> dict[str, Any]:
         IndexerError: No setting works.
     """
     model = open_model(settings.model, EngineSettings())
-    start, choices = sweep.machine(settings.model.max_tokens)
+    start, choices = sweep.machine(model.max_tokens)
     ids = model.tokenizer.documents(_sample(open_corpus(settings.corpus))).ids
     ids = _about(ids, TOKENS if start.pinned else GPU_TOKENS)
     say(f"timing engine settings on {sum(map(len, ids)):,} tokens of {len(ids):,} texts")

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from indexer.errors import SettingsError
+from indexer.inference import conventions
+from indexer.inference.conventions import Conventions
 
 FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*/config.json", "*/model.safetensors")
 """What is fetched of a hub repository: configuration, tokenizer, weights; no code and no pickled weights."""
@@ -36,10 +38,20 @@ class Checkpoint:
         """Content of ``config.json``."""
         return dict(json.loads((Path(self.path) / "config.json").read_text(encoding="utf-8")))
 
+    @cached_property
+    def conventions(self) -> Conventions:
+        """How an embedding model wants to be used.
+
+        Raises:
+            SettingsError: It wants something that vLLM leaves out.
+        """
+        return conventions.read(self.path)
+
     @property
     def dimension(self) -> int:
-        """Native width of the vectors: ``hidden_size``."""
-        return int(self.config["hidden_size"])
+        """Native width of the vectors: that of the last Dense layer, else ``hidden_size``."""
+        dense = self.conventions.dense
+        return dense[-1].width if dense else int(self.config["hidden_size"])
 
     @cached_property
     def digest(self) -> str:
@@ -47,7 +59,8 @@ class Checkpoint:
         if self.revision is not None:
             return self.revision
         root = Path(self.path)
-        files = sorted({*root.glob("*.safetensors"), *root.glob("*/config.json"), root / "config.json"})
+        layers = [root / layer.folder / "model.safetensors" for layer in self.conventions.dense]
+        files = sorted({*root.glob("*.safetensors"), *root.glob("*/config.json"), root / "config.json", *layers})
         with ThreadPoolExecutor() as threads:
             digests = threads.map(_file_digest, files)
             parts = [f"{file.relative_to(root)}:{digest}" for file, digest in zip(files, digests, strict=True)]

@@ -1,7 +1,7 @@
 """Token ids of documents and queries for an embedding model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -19,6 +19,22 @@ QUERY_TEMPLATE = "Instruct: {instruction}\nQuery:{query}"
 
 END_TOKEN = "<|endoftext|>"
 """Whose last hidden state is Qwen3-Embedding's vector; ``eos_token`` of its tokenizer is another token."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What a checkpoint's texts are put into before they become tokens.
+
+    Attributes:
+        query: Before queries; ``None`` for Qwen3-Embedding's template with the instruction where the checkpoint is a
+            Qwen3, else nothing.
+        document: Before documents.
+        lower_case: Whether texts are made lower case.
+    """
+
+    query: str | None = None
+    document: str = ""
+    lower_case: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,11 +79,14 @@ class _Chunks:
         return TokenBatch(ids, row, chunk, start, end, columns[4].astype(bool), rejected)
 
 
+NO_PROMPTS = Prompts()
+
+
 class EmbedTokenizer:
     """Documents and queries to the ids an embedding model reads.
 
-    Qwen3 models get their text and the end token, whose position is the one that is pooled, and queries their
-    instruction; other models get the special tokens of their own tokenizer and queries as they are.
+    Qwen3 models get their text and the end token, whose position is the one that is pooled; other models get the
+    special tokens of their own tokenizer. Queries and documents get the prompts of the checkpoint.
     """
 
     def __init__(
@@ -77,6 +96,7 @@ class EmbedTokenizer:
         overflow: Overflow = "truncate",
         chunk_overlap: int = 64,
         instruction: str = INSTRUCTION,
+        prompts: Prompts = NO_PROMPTS,
     ) -> None:
         """Loads the tokenizer of a checkpoint.
 
@@ -86,21 +106,32 @@ class EmbedTokenizer:
             overflow: How to treat a longer document: use its beginning, split it into chunks, or quarantine it.
             chunk_overlap: Most tokens that neighbouring chunks share.
             instruction: The task put before queries, for models that follow instructions.
+            prompts: The checkpoint's prompts.
 
         Raises:
             SettingsError: No fast tokenizer, no end token in it, or ``max_tokens`` leaves no room for text.
         """
-        self._encoder = TextEncoder(path)
+        self._encoder = TextEncoder(path, lower_case=prompts.lower_case)
         qwen3 = is_qwen3(path)
-        self.query_template = QUERY_TEMPLATE if qwen3 else "{query}"
+        self._prompts = prompts
+        own = QUERY_TEMPLATE if qwen3 else "{query}"
+        self.query_template = own if prompts.query is None else prompts.query
+        if prompts.query is not None and prompts.query != QUERY_TEMPLATE:
+            self.query_template += "{query}"
         self._end = token_id(self._encoder, END_TOKEN) if qwen3 else None
         # Qwen3-Embedding's tokenizer.json appends the end token and base Qwen3's does not: both get exactly one.
         self._before, self._behind = self._encoder.frame() if self._end is None else ([], [self._end])
         self._limit = max_tokens - len(self._before) - len(self._behind)
         if self._limit < 1:
             raise SettingsError(f"model.max_tokens: {max_tokens} leaves no room beside the special tokens")
+        self._document_ids = self._prompt_ids(prompts.document)
+        self._prompt_ids(prompts.query or "")
         self._overflow = overflow
         self._overlap = chunk_overlap
+        if overflow == "chunk" and chunk_overlap >= self._limit - len(self._document_ids):
+            raise SettingsError(
+                f"model.chunk_overlap: {chunk_overlap} is not below the {self._limit} tokens of a chunk"
+            )
         self._instruction = instruction
 
     @cached_property
@@ -126,8 +157,8 @@ class EmbedTokenizer:
         chunks = _Chunks()
         rejected: list[tuple[int, str]] = []
         long: list[int] = []
-        for row, beginning in enumerate(self._encoder.beginnings(texts, self._limit)):
-            if not beginning.ids:
+        for row, beginning in enumerate(self._beginnings(texts)):
+            if not self._has_text(texts[row], beginning):
                 rejected.append((row, QuarantineReason.NO_TOKENS.value))
             elif beginning.complete or self._overflow == "truncate":
                 chunks.add(row, 0, 0, beginning)
@@ -140,7 +171,7 @@ class EmbedTokenizer:
 
     def truncated(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of documents that are cut where they are too long, whatever becomes of such documents otherwise."""
-        return self._framed([beginning.ids for beginning in self._encoder.beginnings(texts, self._limit)])
+        return self._framed([beginning.ids for beginning in self._beginnings(texts)])
 
     def queries(self, texts: Sequence[str], instructions: Sequence[str | None] | None = None) -> list[list[int]]:
         """Token ids of queries, in their template; a query that is too long is cut.
@@ -153,23 +184,57 @@ class EmbedTokenizer:
             Token ids of each query.
         """
         tasks = [self._instruction if task is None else task for task in instructions or [None] * len(texts)]
-        prompts = [
-            self.query_template.format(instruction=task, query=text) for task, text in zip(tasks, texts, strict=True)
-        ]
+        if self.query_template == QUERY_TEMPLATE:
+            pairs = zip(tasks, texts, strict=True)
+            prompts = [QUERY_TEMPLATE.format(instruction=task, query=text) for task, text in pairs]
+        else:  # a prompt may have braces of its own
+            prompts = [(self._prompts.query or "") + text for text in texts]
         return self._framed([beginning.ids for beginning in self._encoder.beginnings(prompts, self._limit)])
 
     @cached_property
     def _splitter(self) -> TextSplitter:
-        return TextSplitter.from_huggingface_tokenizer(self._encoder.plain, self._limit, overlap=self._overlap)
+        room = self._limit - len(self._document_ids)
+        return TextSplitter.from_huggingface_tokenizer(self._encoder.plain, room, overlap=self._overlap)
 
     def _split(self, texts: list[str], rows: list[int], chunks: _Chunks) -> None:
         """Adds the chunks of long texts: as full as sentences, else words, else characters allow."""
         for row, parts in zip(rows, self._splitter.chunk_all_indices(texts) if texts else [], strict=True):
             # A character of more tokens than fit is cut like any text: a chunk never has more than the limit.
-            beginnings = self._encoder.beginnings([text for _, text in parts], self._limit)
-            spans = ((start, begin) for (start, _), begin in zip(parts, beginnings, strict=True) if begin.ids)
+            beginnings = self._beginnings([text for _, text in parts])
+            found = zip(parts, beginnings, strict=True)
+            spans = ((start, begin) for (start, text), begin in found if self._has_text(text, begin))
             for number, (start, beginning) in enumerate(spans):
                 chunks.add(row, number, start, beginning)
+
+    def _beginnings(self, texts: Sequence[str]) -> list[Beginning]:
+        """The first tokens of documents behind their prompt; ends are counted in the text without it."""
+        prompt = self._prompts.document
+        if not prompt:
+            return self._encoder.beginnings(texts, self._limit)
+        found = self._encoder.beginnings([prompt + text for text in texts], self._limit)
+        return [replace(begin, char_end=max(0, begin.char_end - len(prompt))) for begin in found]
+
+    def _has_text(self, text: str, beginning: Beginning) -> bool:
+        """Whether there are tokens besides those of the prompt, whose last one may have grown by the text's first."""
+        if not self._document_ids or len(beginning.ids) > len(self._document_ids) + 1:
+            return bool(beginning.ids)
+        return bool(self._encoder.beginnings([text], 1)[0].ids)
+
+    def _prompt_ids(self, prompt: str) -> list[int]:
+        """Token ids of a prompt alone.
+
+        Raises:
+            SettingsError: It spells a special token, which here would be read as text, or leaves no room for text.
+        """
+        spelled = [token for token in self._encoder.special if token in prompt]
+        if spelled:
+            raise SettingsError(
+                f"model.name: the prompt {prompt!r} has the special token {spelled[0]}, which is not supported"
+            )
+        ids = list(self._encoder.plain.encode(prompt, add_special_tokens=False).ids)
+        if len(ids) >= self._limit:
+            raise SettingsError(f"model.max_tokens: the prompt {prompt!r} leaves no room for text")
+        return ids
 
     def _framed(self, bodies: list[list[int]]) -> list[list[int]]:
         framed = [[*self._before, *ids, *self._behind] for ids in bodies]

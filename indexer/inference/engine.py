@@ -37,6 +37,7 @@ class Engine:
 
     Attributes:
         dimension: Width of the vectors.
+        pooling: vLLM's name of how tokens become a vector.
         max_tokens: Most ids of one sequence.
         cached_tokens: Tokens so far that were not computed, because an earlier sequence began with the same ones.
     """
@@ -68,11 +69,13 @@ class Engine:
         self.max_tokens = spec.max_tokens
         self.cached_tokens = 0
         self._prompt = tokens_input
-        self._params = PoolingParams(task=TASKS[mode])
+        # Vectors are always made unit vectors, also where the checkpoint leaves that to cosine similarity.
+        self._params = PoolingParams(task=TASKS[mode], use_activation=True if mode == "embed" else None)
         self._sequences = 0
         self._broken = False
         self._slowest = spec.slowest
         self.dimension = int(self._engine.model_config.embedding_size)
+        self.pooling = str(getattr(self._engine.model_config.pooler_config, "seq_pooling_type", None))
         # Twice as many as one step takes are always waiting; more would only fill memory.
         scheduler = self._engine.vllm_config.scheduler_config
         self._ahead = 2 * scheduler.max_num_seqs

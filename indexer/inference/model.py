@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
+from indexer.errors import EngineError, SettingsError
 from indexer.inference import checkpoint
 from indexer.inference.checkpoint import Checkpoint
-from indexer.inference.embed_inputs import EmbedTokenizer
+from indexer.inference.conventions import QWEN3_PROMPT, VLLM_POOLINGS
+from indexer.inference.embed_inputs import QUERY_TEMPLATE, EmbedTokenizer, Prompts
 from indexer.inference.engine import Embedder, Engine, Scorer
 from indexer.inference.engine_arguments import check_arguments, fingerprint_of
 from indexer.inference.engine_spec import EngineSpec
@@ -103,18 +105,62 @@ class Model(Configured[ModelSettings]):
 
     @property
     def max_tokens(self) -> int:
-        """Most ids of one sequence."""
-        return self.settings.max_tokens
+        """Most ids of one sequence: the setting, or where there is none at most the checkpoint's own limit.
+
+        Raises:
+            SettingsError: The setting is above what the checkpoint was trained for.
+        """
+        limit, given = self.checkpoint.conventions.max_tokens, self.settings.max_tokens
+        if limit is None or given <= limit:
+            return given
+        if "max_tokens" not in self.settings.model_fields_set:
+            return limit
+        if self.checkpoint.conventions.is_strict:
+            raise SettingsError(f"model.max_tokens: {given} is above the checkpoint's max_seq_length {limit}")
+        return given
+
+    @property
+    def query_instruction(self) -> str:
+        """The task put before queries: the setting, or where there is none that of the checkpoint's own prompt."""
+        if "query_instruction" in self.settings.model_fields_set or self._own_instruction is None:
+            return self.settings.query_instruction
+        return self._own_instruction
+
+    @cached_property
+    def _own_instruction(self) -> str | None:
+        """The task in a prompt of Qwen3-Embedding's form; ``None`` where the prompt has another one or is not there."""
+        found = QWEN3_PROMPT.fullmatch(self._query_prompt or "")
+        return found.group(1) if found else None
+
+    @property
+    def _query_prompt(self) -> str | None:
+        given = self.settings.query_prompt
+        return self.checkpoint.conventions.query_prompt if given is None else given
+
+    @property
+    def prompts(self) -> Prompts:
+        """The checkpoint's prompts, or those of the settings.
+
+        Raises:
+            SettingsError: vLLM cannot pool as the checkpoint wants it with a prompt.
+        """
+        conventions = self.checkpoint.conventions
+        given = self.settings.document_prompt
+        document = conventions.document_prompt if given is None else given
+        query = self._query_prompt if self._own_instruction is None else QUERY_TEMPLATE
+        conventions.check_prompts(query or "", document)
+        return Prompts(query, document, conventions.lower_case)
 
     @cached_property
     def tokenizer(self) -> EmbedTokenizer:
         """The tokenizer with the model's templates and limits."""
         return EmbedTokenizer(
             self.checkpoint.path,
-            max_tokens=self.settings.max_tokens,
+            max_tokens=self.max_tokens,
             overflow=self.settings.overflow,
             chunk_overlap=self.settings.chunk_overlap,
-            instruction=self.settings.query_instruction,
+            instruction=self.query_instruction,
+            prompts=self.prompts,
         )
 
     def engine(self) -> Embedder:
@@ -125,7 +171,11 @@ class Model(Configured[ModelSettings]):
             EngineError: It cannot start or gives unusable vectors.
         """
         checkpoint.check_files(self.checkpoint, self.settings.sha256)
-        return Engine(self.spec, self.tokenizer.truncated(CANARY_TEXTS))
+        engine = Engine(self.spec, self.tokenizer.truncated(CANARY_TEXTS))
+        wanted = self.checkpoint.conventions.pooling
+        if wanted is not None and not self.settings.pooler_config and engine.pooling != VLLM_POOLINGS[wanted]:
+            raise EngineError(f"vLLM pools by {engine.pooling}, the checkpoint by {wanted}; its vectors would be wrong")
+        return engine
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
@@ -133,10 +183,33 @@ class Model(Configured[ModelSettings]):
         return {
             "weights": self.checkpoint.digest,
             "tokenizer": self.tokenizer.digest,
-            "max_tokens": str(self.settings.max_tokens),
+            "max_tokens": str(self.max_tokens),
             "overflow": self.settings.overflow,
             "dtype": self.dtype,
             **self.computation,
+            **self._conventions,
+        }
+
+    @property
+    def _conventions(self) -> dict[str, str]:
+        """The part of the fingerprint that the checkpoint's conventions make, beside digests of tokenizer and weights.
+
+        Those that every checkpoint had when fingerprints began are left out.
+        """
+        own = self.checkpoint.conventions
+        found = {"modules": own.modules} if not own.is_standard else {}
+        return found | ({"document_prompt": self.prompts.document} if self.prompts.document else {})
+
+    def conventions(self) -> dict[str, Any]:
+        """What is done with texts and vectors, for people; JSON-ready."""
+        return {
+            "modules": self.checkpoint.conventions.modules,
+            "dimension": self.checkpoint.dimension,
+            "max_tokens": self.max_tokens,
+            "lower_case": self.prompts.lower_case,
+            "query_template": self.tokenizer.query_template,
+            "query_instruction": self.query_instruction,
+            "document_prompt": self.prompts.document,
         }
 
     def differing(self, theirs: Mapping[str, str], *, is_complete: bool) -> list[str]:
@@ -164,7 +237,9 @@ class Model(Configured[ModelSettings]):
 
     def describe(self) -> dict[str, Any]:
         """What a reader needs to embed queries for the vectors."""
-        return self.settings.model_dump() | {
+        return self.settings.model_dump(exclude_none=True) | {
+            "max_tokens": self.max_tokens,
+            "query_instruction": self.query_instruction,
             "revision": self.revision,
             "dimension": self.checkpoint.dimension,
             "query_template": self.tokenizer.query_template,

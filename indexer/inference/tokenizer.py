@@ -81,11 +81,12 @@ class TextEncoder:
     is tried, in the end the whole text. Other tokenizers read the whole text.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, lower_case: bool = False) -> None:
         """Loads ``tokenizer.json``.
 
         Args:
             path: Directory of the checkpoint.
+            lower_case: Whether texts are made lower case first, where the tokenizer does not do so itself.
 
         Raises:
             SettingsError: The directory has no fast tokenizer.
@@ -95,7 +96,10 @@ class TextEncoder:
             raise SettingsError(f"model.name: {path} has no tokenizer.json; only fast tokenizers are supported")
         whole = json.loads(file.read_text(encoding="utf-8"))
         self.full = Tokenizer.from_str(json.dumps({**whole, "truncation": None, "padding": None}))
+        self.special = [token["content"] for token in whole["added_tokens"] if token["special"]]
         content = _without_control_tokens(whole, keep_added=not is_qwen3(path))
+        if lower_case:
+            content["normalizer"] = _lower_cased(content["normalizer"])
         self.text = json.dumps(content, sort_keys=True)
         self.plain = Tokenizer.from_str(self.text)
         if any(self.plain.token_to_id(token["content"]) != token["id"] for token in content["added_tokens"]):
@@ -157,6 +161,14 @@ def _without_control_tokens(tokenizer: dict[str, Any], *, keep_added: bool) -> d
         model = {**model, "vocab": model["vocab"] | {token["content"]: token["id"] for token in added}}
     unused = {"post_processor": None, "truncation": None, "padding": None}
     return {**tokenizer, "model": model, "added_tokens": added, **unused}
+
+
+def _lower_cased(normalizer: dict[str, Any] | None) -> dict[str, Any]:
+    """A normaliser that makes texts lower case before its other steps; one that does so anyway as it is."""
+    steps = [] if normalizer is None else normalizer.get("normalizers", [normalizer])
+    if normalizer and any(step["type"] == "Lowercase" or step.get("lowercase") for step in steps):
+        return normalizer
+    return {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *steps]}
 
 
 def _has_hard_boundaries(tokenizer: dict[str, Any]) -> bool:

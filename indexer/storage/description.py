@@ -45,6 +45,8 @@ class ModelRecord(Record):
     quantization: str | None = None
     hf_overrides: dict[str, Any] = Field(default_factory=dict)
     pooler_config: dict[str, Any] = Field(default_factory=dict)
+    query_prompt: str | None = None
+    document_prompt: str | None = None
 
 
 class Counts(Record):
