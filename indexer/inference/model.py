@@ -4,7 +4,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
@@ -50,6 +50,10 @@ class Configured(ABC, Generic[SettingsT]):
     settings: SettingsT
     engine_settings: EngineSettings
     revision: str | None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Only the fields travel: a splitter of texts cannot, and every process loads its own tokenizer."""
+        return {part.name: getattr(self, part.name) for part in fields(self)}
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
