@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexer import schema
-from indexer.corpus.documents import read_shard
-from indexer.corpus.files import DataFile
-from indexer.corpus.shards import cut_shards
+from indexer.corpus.documents import read_part
+from indexer.corpus.shards import ChosenRows
 from indexer.errors import BadFile
+from indexer.indexing import worklist
 from indexer.indexing.job import Job
 from indexer.inference import environment
 from indexer.inference.engine import Embedder
@@ -153,10 +153,9 @@ def _unchanged_texts(job: Job, published: Epoch, unread: Collection[str]) -> dic
     """Texts by id of some documents whose text is the published one."""
     texts: dict[str, str] = {}
     hashes: dict[str, bytes] = {}
-    for file, rows, sizes in _windows(job, unread):
-        (window,) = cut_shards([(file, rows, sizes)], int(sizes.sum()) + len(rows) * WINDOW_ROWS, "sample")
+    for window in _windows(job, unread):
         try:
-            batches = list(read_shard(job.corpus, window))
+            batches = list(read_part(job.corpus, window.part(0, len(window.rows))))
         except BadFile:
             continue  # it changed since it was listed: the workers find out and say so
         for batch in batches:
@@ -173,13 +172,13 @@ def _unchanged_texts(job: Job, published: Epoch, unread: Collection[str]) -> dic
     return {name: text for name, text in texts.items() if name in same}
 
 
-def _windows(job: Job, unread: Collection[str]) -> Iterator[tuple[DataFile, np.ndarray, np.ndarray]]:
+def _windows(job: Job, unread: Collection[str]) -> Iterator[ChosenRows]:
     """Usable rows, ascending, and their text bytes, at one place of some files each, spread over lengths."""
     draw = random.Random(job.epoch)  # noqa: S311  # a sample, not a secret
     files = [file for file in job.corpus.files if job.corpus.digest_name(file) not in unread]
     drawn = draw.sample(files, min(WINDOWS, len(files)))
     for file in drawn:
-        digest = job.store.digests.read(job.corpus.digest_name(file), DIGEST_COLUMNS)
+        digest = job.store.digests.read(job.corpus.digest_name(file), [*DIGEST_COLUMNS, *worklist.IDENTITY])
         is_usable = pc.and_(pc.is_null(digest["reason"]), pc.less_equal(digest["text_bytes"], LONGEST_BYTES))
         usable: pa.Table = digest.filter(is_usable).sort_by("row")
         if usable.num_rows:
@@ -187,7 +186,9 @@ def _windows(job: Job, unread: Collection[str]) -> Iterator[tuple[DataFile, np.n
             window = usable.slice(start, WINDOW_ROWS).sort_by("text_bytes")
             most = CANDIDATES * job.settings.gates.published_documents // len(drawn) + 1
             chosen = window.take(_spread(range(window.num_rows), most)).sort_by("row")
-            yield file, chosen["row"].to_numpy(), chosen["text_bytes"].to_numpy()
+            text_bytes = chosen["text_bytes"].to_numpy()
+            identity = chosen.select(worklist.IDENTITY)
+            yield ChosenRows(file, chosen["row"].to_numpy(), text_bytes, np.zeros_like(text_bytes), identity)
 
 
 ItemT = TypeVar("ItemT")
