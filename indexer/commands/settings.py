@@ -20,7 +20,14 @@ JOBS: Mapping[str, type[JobSettings]] = {
 }
 """Settings by the commands that read them."""
 
-NAMES = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}
+NAMES: dict[Any, str] = {
+    Any: "any",
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    Path: "path",
+}
 
 HEAD = f"""# Settings
 
