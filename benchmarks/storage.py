@@ -24,8 +24,8 @@ from benchmarks.support import machine, reporting
 from indexer import schema
 from indexer.inference import matryoshka
 from indexer.schema import Layout
-from indexer.storage import tables, vector_index
-from indexer.storage.tables import Change
+from indexer.storage import commits, tables, vector_index
+from indexer.storage.commits import Change
 from indexer.storage.vector_index import TableStats
 
 WIDTHS = (1024, 512, 256, 128)
@@ -84,14 +84,15 @@ def layout_of(wide: Sequence[int], precision: str) -> Layout:
 
 def load(uri: str, layout: Layout, parts: Sequence[dict[str, pa.Table]]) -> float:
     """Seconds to stage and commit the rows, until they are on the disk."""
-    bases = tables.create_missing(uri, {layout.table(width): layout.schema(width) for width in layout.widths})
+    names = [layout.table(width) for width in layout.widths]
+    tables.create_missing(uri, {layout.table(width): layout.schema(width) for width in layout.widths}, layout.name)
     start = time.perf_counter()
-    staged: dict[str, list[dict[str, Any]]] = {name: [] for name in bases}
+    staged: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for part in parts:
         for name, table in part.items():
             staged[name] += tables.stage(uri, name, table)
-    for name, base in bases.items():
-        tables.commit(uri, name, Change(1, base, staged[name], pa.chunked_array([], pa.string()), {}))
+    for name in names:
+        commits.commit(uri, name, Change(1, "", commits.NOTHING, staged[name], None, {}, layout.name))
     os.sync()
     return time.perf_counter() - start
 

@@ -53,6 +53,14 @@ SOURCE_PLACE = re.compile(r"(?:,? +(?:at |in )?|, *)?[\w.@~/\\-]+\.(?:rs|cc|cpp|
 """A place in a library's source, as Lance and Arrow put into their messages."""
 
 
+class DamagedFile(IndexerError):
+    """A control file is there and does not hold what it should."""
+
+
+class CannotFinish(IndexerError):
+    """An intent can no longer be finished: a staged file, a receipt or a version it starts from is gone."""
+
+
 def first_line(error: BaseException) -> str:
     """First line of an error's message without places in a library's source, or its type where it has none."""
     line = next(iter(str(error).splitlines()), "")

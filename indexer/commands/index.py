@@ -9,6 +9,7 @@ import json
 from indexer.commands.command import CommandLine, command_line, load
 from indexer.errors import RefusedError
 from indexer.indexing import plan, run, summary, tune
+from indexer.indexing.job import Rebuild
 from indexer.settings import Settings
 
 
@@ -21,7 +22,7 @@ def main() -> None:
     try:
         settings, arguments = load(Settings, _command())
         if not (arguments.tune or arguments.plan):
-            print(json.dumps(run.run(settings, rebuild=arguments.rebuild)))
+            print(json.dumps(run.run(settings, rebuild=_rebuild(arguments.rebuild))))
             return
     except (Exception, KeyboardInterrupt) as error:
         # Whoever reads the last line of a night finds one shape, whatever became of it.
@@ -30,7 +31,7 @@ def main() -> None:
     if arguments.tune:
         print(json.dumps(tune.tune(settings, arguments.config.with_suffix(".engine.toml"))))
         return
-    planned = plan.plan(settings, rebuild=arguments.rebuild)
+    planned = plan.plan(settings, rebuild=_rebuild(arguments.rebuild))
     print(json.dumps(planned) if arguments.json else plan.in_words(planned))
     if planned["refused"]:
         raise RefusedError(f"the run would not be published: {'; '.join(planned['refused'])}")
@@ -41,9 +42,17 @@ def _command() -> CommandLine:
     command.add_argument("--plan", action="store_true", help="print what would be done and write nothing")
     command.add_argument("--json", action="store_true", help="print the plan as JSON")
     command.add_argument(
-        "--rebuild", action="store_true", help="build a new generation of tables where settings differ from the index's"
+        "--rebuild",
+        nargs="?",
+        const="changed",
+        choices=["changed", "always"],
+        help="build the index anew: where settings differ from the published ones (changed, the default), or always",
     )
     command.add_argument(
         "--tune", action="store_true", help="time engine settings on a sample of the corpus, write the best beside FILE"
     )
     return command
+
+
+def _rebuild(given: str | None) -> Rebuild:
+    return "always" if given == "always" else given is not None

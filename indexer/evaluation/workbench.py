@@ -94,7 +94,7 @@ class Workbench:
     def drop(self) -> None:
         """Deletes the copies."""
         for name in {state.name for state in self._copies.values()}:
-            cleanup.drop(self._uri, name)
+            cleanup.drop(self._uri, name, scratch.OWNER)
 
     def _published_state(self, configuration: Configuration, width: int) -> TableState | None:
         """The published table of a width, where it is as the configuration wants it."""

@@ -10,7 +10,7 @@ from indexer.indexing.job import Job
 from indexer.indexing.stage import Staged
 from indexer.progress import Stopwatch
 from indexer.publishing.gates import Gate
-from indexer.storage import tables
+from indexer.storage import commits, tables
 from indexer.storage.description import Counts, Description, EngineRecord, LayoutRecord, ModelRecord, RunTotals
 from indexer.storage.records import Intent, canonical
 
@@ -19,7 +19,7 @@ def make_intent(job: Job, found: Changes, staged: Staged, hold: Sequence[Gate], 
     """Describes the epoch that the staged shards become."""
     uri, layout = job.settings.index.uri, job.layout
     trained = {table.name: table.trained_rows for table in (job.published.tables if job.published else [])}
-    bases = tables.create_missing(uri, layout.schemas()) | (job.published.versions() if job.published else {})
+    bases = job.published.versions() if job.published else dict.fromkeys(layout.schemas(), commits.NOTHING)
     quarantine = pa.concat_tables([schema.QUARANTINE_SCHEMA.empty_table(), *staged.quarantine])
     dropped = [ids for ids in found.dropped if len(ids)]
     model = job.model.describe()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import pyarrow as pa
 
@@ -13,11 +14,15 @@ from indexer.inference import matryoshka
 from indexer.inference.engine import Embedder
 from indexer.inference.model import Model, open_model
 from indexer.progress import say
+from indexer.publishing.condition import free_generation, missing_tables, refuse_newer_tables
+from indexer.publishing.history import refuse_held
 from indexer.schema import Layout
 from indexer.settings import Settings
 from indexer.storage.control import ControlStore
 from indexer.storage.records import Epoch
 from indexer.storage.trial import first_refused
+
+Rebuild = bool | Literal["always"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Job:
         store: Control files.
         published: The epoch the run starts from, ``None`` for the first one of a generation.
         latest: The latest epoch, ``None`` before the first; another one than ``published`` for a rebuild.
+        epoch: Number of the epoch the run builds.
         scratch: Directory for new digests of a run that is to write nothing into the index.
     """
 
@@ -42,12 +48,8 @@ class Job:
     store: ControlStore
     published: Epoch | None
     latest: Epoch | None
+    epoch: int
     scratch: str | None = None
-
-    @property
-    def epoch(self) -> int:
-        """Number of the epoch the run builds."""
-        return (self.latest.number if self.latest else 0) + 1
 
     @property
     def is_published(self) -> bool:
@@ -64,19 +66,21 @@ class Job:
         return self.published.description.model.query_instruction != self.model.query_instruction
 
 
-def open_job(settings: Settings, model: Model | None = None, *, rebuild: bool = False) -> Job:
+def open_job(settings: Settings, model: Model | None = None, *, rebuild: Rebuild = False) -> Job:
     """Opens and checks everything a run needs, before any engine starts.
 
     Args:
         settings: The settings.
         model: Another model than the one that the settings name.
-        rebuild: Whether other vectors or tables than the published ones make a new generation instead of an error.
+        rebuild: Whether other vectors or tables than the published ones make a new generation instead of an error;
+            ``always``: whether or not anything differs.
 
     Returns:
         The run's inputs.
 
     Raises:
         SettingsError: The model cannot be had, a width is impossible, or the published index was built otherwise.
+        RefusedError: A rollback holds the index, or its control folder is older than its tables.
         CorpusError: There is no usable corpus.
     """
     listed = open_corpus(settings.corpus)
@@ -86,22 +90,28 @@ def open_job(settings: Settings, model: Model | None = None, *, rebuild: bool = 
     matryoshka.check(wide, model.checkpoint.dimension)
     _check_max_tokens(settings, model)
     store = ControlStore(index.uri, index.name)
-    latest = published = store.latest_epoch()
+    latest, number = store.latest_epoch(), store.next_number()
+    refuse_held(store, latest)
+    lost = missing_tables(index.uri, latest) if latest else []
+    published = None if lost else latest
     generation = latest.generation if latest else 1
     stored = stored_payload(index.uri, published, listed.payload) if published else None
     corpus = _as_published(listed, published, stored) if published else _as_new(listed)
     layout = Layout(index.name, generation, wide, index.precision, index.metric, corpus.payload)
     found = contradictions(published, settings, model, layout, stored) if published else []
-    if found:
-        if not rebuild:
-            raise SettingsError(refusal(found))
+    if found and not rebuild:
+        raise SettingsError(refusal(found))
+    if found or lost or rebuild == "always":
         corpus = _as_new(listed)
-        layout = replace(layout, generation=store.next_generation(), payload=corpus.payload)
-        say(f"{differences(found)}: building generation {layout.generation} beside the published one")
+        layout = free_generation(index.uri, store, replace(layout, payload=corpus.payload))
+        reason = f"published tables are gone ({', '.join(lost)})" if lost else differences(found) or "asked for"
+        say(f"{reason}: building generation {layout.generation} beside the published one")
         published = None
+    elif store.pending_intent() is None:
+        refuse_newer_tables(index.uri, store, layout, number)
     if published is None:
         _check_payload(layout.payload)
-    return Job(settings, corpus, model, layout, store, published, latest)
+    return Job(settings, corpus, model, layout, store, published, latest, number)
 
 
 def _check_max_tokens(settings: Settings, model: Model) -> None:

@@ -13,7 +13,7 @@ from indexer.corpus.documents import Corpus, read_shard
 from indexer.corpus.shards import Shard
 from indexer.indexing import bounds, changes, scan, worklist
 from indexer.indexing.changes import Changes
-from indexer.indexing.job import Job, open_job
+from indexer.indexing.job import Job, Rebuild, open_job
 from indexer.inference import matryoshka
 from indexer.publishing.gates import Gate
 from indexer.settings import Settings
@@ -26,7 +26,7 @@ SAMPLED_DOCUMENTS = 500
 """Documents tokenised to estimate a plan's tokens."""
 
 
-def plan(settings: Settings, *, rebuild: bool = False) -> dict[str, Any]:
+def plan(settings: Settings, *, rebuild: Rebuild = False) -> dict[str, Any]:
     """Says what :func:`run` would do, and writes nothing into the index.
 
     Args:

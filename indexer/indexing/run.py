@@ -8,10 +8,10 @@ from typing import Any
 
 from indexer.cluster.connection import SMALL_ROWS, Cluster
 from indexer.corpus.documents import open_corpus
-from indexer.errors import CorpusError, RefusedError
+from indexer.errors import CannotFinish, CorpusError, RefusedError
 from indexer.indexing import bounds, changes, scan, summary
 from indexer.indexing.intent import make_intent
-from indexer.indexing.job import Job, open_job
+from indexer.indexing.job import Job, Rebuild, open_job
 from indexer.indexing.sandbox import ReaderProcess
 from indexer.indexing.stage import Staged, stage
 from indexer.inference.model import Model
@@ -20,6 +20,7 @@ from indexer.publishing import publish
 from indexer.publishing.gates import check_vectors, enforce
 from indexer.settings import Settings
 from indexer.storage.records import Epoch, Intent
+from indexer.storage.tags import protect
 from indexer.uris import shown
 
 LISTINGS = 3
@@ -32,10 +33,11 @@ class Again(Enum):
     PENDING_FINISHED = "another run's epoch was pending and is published now"
     CORPUS_CHANGED = "the corpus changed while it was read"
     OVERTAKEN = "another run published the epoch first"
+    GIVEN_UP = "what was staged is gone"
 
 
 def run(
-    settings: Settings, model: Model | None = None, cluster: Cluster | None = None, *, rebuild: bool = False
+    settings: Settings, model: Model | None = None, cluster: Cluster | None = None, *, rebuild: Rebuild = False
 ) -> dict[str, Any]:
     """Brings the index up to date with the corpus.
 
@@ -59,6 +61,8 @@ def run(
     with watch("open"):
         job = open_job(settings, model, rebuild=rebuild)
         pending = job.store.pending_intent()
+        if job.published is not None:
+            protect(settings.index.uri, job.published.versions(), job.published.number)  # not tagged before 0.2
     if pending is None and job.published is not None and job.is_published:
         return _unchanged(job.published)
     reader = scan.start_reader(job)
@@ -67,6 +71,9 @@ def run(
             cluster = cluster or stack.enter_context(Cluster(settings.cluster, settings.engine.replicas_per_gpu))
         tries = count(1)
         while isinstance(ended := _attempt(job, cluster, reader, watch, next(tries)), Again):
+            latest = job.store.latest_epoch()
+            if latest is not None and job.latest is not None and latest.generation > job.latest.generation:
+                rebuild = bool(rebuild)  # it is rebuilt
             job = open_job(settings, model, rebuild=rebuild)
             reader = scan.start_reader(job)
     return ended
@@ -103,20 +110,36 @@ def _attempt(
         names = [job.layout.table(width) for width in job.layout.widths]
         hold += check_vectors(job.settings.index.uri, job.store, job.epoch, staged.receipts, names, gates)
         ours = make_intent(job, found, staged, hold, watch)
-        counted = job.store.put_intent(ours)
-    epoch = _finish(job, cluster, counted, watch)
-    if counted != ours:
-        say(f"another run published epoch {epoch.number} first: comparing with it")
-        return Again.OVERTAKEN
+    epoch = _published(job, cluster, ours, watch)
+    return epoch if isinstance(epoch, Again) else summary.of_published(epoch, _times(watch, staged))
+
+
+def _published(job: Job, cluster: Cluster, ours: Intent, watch: Stopwatch) -> Epoch | Again:
+    """Takes our intent, or the one that another run put first, to its epoch; gives the epoch if it is ours."""
+    epoch = _finish(job, cluster, job.store.put_intent(ours), watch)
+    if epoch is None:
+        return Again.GIVEN_UP
     if epoch.description.rollback_of is not None:
         raise RefusedError(f"epoch {epoch.number} was given up by a rollback to epoch {epoch.description.rollback_of}")
-    return summary.of_published(epoch, _times(watch, staged))
+    if epoch.intent != ours.digest:
+        say(f"another run published epoch {epoch.number} first: comparing with it")
+        return Again.OVERTAKEN
+    return epoch
 
 
-def _finish(job: Job, cluster: Cluster, intent: Intent, watch: Stopwatch) -> Epoch:
-    """Publishes; the work on large tables in tasks, so that this process stays small."""
+def _finish(job: Job, cluster: Cluster, intent: Intent, watch: Stopwatch) -> Epoch | None:
+    """Publishes; the work on large tables in tasks, so that this process stays small.
+
+    Returns:
+        The epoch; ``None`` where staged files are gone, so that the intent is given up.
+    """
     each = partial(cluster.map, in_driver=intent.documents < SMALL_ROWS)
-    return publish.finish(job.settings.index.uri, job.store, intent, job.settings.gates, each, watch)
+    try:
+        return publish.finish(job.settings.index.uri, job.store, intent, job.settings.gates, each, watch)
+    except CannotFinish as error:
+        say(f"{error}: epoch {intent.epoch} is begun again")
+        job.store.give_up(intent.epoch)
+        return None
 
 
 def _times(watch: Stopwatch, staged: Staged) -> dict[str, Any]:

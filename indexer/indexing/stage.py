@@ -19,6 +19,7 @@ from indexer.indexing.embed import EmbedPipeline
 from indexer.indexing.job import Job, Target
 from indexer.indexing.judge import make_judge
 from indexer.indexing.quarantine import rows_of_changes, rows_of_killed_shard
+from indexer.indexing.resume import forget_lost
 from indexer.indexing.scan import Unread
 from indexer.progress import Stopwatch, say
 from indexer.storage import tables
@@ -69,7 +70,9 @@ class Staged:
 
 def stage(job: Job, cluster: Cluster, found: Changes, unread: Mapping[str, Unread], watch: Stopwatch) -> Staged:
     """Takes every shard to a receipt, those of an earlier run as they are."""
-    tables.create_missing(job.settings.index.uri, job.layout.schemas())
+    if job.published is None:
+        tables.create_missing(job.settings.index.uri, job.layout.schemas(), job.layout.name)
+    forget_lost(job)
     receipts = job.store.receipts(job.epoch)
     known = receipts.ids()
     left = [rows_of_changes(table, job.corpus, unread) for table in found.quarantine]

@@ -11,18 +11,23 @@ from typing import Any
 import pyarrow as pa
 
 from indexer import schema
+from indexer.errors import CannotFinish, IndexerError
 from indexer.progress import Stopwatch
 from indexer.publishing.gates import Gate, enforce, table_gates
 from indexer.publishing.upkeep import MaintainedTable, maintain_table
 from indexer.settings import GateSettings
-from indexer.storage import tables, vector_index
+from indexer.storage import commits, tables
+from indexer.storage.commits import Change
 from indexer.storage.control import ControlStore
 from indexer.storage.description import MaintenanceRecord
 from indexer.storage.records import Epoch, Intent, TableState, now
-from indexer.storage.tables import Change
+from indexer.storage.tags import protect
 
 Each = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
 """Runs a function on every tuple of arguments, here or elsewhere, and gives the results in any order."""
+
+TRIES = 20
+"""How often tables are committed and maintained again because others write to them meanwhile."""
 
 WAY_OUT = (
     "; its tables are written: run again with another bound for the gate, or give it up with jobs.publish rollback "
@@ -43,42 +48,65 @@ def finish(uri: str, store: ControlStore, intent: Intent, gates: GateSettings, e
         watch: Takes the seconds of ``commit`` and ``index``, which has the gates too.
 
     Returns:
-        The epoch.
+        The epoch; another run's, where the intent's epoch or a later one was published in the meantime.
 
     Raises:
         RefusedError: A gate refuses; the published epoch stays, and the intent waits to be finished.
-        IndexerError: A staged file is missing or a table cannot be written.
+        CannotFinish: A staged file, its receipt or a base is gone.
+        IndexerError: A table cannot be written.
     """
-    with watch("commit"):
-        _commit(uri, store, intent)
-    with watch("index"):
-        maintained = list(
-            each(maintain_table, ((uri, name, width, intent, gates) for name, width in intent.widths.items()))
-        )
+    for _ in range(TRIES):
+        if store.is_closed(intent.epoch):
+            return store.epoch(store.epoch_numbers()[-1])
+        with watch("commit"):
+            versions = _commit(uri, store, intent)
+        with watch("index"):
+            maintained = list(
+                each(maintain_table, ((uri, name, width, intent, gates) for name, width in intent.widths.items()))
+            )
+        if all(commits.holds(uri, table.name, table.measured.version, intent.digest) for table in maintained):
+            break
+    else:
+        raise IndexerError(f"epoch {intent.epoch}: other processes write to its tables all the time; run again")
+    version = versions[intent.quarantine_table]
+    batches = tables.read(uri, intent.quarantine_table, version, schema.QUARANTINE_SCHEMA.names)
+    rows = pa.Table.from_batches(batches, schema.QUARANTINE_SCHEMA)
     found = table_gates(intent, maintained, gates)
     enforce(found, WAY_OUT)
-    epoch = _epoch(uri, intent, maintained, found)
-    name, version = epoch.quarantine
-    batches = tables.read(uri, name, version, schema.QUARANTINE_SCHEMA.names)
-    rows = pa.Table.from_batches(batches, schema.QUARANTINE_SCHEMA)
+    epoch = _epoch(intent, maintained, version, found)
     store.put_quarantine(epoch.number, version, rows)
     reasons = dict(sorted(Counter(rows["reason"].to_pylist()).items()))
     described = epoch.description.model_copy(update={"quarantine_reasons": reasons})
+    protect(uri, epoch.versions(), epoch.number)
     return store.put_epoch(epoch.model_copy(update={"description": described}))
 
 
-def _commit(uri: str, store: ControlStore, intent: Intent) -> None:
-    receipts = [store.receipts(intent.epoch).get(shard_id) for shard_id in intent.receipts]
-    added = {name: [part for receipt in receipts for part in receipt.fragments.get(name, [])] for name in intent.bases}
+def _commit(uri: str, store: ControlStore, intent: Intent) -> dict[str, int]:
+    """Commits every table; gives the versions that the commits made."""
+    receipts = store.receipts(intent.epoch)
+    gone = set(intent.receipts) - receipts.ids()
+    if gone:
+        raise CannotFinish(f"epoch {intent.epoch}: {len(gone)} receipts of staged shards are missing")
+    staged = [receipts.get(shard_id) for shard_id in intent.receipts]
     dropped = store.removals(intent.removals)
+    versions = {}
     for name, base in intent.bases.items():
         is_quarantine = name == intent.quarantine_table
-        content = added[name] + (intent.quarantine if is_quarantine else [])
-        metadata = intent.metadata | ({} if is_quarantine else {"width": str(intent.widths[name])})
-        tables.commit(uri, name, Change(intent.epoch, base, content, None if is_quarantine else dropped, metadata))
+        added = [part for receipt in staged for part in receipt.fragments.get(name, [])]
+        change = Change(
+            epoch=intent.epoch,
+            intent=intent.digest,
+            base=base,
+            added=added + (intent.quarantine if is_quarantine else []),
+            dropped=None if is_quarantine else dropped,
+            metadata=intent.metadata | ({} if is_quarantine else {"width": str(intent.widths[name])}),
+            owner=store.name,
+        )
+        versions[name] = commits.commit(uri, name, change)
+    return versions
 
 
-def _epoch(uri: str, intent: Intent, maintained: Sequence[MaintainedTable], found: Sequence[Gate]) -> Epoch:
+def _epoch(intent: Intent, maintained: Sequence[MaintainedTable], quarantine: int, found: Sequence[Gate]) -> Epoch:
     states = [
         TableState(
             name=table.name,
@@ -97,7 +125,8 @@ def _epoch(uri: str, intent: Intent, maintained: Sequence[MaintainedTable], foun
         generation=intent.generation,
         published=now(),
         tables=states,
-        quarantine=(intent.quarantine_table, vector_index.measure(uri, intent.quarantine_table).version),
+        quarantine=(intent.quarantine_table, quarantine),
+        intent=intent.digest,
         description=intent.description.model_copy(
             update={
                 "gates": intent.description.gates | {gate.name: gate.measured for gate in found},

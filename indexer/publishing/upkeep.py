@@ -37,7 +37,7 @@ def maintain_table(uri: str, name: str, width: int, intent: Intent, gates: GateS
 
 @dataclass(frozen=True)
 class _Identity:
-    """Which (id, chunk) a table holds, in a few numbers: equal for equal sets, in any order."""
+    """Which rows a table holds, but for their vectors, in a few numbers: equal for equal sets, in any order."""
 
     rows: int
     keys: int
@@ -47,11 +47,11 @@ class _Identity:
 
 def _identity(uri: str, name: str, version: int) -> _Identity:
     hashes = [np.empty(0, np.uint64)]
-    documents = 0
-    for batch in tables.read(uri, name, version, [schema.ID, schema.CHUNK]):
+    documents = digest = 0
+    for batch in tables.read(uri, name, version, [schema.ID, schema.CHUNK, schema.CONTENT_HASH, schema.PAYLOAD_HASH]):
         frame = pl.DataFrame(pl.from_arrow(batch))
-        hashes.append(frame.hash_rows(seed=0).to_numpy())
+        hashes.append(frame.select(schema.ID, schema.CHUNK).hash_rows(seed=0).to_numpy())
+        digest += int(np.add.reduce(frame.hash_rows(seed=0).to_numpy(), dtype=np.uint64))
         documents += int((frame[schema.CHUNK] == 0).sum())
-    merged = np.concatenate(hashes)
-    digest = int(np.add.reduce(merged, dtype=np.uint64))
-    return _Identity(merged.size, int(np.unique(merged).size), documents, digest)
+    keys = np.concatenate(hashes)
+    return _Identity(keys.size, int(np.unique(keys).size), documents, digest % 2**64)

@@ -1,5 +1,6 @@
 """The scoring job: pairs to scores, or queries through a published index and a reranker to ranked results."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -20,9 +21,12 @@ from indexer.reranking.pipelines import ScorePipeline, SearchPipeline
 from indexer.reranking.results import RESULT_SCHEMA, TABLE, PartReceipt, Phase, ResultFolder
 from indexer.search.published import Published, open_published
 from indexer.settings import PairsSettings, QueriesSettings, ScoreSettings
-from indexer.storage import tables
+from indexer.storage import commits, tables
+from indexer.storage.commits import Change
 from indexer.storage.records import canonical
-from indexer.storage.tables import Change
+
+OWNER = "jobs.score"
+"""Whose table the results of a search are."""
 
 CANDIDATES = {"query_column": "query", "document_id_column": "id", "instruction_column": "instruction"}
 """Columns of the search's candidates."""
@@ -138,6 +142,8 @@ def _open(settings: ScoreSettings, model: Reranker | None) -> ScoreJob:
             _check_ids(settings.queries, files)
         folder = ResultFolder(settings.output.uri)
         folder.claim(_identity(settings, reranker, published, files))
+        if settings.queries is not None:
+            tables.create_missing(settings.output.uri, {TABLE: RESULT_SCHEMA}, OWNER)
     return ScoreJob(settings, reranker, published, files, folder, watch)
 
 
@@ -252,11 +258,11 @@ def _phase(
 def _publish(job: ScoreJob, receipts: Sequence[PartReceipt]) -> None:
     """The results of a search as one LanceDB table, committed once, and as a TREC run."""
     uri = job.settings.output.uri
-    base = tables.create_missing(uri, {TABLE: RESULT_SCHEMA})[TABLE]
     ordered = sorted(receipts, key=lambda receipt: receipt.shard_id)
     fragments = [fragment for receipt in ordered for fragment in receipt.fragments]
     metadata = {"reranker": canonical(job.reranker.fingerprint), "index_epoch": str(job.epoch)}
-    tables.commit(uri, TABLE, Change(1, base, fragments, None, metadata))
+    digest = hashlib.blake2b(canonical([fragments, metadata]).encode(), digest_size=16).hexdigest()
+    commits.commit(uri, TABLE, Change(1, digest, commits.NOTHING, fragments, None, metadata, OWNER))
     job.folder.put_trec(job.settings.model.name.rstrip("/").rsplit("/", 1)[-1])
 
 

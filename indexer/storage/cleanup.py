@@ -1,17 +1,15 @@
 """Deletes what no published epoch needs: versions, staged files, tables of old generations."""
 
 import shutil
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import lance
 
+from indexer.errors import IndexerError, first_line
 from indexer.storage.put_once import PutOnceFolder
-from indexer.storage.tables import table_path
-
-if TYPE_CHECKING:
-    pass
+from indexer.storage.tables import check_owner, open_latest, open_version, owner_of, table_path
+from indexer.storage.tags import release, tagged
 
 
 @dataclass(frozen=True)
@@ -23,42 +21,76 @@ class Freed:
     bytes: int
 
 
-def prune(uri: str, name: str, needed: Set[int], staged: Iterable[str]) -> Freed:
+def prune(uri: str, name: str, needed: Mapping[int, int], staged: Iterable[str], open_files: Iterable[str]) -> Freed:
     """Deletes versions that nobody needs and staged files that no version holds.
 
-    Versions after the last needed one belong to a commit under way and stay.
+    Versions after the last needed one belong to a commit under way and stay, and so do versions with a tag.
 
     Args:
         uri: LanceDB database.
         name: Table name.
-        needed: Versions to keep.
+        needed: Version to keep, by epoch.
         staged: Data files staged for epochs that are published or given up.
+        open_files: Data files staged for an epoch that is not published yet.
 
     Returns:
         What was deleted.
+
+    Raises:
+        IndexerError: Lance refuses.
     """
-    dataset = lance.dataset(table_path(uri, name))
-    known = {int(version["version"]) for version in dataset.versions()}
-    old = sorted(version for version in known - needed if version < max(needed))
-    stats = dataset.cleanup_old_versions(versions=old) if old else None
+    folder = PutOnceFolder(uri, f"{name}.lance/data", "index.uri")
+    for path in open_files:
+        folder.refresh(path)  # Lance's clean-up takes files that no version holds once they are a week old
+    dataset = open_version(uri, name, max(needed.values()))
+    try:
+        release(dataset, needed, max(needed))
+        known = _versions(dataset)
+        old = sorted(v for v in known - set(needed.values()) - tagged(dataset) if v < max(needed.values()))
+        # One that is tagged in this very moment is passed over.
+        stats = dataset.cleanup_old_versions(versions=old, error_if_tagged_old_versions=False) if old else None
+    except (OSError, ValueError) as error:
+        raise IndexerError(f"cannot prune table {name}: {first_line(error)}") from None
+    left = _versions(dataset)
     held = {
         file.path
-        for version in known - set(old)
+        for version in left
         for fragment in lance.dataset(table_path(uri, name), version=version).get_fragments()
         for file in fragment.metadata.files
     }
-    folder = PutOnceFolder(uri, f"{name}.lance/data", "index.uri")
     sizes = [folder.delete(path) for path in set(staged) - held]
     gone = [size for size in sizes if size]
-    return Freed(len(old), len(gone), sum(gone) + (stats.bytes_removed if stats else 0))
+    return Freed(len(known - left), len(gone), sum(gone) + (stats.bytes_removed if stats else 0))
 
 
-def drop(uri: str, name: str) -> int:
+def _versions(dataset: lance.LanceDataset) -> set[int]:
+    return {int(version["version"]) for version in dataset.versions()}
+
+
+def owned_tables(uri: str, owner: str) -> set[str]:
+    """Names of the tables that carry the owner's name."""
+    names = [name.removesuffix(".lance") for name in PutOnceFolder(uri, "", "index.uri").folders()]
+    found = ((name, open_latest(uri, name)) for name in names if name.startswith(f"{owner}_"))
+    return {name for name, dataset in found if dataset is not None and owner_of(dataset) == owner}
+
+
+def drop(uri: str, name: str, owner: str) -> int:
     """Deletes a table of an old generation.
+
+    Args:
+        uri: LanceDB database.
+        name: Table name, of a table that the owner made.
+        owner: The index, or the job, whose table it is.
 
     Returns:
         Bytes of its files.
+
+    Raises:
+        SettingsError: Another index or job made it.
     """
+    dataset = open_latest(uri, name)
+    if dataset is not None:
+        check_owner(dataset, name, owner, known={name})
     folder = PutOnceFolder(uri, f"{name}.lance", "index.uri")
     # The manifests last: until they are gone a second call finds what the first one left.
     files = sorted(folder.names(""), key=lambda file: file.startswith("_versions/"))

@@ -5,11 +5,16 @@ names are padded: names sort by epoch.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from indexer.errors import DamagedFile
+from indexer.progress import say
 from indexer.storage.description import EngineRecord
 from indexer.storage.digest_files import LISTS, DigestFiles
 from indexer.storage.put_once import PutOnceFolder
@@ -21,6 +26,7 @@ class ControlStore:
     """The control files of one index.
 
     Attributes:
+        name: Name of the index.
         digests: Digests of the corpus files.
     """
 
@@ -35,6 +41,7 @@ class ControlStore:
         Raises:
             IndexerError: The location cannot be opened.
         """
+        self.name = name
         self._files = PutOnceFolder(uri, f"_{name}", "index.uri")
         self.digests = DigestFiles(self._files, PutOnceFolder(scratch, f"_{name}", "scratch") if scratch else None)
 
@@ -53,46 +60,82 @@ class ControlStore:
         path = f"engines/{epoch:012d}/{name}.json"
         if self._files.put(path, engine.to_json().encode()):
             return engine
-        return EngineRecord.model_validate_json(self._files.get(path))
+        return EngineRecord.from_file(self._files, path)
 
     def engine(self, epoch: int, name: str) -> EngineRecord | None:
         """The engine of :meth:`put_engine`, or ``None``."""
         if name not in self._files.stems(f"engines/{epoch:012d}"):
             return None
-        return EngineRecord.model_validate_json(self._files.get(f"engines/{epoch:012d}/{name}.json"))
+        return EngineRecord.from_file(self._files, f"engines/{epoch:012d}/{name}.json")
 
     def put_intent(self, intent: Intent) -> Intent:
         """Records what an epoch will be; gives the intent that counts."""
-        path = f"intents/{intent.epoch:012d}.json"
+        path = _intent_path(intent.epoch)
         if self._files.put(path, intent.to_json().encode()):
             return intent
-        return Intent.model_validate_json(self._files.get(path))
+        try:
+            return Intent.from_file(self._files, path)
+        except DamagedFile:
+            self.give_up(intent.epoch)
+            return self.put_intent(intent)
 
     def pending_intent(self) -> Intent | None:
         """The intent that has no epoch yet, left by a run that ended before it published."""
         intents, epochs = self._numbers("intents"), self._numbers("epochs")
         if not intents or (epochs and epochs[-1] >= intents[-1]):
             return None
-        return Intent.model_validate_json(self._files.get(f"intents/{intents[-1]:012d}.json"))
+        try:
+            return Intent.from_file(self._files, _intent_path(intents[-1]))
+        except DamagedFile as error:
+            say(f"{error}: what it began is begun again")
+            self.give_up(intents[-1])
+            return None
+
+    def give_up(self, epoch: int) -> None:
+        """Deletes an intent that can no longer be finished, so that another one can take its epoch."""
+        self._files.delete(_intent_path(epoch))
+
+    def is_closed(self, epoch: int) -> bool:
+        """Whether an epoch of that number or a later one is published."""
+        return max(self.epoch_numbers(), default=0) >= epoch
 
     def put_epoch(self, epoch: Epoch) -> Epoch:
         """Publishes; gives the epoch that counts."""
-        if self._files.put(f"epochs/{epoch.number:012d}.json", epoch.to_json().encode()):
+        if self._files.put(_epoch_path(epoch.number), epoch.to_json().encode()):
             return epoch
         return self.epoch(epoch.number)
 
     def epoch(self, number: int) -> Epoch:
-        """A published epoch."""
-        return Epoch.model_validate_json(self._files.get(f"epochs/{number:012d}.json"))
+        """A published epoch.
+
+        Raises:
+            IndexerError: There is none, or its file cannot be read.
+        """
+        return Epoch.from_file(self._files, _epoch_path(number))
 
     def epoch_numbers(self) -> list[int]:
-        """Numbers of the published epochs, ascending."""
+        """Numbers of the published epochs, ascending, of those whose files are damaged too."""
         return self._numbers("epochs")
 
+    def next_number(self) -> int:
+        """Number of the next epoch."""
+        return 1 + max(self.epoch_numbers(), default=0)
+
+    def epochs(self) -> list[Epoch]:
+        """The published epochs, ascending; of those whose files are damaged only the names are said."""
+        return list(self._readable(self.epoch_numbers()))
+
     def latest_epoch(self) -> Epoch | None:
-        """The published state, or ``None`` before the first."""
-        numbers = self._numbers("epochs")
-        return self.epoch(numbers[-1]) if numbers else None
+        """The published state, or ``None`` before the first; the epoch before where a file is damaged."""
+        return next(self._readable(self.epoch_numbers()[::-1]), None)
+
+    def resume(self, epoch: int) -> None:
+        """Ends the hold of a rollback."""
+        self._files.put(f"resumed/{epoch:012d}.json", b"{}")
+
+    def is_held(self, epoch: Epoch) -> bool:
+        """Whether runs are to leave the index at this epoch."""
+        return epoch.description.hold and f"{epoch.number:012d}" not in self._files.stems("resumed")
 
     def closed_intents(self, up_to: int) -> Iterator[Intent]:
         """Intents of epochs that are published or were given up.
@@ -102,13 +145,13 @@ class ControlStore:
         """
         for number in self._numbers("intents"):
             if number <= up_to:
-                yield Intent.model_validate_json(self._files.get(f"intents/{number:012d}.json"))
+                with suppress(DamagedFile):
+                    yield Intent.from_file(self._files, _intent_path(number))
 
     def next_generation(self) -> int:
         """One above all generations there are tables of; also of a rebuild that a rollback gave up."""
-        numbers = self.epoch_numbers()
-        known = [self.epoch(number).generation for number in numbers]
-        known += [intent.generation for intent in self.closed_intents(max(numbers, default=0))]
+        known = [epoch.generation for epoch in self.epochs()]
+        known += [intent.generation for intent in self.closed_intents(max(self.epoch_numbers(), default=0))]
         return 1 + max(known, default=0)
 
     def staged_files(self, up_to: int) -> dict[str, set[str]]:
@@ -117,34 +160,66 @@ class ControlStore:
         Args:
             up_to: The latest published epoch.
         """
-        found: dict[str, set[str]] = {}
-        for epoch in self._folders("receipts", up_to):
-            receipts = self.receipts(epoch)
-            for shard_id in receipts.ids():
-                for table, fragments in receipts.get(shard_id).fragments.items():
-                    found.setdefault(table, set()).update(_paths(fragments))
-        for intent in self.closed_intents(up_to):
-            found.setdefault(intent.quarantine_table, set()).update(_paths(intent.quarantine))
-        return found
+        return self._staged(lambda epoch: epoch <= up_to)
 
-    def forget(self, old: Sequence[int], closed: int) -> None:
-        """Deletes epoch files, and what made the closed epochs: removals, receipts and, last, intents.
+    def begun_files(self, after: int) -> dict[str, set[str]]:
+        """Data files that receipts and intents of epochs under way name, by table.
 
         Args:
-            old: Epochs to forget.
+            after: The latest published epoch.
+        """
+        return self._staged(lambda epoch: epoch > after)
+
+    def _staged(self, epochs: Callable[[int], bool]) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for epoch in filter(epochs, self._folders("receipts")):
+            receipts = self.receipts(epoch)
+            for shard_id in receipts.ids():
+                with suppress(DamagedFile):
+                    for table, fragments in receipts.get(shard_id).fragments.items():
+                        found.setdefault(table, set()).update(_paths(fragments))
+        for number in filter(epochs, self._numbers("intents")):
+            with suppress(DamagedFile):
+                intent = Intent.from_file(self._files, _intent_path(number))
+                found.setdefault(intent.quarantine_table, set()).update(_paths(intent.quarantine))
+        return found
+
+    def forget_epochs(self, numbers: Sequence[int]) -> None:
+        """Deletes epoch files: from now on nobody opens these epochs."""
+        for number in numbers:
+            self._files.delete(_epoch_path(number))
+            self._files.delete(f"resumed/{number:012d}.json")
+
+    def forget_work(self, kept: Sequence[Epoch], closed: int) -> None:
+        """Deletes what made the closed epochs: removals, receipts and, last, intents; quarantine files and digests.
+
+        Args:
+            kept: Epochs whose quarantine files, lists of digests and digests stay.
             closed: The latest published epoch.
         """
-        for epoch in old:
-            self._files.delete(f"epochs/{epoch:012d}.json")
-        for name in [*self._files.names("quarantine"), *self._files.names(LISTS)]:
-            if int(name.split("/")[-1].split("-")[0]) in old:
-                self._files.delete(name)
+        staying = {f"{epoch.number:012d}-{epoch.quarantine[1]}" for epoch in kept}
+        staying |= {Path(epoch.description.files).stem for epoch in kept if epoch.description.files}
+        for folder in ("quarantine", LISTS):
+            for stem in self._files.stems(folder) - staying:
+                number = _number(stem.split("-")[0])
+                if number is not None and number <= closed:
+                    self._files.delete(f"{folder}/{stem}.parquet")
+        self._forget_digests(kept)
         for folder in ("removals", "receipts", "engines"):
-            for epoch in self._folders(folder, closed):
+            for epoch in (number for number in self._folders(folder) if number <= closed):
                 for name in list(self._files.names(f"{folder}/{epoch:012d}")):
                     self._files.delete(name)
         for epoch in (number for number in self._numbers("intents") if number <= closed):
-            self._files.delete(f"intents/{epoch:012d}.json")
+            self._files.delete(_intent_path(epoch))
+
+    def _forget_digests(self, kept: Sequence[Epoch]) -> None:
+        """Deletes the digests of files that no epoch was made of, and that are older than the latest epoch."""
+        if not kept or any(epoch.description.files is None for epoch in kept):
+            return  # made before epochs listed their files
+        needed = {name for epoch in kept for name in self.digests.get_list(str(epoch.description.files)).values()}
+        published = self._files.times("epochs").get(f"{kept[-1].number:012d}", 0.0)
+        # Younger ones may be those of a run that is under way.
+        self.digests.forget(lambda name, time: name not in needed and time < published)
 
     def put_quarantine(self, epoch: int, version: int, rows: pa.Table) -> None:
         """Records an epoch's quarantine as Parquet, for those who do not read Lance.
@@ -176,13 +251,33 @@ class ControlStore:
         tables = [self._files.get_table(name)["id"] for name in names]
         return pa.chunked_array([chunk for table in tables for chunk in table.chunks], pa.string())
 
-    def _folders(self, folder: str, up_to: int) -> list[int]:
+    def _readable(self, numbers: Iterable[int]) -> Iterator[Epoch]:
+        for number in numbers:
+            try:
+                yield self.epoch(number)
+            except DamagedFile as error:
+                say(f"{error}: epoch {number} is passed over")
+
+    def _folders(self, folder: str) -> list[int]:
         """Epochs that have files in a folder."""
-        numbers = {int(name.split("/")[-2]) for name in self._files.names(folder)}
-        return sorted(number for number in numbers if number <= up_to)
+        parents = {_number(name.split("/")[-2]) for name in self._files.names(folder)}
+        return sorted(number for number in parents if number is not None)
 
     def _numbers(self, folder: str) -> list[int]:
-        return sorted(int(stem) for stem in self._files.stems(folder))
+        return sorted(number for number in map(_number, self._files.stems(folder)) if number is not None)
+
+
+def _number(text: str) -> int | None:
+    """The number of an epoch as names of files have it; ``None`` for what others call their files."""
+    return int(text) if re.fullmatch(r"\d{12}", text) else None
+
+
+def _intent_path(epoch: int) -> str:
+    return f"intents/{epoch:012d}.json"
+
+
+def _epoch_path(epoch: int) -> str:
+    return f"epochs/{epoch:012d}.json"
 
 
 def _paths(fragments: Iterable[dict[str, Any]]) -> Iterator[str]:

@@ -117,7 +117,7 @@ class EngineRecord(Record):
 
 
 class Description(Record):
-    """What an epoch says of its run; the last three are known only once it is published.
+    """What an epoch says of its run; ``maintenance`` and ``quarantine_reasons`` are known only once it is published.
 
     Attributes:
         fingerprint: What changes a vector, by name.
@@ -135,6 +135,7 @@ class Description(Record):
         quarantine_reasons: Quarantined documents by reason.
         engine: The engine; ``None`` in epochs of versions that recorded none, whose fingerprints lack its arguments.
         rollback_of: The epoch whose tables these are, where a rollback published them again.
+        hold: Whether runs leave the index at this epoch until it is resumed.
     """
 
     fingerprint: dict[str, str]
@@ -152,3 +153,4 @@ class Description(Record):
     skip_empty: bool = False
     files: str | None = None
     engine: EngineRecord | None = None
+    hold: bool = False

@@ -1,7 +1,7 @@
 """Digest files: one Parquet file per corpus file, read by range of ids."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -65,6 +65,16 @@ class DigestFiles:
         at = parquet.schema_arrow.get_field_index("id")
         groups = [parquet.metadata.row_group(group) for group in range(parquet.num_row_groups)]
         return [(_least(group.column(at).statistics), group.num_rows) for group in groups]
+
+    def forget(self, chosen: Callable[[str, float], bool]) -> None:
+        """Deletes digests.
+
+        Args:
+            chosen: Whether to delete one, by its name and the seconds since 1970 at which it was put.
+        """
+        for name, time in self._files.times(FOLDER).items():
+            if chosen(name, time):
+                self._files.delete(_path(name))
 
     def _parquet(self, name: str) -> pq.ParquetFile:
         if self._scratch and self._further is None:

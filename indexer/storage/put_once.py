@@ -1,22 +1,24 @@
-"""Small files at a URI, each put once and never changed: the only door to obstore.
+"""Small files at a URI, each put once and never changed.
 
 Writing a name that exists changes nothing and returns false, on local disks and on object stores. So several processes
 may do the same work and agree on the first result.
+An empty file, as a power loss leaves it, is no file.
 """
 
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Self
+from urllib.parse import unquote, urlsplit
 
-import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
-from obstore.exceptions import AlreadyExistsError, BaseError
-from obstore.store import LocalStore, ObjectStore, from_url
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from indexer.errors import IndexerError, first_line
+from indexer.errors import DamagedFile, IndexerError, first_line
+from indexer.storage.disk import Disk
+from indexer.storage.remote import Remote, RemoteError
 from indexer.uris import shown
 
 
@@ -29,9 +31,27 @@ class Record(BaseModel):
         """The record as its file has it: optional keys only where they were given."""
         return self.model_dump_json(exclude_unset=True, indent=indent)
 
+    @classmethod
+    def from_file(cls, files: "PutOnceFolder", name: str) -> Self:
+        """Reads a record.
+
+        Raises:
+            IndexerError: The file is missing or cannot be read.
+            DamagedFile: It does not hold such a record.
+        """
+        try:
+            return cls.model_validate_json(files.get(name))
+        except ValidationError as error:
+            raise DamagedFile(
+                f"{name} is damaged, or written by a later version ({error.error_count()} problems in it)"
+            ) from None
+
 
 GROUP_ROWS = 1 << 14
 """Rows per row group of a table: a range of a sorted one touches few of them."""
+
+OUR_NAME = re.compile(r"([A-Za-z0-9_-]+)\.(json|parquet)")
+"""How the files of a folder are named; whatever else lies there, such as .DS_Store, is not ours."""
 
 
 class PutOnceFolder:
@@ -41,14 +61,20 @@ class PutOnceFolder:
         """Opens the folder.
 
         Args:
-            uri: Directory, made when missing, or object-store URI.
+            uri: Directory, made with the first file, or object-store URI.
             folder: Folder in it, made with the first file; empty for the URI itself.
             setting: Name of the setting that gave the URI, for errors.
 
         Raises:
             IndexerError: The location cannot be opened.
         """
-        self._store = _open(uri, setting)
+        try:
+            self._store = _open(uri)
+        except OSError as error:
+            raise IndexerError(f"{setting}: {first_line(error)}") from None
+        except (RemoteError, ValueError) as error:
+            # obstore quotes the URI.
+            raise IndexerError(f"{setting}: {shown(uri)} cannot be opened ({type(error).__name__})") from None
         self._folder = folder
 
     def put(self, name: str, content: bytes | Path) -> bool:
@@ -64,13 +90,16 @@ class PutOnceFolder:
         Raises:
             IndexerError: It cannot be written.
         """
+        path = self._path(name)
         try:
-            obstore.put(self._store, self._path(name), content, mode="create", use_multipart=False)
-        except AlreadyExistsError:
-            return False
-        except (BaseError, OSError) as error:
+            if self._store.put(path, content):
+                return True
+            if self._store.size(path):
+                return False
+            self._store.delete(path)
+            return self._store.put(path, content)
+        except (RemoteError, OSError) as error:
             raise IndexerError(f"cannot write {name}: {first_line(error)}") from None
-        return True
 
     def put_table(self, name: str, table: pa.Table) -> bool:
         """Puts a table as Parquet, like :meth:`put`."""
@@ -85,8 +114,8 @@ class PutOnceFolder:
             IndexerError: It is missing or cannot be read.
         """
         try:
-            return bytes(obstore.get(self._store, self._path(name)).bytes())
-        except (BaseError, OSError) as error:
+            return self._store.get(self._path(name))
+        except (RemoteError, OSError) as error:
             raise IndexerError(f"cannot read {name}: {first_line(error)}") from None
 
     def get_table(self, name: str) -> pa.Table:
@@ -94,8 +123,15 @@ class PutOnceFolder:
         return pq.read_table(io.BytesIO(self.get(name)))
 
     def parquet(self, name: str) -> pq.ParquetFile:
-        """A Parquet file of which only what is asked for is read."""
-        return pq.ParquetFile(_RandomAccess(obstore.open_reader(self._store, self._path(name))))
+        """A Parquet file of which only what is asked for is read.
+
+        Raises:
+            IndexerError: It is missing or cannot be read.
+        """
+        try:
+            return pq.ParquetFile(self._store.open(self._path(name)))
+        except (RemoteError, OSError, pa.ArrowInvalid) as error:
+            raise IndexerError(f"cannot read {name}: {first_line(error)}") from None
 
     def delete(self, name: str) -> int:
         """Deletes a file; deleting one that is gone is no error.
@@ -105,67 +141,73 @@ class PutOnceFolder:
         """
         path = self._path(name)
         try:
-            size = int(obstore.head(self._store, path)["size"])
-            obstore.delete(self._store, path)
+            size = self._store.size(path)
+            self._store.delete(path)
         except FileNotFoundError:
             return 0
-        except (BaseError, OSError) as error:
+        except (RemoteError, OSError) as error:
             raise IndexerError(f"cannot delete {name}: {first_line(error)}") from None
         return size
 
+    def refresh(self, name: str) -> None:
+        """Makes a file as young as one put now; one that is gone stays gone."""
+        try:
+            self._store.refresh(self._path(name))
+        except FileNotFoundError:
+            return
+        except (RemoteError, OSError) as error:
+            raise IndexerError(f"cannot write {name}: {first_line(error)}") from None
+
     def names(self, folder: str) -> Iterator[str]:
-        """Names of the files below ``folder``, none where it does not exist.
+        """Names of all files below ``folder``, ours or not, none where it does not exist.
 
         Raises:
             IndexerError: The folder cannot be listed.
         """
-        try:
-            for batch in obstore.list(self._store, self._path(folder)):
-                yield from (entry["path"].removeprefix(self._path("")) for entry in batch)
-        except FileNotFoundError:
-            return
-        except (BaseError, OSError) as error:
-            raise IndexerError(f"cannot list {folder}: {first_line(error)}") from None
+        return (name for name, _, _ in self._listed(folder))
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every file of the folder by name; errors as :meth:`names`."""
+        return {name: size for name, size, _ in self._listed("")}
+
+    def times(self, folder: str) -> dict[str, float]:
+        """Seconds since 1970 at which each of our files in ``folder`` was put, by stem; errors as :meth:`names`."""
+        return {stem: time for stem, size, time in self._ours(folder) if size}
 
     def stems(self, folder: str) -> set[str]:
-        """Names of the files of a folder without their suffix."""
-        return {Path(path).stem for path in self.names(folder)}
+        """Names without suffix of our files in ``folder``; empty files and those of others are passed over."""
+        return {stem for stem, size, _ in self._ours(folder) if size}
+
+    def folders(self) -> list[str]:
+        """Names of the folders at the URI; errors as :meth:`names`."""
+        try:
+            return self._store.folders()
+        except (RemoteError, OSError) as error:
+            raise IndexerError(f"cannot list: {first_line(error)}") from None
+
+    def _ours(self, folder: str) -> Iterator[tuple[str, int, float]]:
+        for name, size, time in self._listed(folder):
+            ours = OUR_NAME.fullmatch(name.removeprefix(f"{folder}/"))
+            if ours:
+                yield ours[1], size, time
+
+    def _listed(self, folder: str) -> Iterator[tuple[str, int, float]]:
+        """Names, sizes and times of the files below ``folder``."""
+        try:
+            for path, size, time in self._store.files(self._path(folder)):
+                yield path.removeprefix(self._path("")), size, time
+        except FileNotFoundError:
+            return
+        except (RemoteError, OSError) as error:
+            raise IndexerError(f"cannot list {folder}: {first_line(error)}") from None
 
     def _path(self, name: str) -> str:
         return f"{self._folder}/{name}" if self._folder else name
 
 
-class _RandomAccess(io.RawIOBase):
-    """A stored file as the file object Arrow asks for; obstore's own reader lacks part of the protocol."""
-
-    def __init__(self, reader: Any) -> None:
-        self._reader = reader
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return int(self._reader.seek(offset, whence))
-
-    def tell(self) -> int:
-        return int(self._reader.tell())
-
-    def readinto(self, buffer: Any) -> int:
-        content = bytes(self._reader.read(len(buffer)))
-        buffer[: len(content)] = content
-        return len(content)
-
-
-def _open(uri: str, setting: str) -> ObjectStore:
-    try:
-        if "://" not in uri:
-            return LocalStore(Path(uri).expanduser().absolute(), mkdir=True)
-        if uri.startswith("file://"):
-            return from_url(uri, mkdir=True)
-        return from_url(uri)
-    except (BaseError, OSError, ValueError) as error:
-        # obstore quotes the URI.
-        raise IndexerError(f"{setting}: {shown(uri)} cannot be opened ({type(error).__name__})") from None
+def _open(uri: str) -> Disk | Remote:
+    if "://" not in uri:
+        return Disk(Path(uri).expanduser().absolute())
+    if uri.startswith("file://"):
+        return Disk(Path(unquote(urlsplit(uri).path)))
+    return Remote(uri)

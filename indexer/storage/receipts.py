@@ -43,7 +43,7 @@ class Receipts(Generic[ReceiptT]):
         Raises:
             IndexerError: There is none, or it cannot be read.
         """
-        return self._kind.model_validate_json(self._files.get(self._path(shard_id)))
+        return self._kind.from_file(self._files, self._path(shard_id))
 
     def put(self, receipt: ReceiptT) -> ReceiptT:
         """Records a finished shard.
@@ -54,6 +54,10 @@ class Receipts(Generic[ReceiptT]):
         if self._files.put(self._path(receipt.shard_id), receipt.to_json().encode()):
             return receipt
         return self.get(receipt.shard_id)
+
+    def forget(self, shard_id: str) -> None:
+        """Deletes a receipt whose staged files are gone, so that the shard can be staged again."""
+        self._files.delete(self._path(shard_id))
 
     def _path(self, shard_id: str) -> str:
         return f"{self._folder}/{shard_id}.json"

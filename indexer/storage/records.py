@@ -1,5 +1,6 @@
 """The records that control files hold: receipts, intents, epochs."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -43,7 +44,7 @@ class Intent(Record):
     Attributes:
         epoch: Its number.
         generation: Generation of the tables.
-        bases: Published version of every table the epoch starts from.
+        bases: Published version of every table the epoch starts from, 0 where it starts from nothing.
         widths: Width of every width table by name, widest first.
         quarantine_table: Name of the quarantine table.
         vector_index: The setting: ``auto``, ``none`` or an index type.
@@ -69,6 +70,11 @@ class Intent(Record):
     documents: int
     metadata: dict[str, str]
     description: Description
+
+    @property
+    def digest(self) -> str:
+        """Digest of the whole intent: two runs may make different ones for one epoch."""
+        return hashlib.blake2b(self.to_json().encode(), digest_size=16).hexdigest()
 
 
 class TableState(Record):
@@ -105,6 +111,7 @@ class Epoch(Record):
         tables: The width tables, widest first.
         quarantine: Name and version of the quarantine table.
         description: As in the intent.
+        intent: Digest of the intent it was made of; empty where a version before 0.2 made it.
     """
 
     number: int
@@ -113,6 +120,7 @@ class Epoch(Record):
     tables: list[TableState]
     quarantine: tuple[str, int]
     description: Description
+    intent: str = ""
 
     def versions(self) -> dict[str, int]:
         """Version of every table by name."""

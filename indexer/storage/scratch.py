@@ -10,21 +10,27 @@ import pyarrow as pa
 from indexer import schema
 from indexer.errors import IndexerError, first_line
 from indexer.storage.cleanup import drop
-from indexer.storage.tables import STORAGE_VERSION, lancedb_table, open_version, table_path
+from indexer.storage.tables import OWNER_KEY, STORAGE_VERSION, lancedb_table, open_version, table_path
 from indexer.storage.vector_index import create_vector_index
 
 if TYPE_CHECKING:
     pass
 
 
+OWNER = "jobs.evaluate"
+"""Whose tables the copies are."""
+
+
 def write(uri: str, name: str, table_schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
     """Writes a table of its own, that no epoch knows, in place of one of the same name.
 
     Raises:
+        SettingsError: Somebody else made the table of that name.
         IndexerError: It cannot be written.
     """
-    drop(uri, name)
-    reader = pa.RecordBatchReader.from_batches(table_schema, batches)
+    drop(uri, name, OWNER)
+    marked = table_schema.with_metadata({OWNER_KEY: OWNER})
+    reader = pa.RecordBatchReader.from_batches(marked, (batch.cast(marked) for batch in batches))
     try:
         lance.write_dataset(reader, table_path(uri, name), mode="create", data_storage_version=STORAGE_VERSION)
     except (OSError, ValueError) as error:

@@ -1,9 +1,7 @@
-"""Lance tables: stage fragments, commit them once, index, read back. The only door to Lance and LanceDB."""
+"""Lance tables: create, stage fragments, read back."""
 
-import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,14 +9,11 @@ import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from lance import LanceOperation
-from lance.commit import CommitConflictError
 from lance.file import LanceFileReader
-from lance.fragment import FragmentMetadata, write_fragments
-from lance.schema import LanceSchema
+from lance.fragment import write_fragments
 
 from indexer import schema
-from indexer.errors import IndexerError, RefusedError, first_line
+from indexer.errors import IndexerError, SettingsError, first_line
 from indexer.storage.filters import between, one_of
 from indexer.uris import shown
 
@@ -32,63 +27,110 @@ STORAGE_VERSION: Literal["2.1"] = "2.1"
 
 EPOCH_KEY = b"indexer.epoch"
 
+OWNER_KEY = b"indexer.index"
+"""Schema metadata: name of the index, or of the job, that made the table."""
+
+INTENT_KEY = b"indexer.intent"
+"""Schema metadata: digest of the intent that the table was last committed for."""
+
 METADATA_PREFIX = "indexer."
+
+NOT_FOUND = "not found"
+"""What Lance says of a table or version that is not there, among other things."""
 
 IDS_AT_ONCE = 500
 """Ids named in one filter."""
 
-ADDRESS_BITS = 32
-"""A Lance row address is the fragment's id and, in the lower 32 bits, the row's offset in it."""
 
-
-@dataclass(frozen=True)
-class Change:
-    """What one epoch does to one table.
-
-    Attributes:
-        epoch: Number of the epoch.
-        base: Version it starts from.
-        added: Staged fragments, as Lance describes them.
-        dropped: Ids whose rows go; ``None`` when all do and the added fragments become the whole content.
-        metadata: Schema metadata of the result.
-    """
-
-    epoch: int
-    base: int
-    added: Sequence[dict[str, Any]]
-    dropped: pa.ChunkedArray | None
-    metadata: Mapping[str, str]
-
-
-def create_missing(uri: str, schemas: Mapping[str, pa.Schema]) -> dict[str, int]:
+def create_missing(uri: str, schemas: Mapping[str, pa.Schema], owner: str, known: Container[str] = ()) -> None:
     """Creates the tables that are missing, empty; likewise those that no epoch has touched and that are otherwise made.
 
     Args:
         uri: LanceDB database.
         schemas: Schema of every table by name.
-
-    Returns:
-        Latest version of each.
+        owner: The index, or the job, whose tables they are.
+        known: Tables that the owner committed before tables carried its name.
 
     Raises:
+        SettingsError: A table of that name is not the owner's.
         IndexerError: The location cannot be written, or a table there has other columns.
     """
-    return {name: _ensured(uri, name, table_schema) for name, table_schema in schemas.items()}
+    for name, table_schema in schemas.items():
+        _create_missing(uri, name, table_schema, owner, known)
 
 
-def _ensured(uri: str, name: str, table_schema: pa.Schema) -> int:
-    try:
-        dataset = lance.dataset(table_path(uri, name))
-    except (ValueError, OSError):
-        return _create(uri, name, table_schema)
-    if dataset.schema.remove_metadata().equals(table_schema.remove_metadata()):
-        return int(dataset.version)
-    if _epoch(dataset):
+def _create_missing(uri: str, name: str, table_schema: pa.Schema, owner: str, known: Container[str]) -> None:
+    marked = table_schema.with_metadata({OWNER_KEY: owner})
+    dataset = open_latest(uri, name)
+    if dataset is None:
+        _create(uri, name, marked)
+        return
+    is_same = dataset.schema.remove_metadata().equals(table_schema.remove_metadata())
+    # Before tables carried their owner's name, a run that was killed early left them empty and without metadata.
+    is_untouched = is_same and dataset.version == 1 and not dataset.count_rows()
+    if not is_untouched:
+        check_owner(dataset, name, owner, known)
+    if is_same:
+        return
+    if epoch_of(dataset):
         raise IndexerError(
             f"table {name} at {shown(uri)} has other columns than this run makes; choose another index.name"
         )
     # Left by a run that was killed before its first commit, and whose settings were others.
-    return _create(uri, name, table_schema, "overwrite")
+    _create(uri, name, marked, "overwrite")
+
+
+def open_latest(uri: str, name: str) -> lance.LanceDataset | None:
+    """Latest version of a table, ``None`` where there is none.
+
+    Raises:
+        IndexerError: It is there and cannot be opened.
+    """
+    try:
+        return lance.dataset(table_path(uri, name))
+    except (ValueError, OSError) as error:
+        if NOT_FOUND in str(error).lower():
+            return None
+        raise IndexerError(f"table {name} cannot be opened: {first_line(error)}") from None
+
+
+def has_version(uri: str, name: str, version: int) -> bool:
+    """Whether a table has a version.
+
+    Raises:
+        IndexerError: It cannot be told, or the version is there and cannot be opened.
+    """
+    try:
+        lance.dataset(table_path(uri, name), version=version)
+    except (ValueError, OSError) as error:
+        if NOT_FOUND in str(error).lower():
+            return False
+        raise IndexerError(f"table {name} cannot be opened at version {version}: {first_line(error)}") from None
+    return True
+
+
+def check_owner(dataset: lance.LanceDataset, name: str, owner: str, known: Container[str] = ()) -> None:
+    """Refuses a table that another index, another job or a person made.
+
+    Raises:
+        SettingsError: It is not the owner's.
+    """
+    found = owner_of(dataset)
+    if found == owner or (found is None and name in known):
+        return
+    whose = f"is a table of {found!r}" if found else "was not made by this program"
+    raise SettingsError(f"table {name} exists and {whose}; nothing is written to it: choose another index.name")
+
+
+def owner_of(dataset: lance.LanceDataset) -> str | None:
+    """Name of the index or job that made a table; ``None`` of tables made by others or before 0.2."""
+    owner = (dataset.schema.metadata or {}).get(OWNER_KEY)
+    return None if owner is None else owner.decode()
+
+
+def epoch_of(dataset: lance.LanceDataset) -> int:
+    """Number of the epoch that a table was last committed for, 0 before the first."""
+    return int((dataset.schema.metadata or {}).get(EPOCH_KEY, 0))
 
 
 def stage(uri: str, name: str, table: pa.Table) -> list[dict[str, Any]]:
@@ -106,45 +148,17 @@ def stage(uri: str, name: str, table: pa.Table) -> list[dict[str, Any]]:
         IndexerError: They cannot be written.
     """
     try:
-        fragments = write_fragments(table, table_path(uri, name), schema=table.schema)
+        # Like for a table of its own: a column that somebody added to the latest version is no reason to refuse.
+        fragments = write_fragments(
+            table,
+            table_path(uri, name),
+            schema=table.schema,
+            mode="overwrite",
+            data_storage_version=STORAGE_VERSION,
+        )
     except (OSError, ValueError) as error:
         raise IndexerError(f"cannot write to table {name}: {first_line(error)}") from None
     return [fragment.to_json() for fragment in fragments]
-
-
-def commit(uri: str, name: str, change: Change) -> int:
-    """Makes an epoch's change to a table, exactly once whoever calls it how often.
-
-    The commit replaces the table's list of fragments if its version is still the one read (compare and swap); the
-    epoch's number in the schema metadata says that it is done.
-
-    Args:
-        uri: LanceDB database.
-        name: Table name.
-        change: What to do.
-
-    Returns:
-        The version that holds the change.
-
-    Raises:
-        RefusedError: The table is already at a later epoch.
-        IndexerError: A staged file is missing or the table cannot be written.
-    """
-    while True:
-        dataset = lance.dataset(table_path(uri, name))
-        done = _epoch(dataset)
-        if done == change.epoch:
-            return int(dataset.version)
-        if done > change.epoch:
-            raise RefusedError(f"table {name} is already at epoch {done}; epoch {change.epoch} is out of date")
-        _check_staged(dataset, change.added)
-        try:
-            written = _overwrite(dataset, change) if change.dropped is None else _merge(dataset, change)
-        except CommitConflictError:
-            continue
-        except OSError as error:
-            raise IndexerError(f"cannot commit to table {name}: {first_line(error)}") from None
-        return int(written.version)
 
 
 def lancedb_table(uri: str, name: str) -> "Table":
@@ -157,7 +171,7 @@ def lancedb_table(uri: str, name: str) -> "Table":
 def to_matrix(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """Vectors of a column, float32, shape (rows, width)."""
     whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    return pc.cast(whole.flatten(), pa.float32()).to_numpy().reshape(len(whole), -1)
+    return pc.cast(whole.flatten(), pa.float32()).to_numpy().reshape(len(whole), whole.type.list_size)
 
 
 def metadata(uri: str, name: str, version: int) -> dict[str, str]:
@@ -231,7 +245,12 @@ def read_staged_vector(uri: str, name: str, fragments: Iterable[dict[str, Any]],
 
 
 def search_table(uri: str, name: str, version: int) -> "Table":
-    """LanceDB table checked out at a published version."""
+    """LanceDB table checked out at a published version.
+
+    Raises:
+        IndexerError: It cannot be opened.
+    """
+    open_version(uri, name, version)
     table = lancedb_table(uri, name)
     table.checkout(version)
     return table
@@ -247,90 +266,15 @@ def open_version(uri: str, name: str, version: int) -> lance.LanceDataset:
     try:
         return lance.dataset(table_path(uri, name), version=version)
     except (ValueError, OSError) as error:
-        raise IndexerError(f"table {name} cannot be opened at version {version}: {first_line(error)}") from None
+        reason = "it was pruned or cleaned up" if NOT_FOUND in str(error).lower() else first_line(error)
+        raise IndexerError(f"table {name} cannot be opened at version {version}: {reason}") from None
 
 
-def _create(uri: str, name: str, table_schema: pa.Schema, mode: Literal["create", "overwrite"] = "create") -> int:
+def _create(uri: str, name: str, table_schema: pa.Schema, mode: Literal["create", "overwrite"] = "create") -> None:
     try:
         path = table_path(uri, name)
-        made = lance.write_dataset(table_schema.empty_table(), path, mode=mode, data_storage_version=STORAGE_VERSION)
+        lance.write_dataset(table_schema.empty_table(), path, mode=mode, data_storage_version=STORAGE_VERSION)
     except (OSError, ValueError) as error:
         # Another run may have created it a moment ago; then it can be opened, else the first error is the reason.
-        try:
-            return int(lance.dataset(table_path(uri, name)).version)
-        except (OSError, ValueError):
+        if open_latest(uri, name) is None:
             raise IndexerError(f"cannot create table {name}: {first_line(error)}") from None
-    return int(made.version)
-
-
-def _epoch(dataset: lance.LanceDataset) -> int:
-    return int((dataset.schema.metadata or {}).get(EPOCH_KEY, 0))
-
-
-def _metadata(change: Change) -> dict[str, str]:
-    entries = {METADATA_PREFIX + key: value for key, value in change.metadata.items()}
-    return entries | {EPOCH_KEY.decode(): str(change.epoch)}
-
-
-def _fragment(described: dict[str, Any]) -> FragmentMetadata:
-    return FragmentMetadata.from_json(json.dumps(described))
-
-
-def _check_staged(dataset: lance.LanceDataset, added: Iterable[dict[str, Any]]) -> None:
-    """A commit of a missing file would give a table that nobody can read."""
-    files = dataset.new_file_session()
-    for described in added:
-        for file in described["files"]:
-            if not files.contains(f"data/{file['path']}"):
-                raise IndexerError(f"staged file {file['path']} is missing")
-
-
-def _at_base(dataset: lance.LanceDataset, base: int) -> lance.LanceDataset:
-    """The table with the content of the published version, whatever happened to it since."""
-    if dataset.version == base:
-        return dataset
-    return lance.LanceDataset.commit(dataset, LanceOperation.Restore(base), dataset.version, max_retries=0)
-
-
-def _overwrite(dataset: lance.LanceDataset, change: Change) -> lance.LanceDataset:
-    target = dataset.schema.with_metadata(_metadata(change))
-    operation = LanceOperation.Overwrite(target, [_fragment(described) for described in change.added])
-    # Without retries Lance refuses to overwrite a version that it has not read: compare and swap here too.
-    return lance.LanceDataset.commit(dataset, operation, dataset.version, max_retries=0)
-
-
-def _merge(dataset: lance.LanceDataset, change: Change) -> lance.LanceDataset:
-    dataset = _at_base(dataset, change.base)
-    kept = [part for part in _kept(dataset, change.dropped) if part is not None]
-    added = [_fragment(described) for described in change.added]
-    for fragment_id, fragment in enumerate(added, _free_id(dataset)):
-        fragment.id = fragment_id
-    emptied = {part.fragment_id for part in dataset.get_fragments()} - {part.id for part in kept}
-    if emptied:
-        # In a commit of their own: Lance refuses a Merge without one of the fragments there are.
-        delete = LanceOperation.Delete([], sorted(emptied), "true")
-        dataset = lance.LanceDataset.commit(dataset, delete, dataset.version, max_retries=0)
-    target = dataset.schema.with_metadata(_metadata(change))
-    merge = LanceOperation.Merge([*kept, *added], LanceSchema.from_pyarrow(target), preserves_nullability=False)
-    return lance.LanceDataset.commit(dataset, merge, dataset.version)
-
-
-def _kept(dataset: lance.LanceDataset, dropped: pa.ChunkedArray | None) -> Iterator[FragmentMetadata | None]:
-    """Every fragment without the dropped rows; ``None`` for one of which nothing is left."""
-    for fragment in dataset.get_fragments():
-        offsets = _offsets(fragment, dropped) if dropped else []
-        yield fragment.delete_rows(offsets) if len(offsets) else fragment.metadata
-
-
-def _offsets(fragment: lance.LanceFragment, ids: pa.ChunkedArray) -> list[int]:
-    """Offsets of the rows with one of the ids."""
-    rows = fragment.scanner(columns=[schema.ID], with_row_address=True).to_table()
-    found = rows.filter(pc.is_in(rows[schema.ID], value_set=ids))["_rowaddr"].to_numpy()
-    return [int(address) for address in found & np.uint64((1 << ADDRESS_BITS) - 1)]
-
-
-def _free_id(dataset: lance.LanceDataset) -> int:
-    """First fragment id that neither a fragment nor an index has seen; 0 would be renumbered."""
-    segments = (segment for found in dataset.describe_indices() for segment in found.segments)
-    covered = (fragment for segment in segments for fragment in segment.fragment_ids)
-    return 1 + max([0, *(part.fragment_id for part in dataset.get_fragments()), *covered])

@@ -70,7 +70,7 @@ def _failure(payload: pa.Schema) -> str | None:
     try:
         rows = pa.table([_column(field) for field in target], schema=target)
         with tempfile.TemporaryDirectory() as folder:
-            tables.create_missing(folder, {STAGED: target})
+            tables.create_missing(folder, {STAGED: target}, "trial")
             tables.stage(folder, STAGED, rows)
             scratch.write(folder, SEARCHED, target, rows.to_batches())
             query = tables.lancedb_table(folder, SEARCHED).search(

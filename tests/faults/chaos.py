@@ -31,7 +31,7 @@ from indexer.inference import tokenizer
 from indexer.inference.embed_inputs import EmbedTokenizer
 from indexer.search.published import open_published
 from indexer.settings import Settings
-from indexer.storage import filters, tables
+from indexer.storage import commits, filters, tables, vector_index
 from indexer.storage.control import ControlStore
 from indexer.storage.receipts import Receipts
 from indexer.storage.records import Intent
@@ -245,20 +245,21 @@ def _model(root: Path) -> str:
 def _append_instead_of_commit() -> None:
     """Check, then delete and append: what a commit would be without compare and swap."""
 
-    def commit(uri: str, name: str, change: tables.Change) -> int:
+    def commit(uri: str, name: str, change: commits.Change) -> int:
         dataset = lance.dataset(f"{uri}/{name}.lance")
-        if tables._epoch(dataset) == change.epoch:
+        if tables.epoch_of(dataset) == change.epoch:
             return int(dataset.version)
         if change.dropped is None:
             dataset.delete("true")
         elif len(change.dropped):
             dataset.delete(filters.one_of("id", change.dropped.to_pylist()))
-        append = LanceOperation.Append([tables._fragment(described) for described in change.added])
+        append = LanceOperation.Append([commits._fragment(described) for described in change.added])
         dataset = lance.LanceDataset.commit(f"{uri}/{name}.lance", append, read_version=dataset.version)
-        dataset.replace_schema_metadata(tables._metadata(change))
+        dataset.replace_schema_metadata(commits._metadata(change))
         return int(lance.dataset(f"{uri}/{name}.lance").version)
 
-    tables.commit = commit  # type: ignore[assignment]
+    commits.commit = commit
+    commits.holds = lambda *_: True  # type: ignore[assignment]
 
 
 def _no_intent() -> None:
@@ -282,8 +283,8 @@ POINTS: dict[str, tuple[Any, str]] = {
     "receipt": (Receipts, "put"),
     "removals": (ControlStore, "put_removals"),
     "intent": (ControlStore, "put_intent"),
-    "commit": (tables, "commit"),
-    "maintain": (tables, "maintain"),
+    "commit": (commits, "commit"),
+    "maintain": (vector_index, "maintain"),
     "epoch": (ControlStore, "put_epoch"),
 }
 """The durable steps of a run, in their order."""

@@ -239,16 +239,16 @@ def test_an_epoch_left_half_way_is_finished(tmp_path: Path, monkeypatch: pytest.
     documents = words(50)
     write(tmp_path / "corpus" / "a.parquet", documents)
     given = settings(tmp_path)
-    commits = 0
-    real_commit = publish.tables.commit
+    committed = 0
+    real_commit = publish.commits.commit
 
     def fail(*_: object) -> None:
         raise OSError("killed here")
 
     def fail_at_second(*arguments: object) -> int:
-        nonlocal commits
-        commits += 1
-        return real_commit(*arguments) if commits < 2 else fail()
+        nonlocal committed
+        committed += 1
+        return real_commit(*arguments) if committed < 2 else fail()
 
     with monkeypatch.context() as patch:
         if step == "put_epoch":
@@ -256,7 +256,7 @@ def test_an_epoch_left_half_way_is_finished(tmp_path: Path, monkeypatch: pytest.
         elif step == "maintain":
             patch.setattr(vector_index, "maintain", fail)
         else:
-            patch.setattr(publish.tables, "commit", fail_at_second)
+            patch.setattr(publish.commits, "commit", fail_at_second)
         with pytest.raises(OSError, match="killed here"):
             run(given)
     with pytest.raises(SettingsError, match="no epoch"):

@@ -188,7 +188,7 @@ def test_a_pending_epoch_is_finished(tmp_path: Path) -> None:
     assert {name: summary[name] for name in same} == {name: before[name] for name in same}
     assert store(given).pending_intent() is None
     assert [contents(given, epoch) for epoch in (1, 2, 3)] == [recorded(epoch) for epoch in (1, 2, 3)]
-    assert store(given).digests.names() == set(MADE["digest_names"]), "files were read that were known already"
+    assert store(given).digests.names() > set(MADE["digest_names"]), "digests of that version hold less: read once"
     assert fakes.run_here(given)["epoch"] == 3
 
 
@@ -259,14 +259,9 @@ def test_a_rollback_gives_up_the_pending_epoch(tmp_path: Path) -> None:
     assert contents(given, 2) == recorded(2)
 
 
-# Lance's clean-up takes files that no version holds once they are seven days old. In version 4d2741a that takes what is
-# staged for an epoch that waits to be finished, and only a rollback helps.
-TOO_OLD = pytest.param(8, marks=pytest.mark.xfail(raises=IndexerError, reason="staged files of last week are pruned"))
-
-
-@pytest.mark.parametrize("days", [0, TOO_OLD])
+@pytest.mark.parametrize("days", [0, 8])
 def test_pruning_takes_nothing_that_is_needed(days: float, tmp_path: Path) -> None:
-    """Neither of the latest epoch nor of the one that was begun."""
+    """Neither of the latest epoch nor of the one that was begun, though Lance's clean-up takes files of last week."""
     given = unpack("pending", tmp_path, days)
     staged = store(given).receipts(3).ids()
     pruned = history.prune(given.index.uri, store(given), keep=1)

@@ -12,8 +12,8 @@ from indexer import schema
 from indexer.errors import IndexerError, RefusedError
 from indexer.inference import matryoshka
 from indexer.schema import Layout
-from indexer.storage import filters, tables, vector_index
-from indexer.storage.tables import Change
+from indexer.storage import commits, filters, tables, vector_index
+from indexer.storage.commits import Change
 
 LAYOUT = Layout("docs", 1, (64, 32), "float32", "cosine", pa.schema([pa.field("kind", pa.string())]))
 
@@ -39,7 +39,7 @@ def rows(start: int, stop: int) -> pa.Table:
 
 @pytest.fixture
 def uri(tmp_path: Path) -> str:
-    tables.create_missing(str(tmp_path), LAYOUT.schemas())
+    tables.create_missing(str(tmp_path), LAYOUT.schemas(), "docs")
     return str(tmp_path)
 
 
@@ -52,7 +52,7 @@ def named(*spans: tuple[int, int]) -> list[str]:
 
 
 def change(epoch: int, base: int, added: list[dict[str, object]], dropped: pa.ChunkedArray | None = NOTHING) -> Change:
-    return Change(epoch, base, added, dropped, {"model": "m"})
+    return Change(epoch, str(epoch), base, added, dropped, {"model": "m"}, "docs")
 
 
 def dropping(start: int, stop: int) -> pa.ChunkedArray:
@@ -62,26 +62,28 @@ def dropping(start: int, stop: int) -> pa.ChunkedArray:
 def test_staged_rows_are_invisible_until_committed_and_then_there_once(uri: str) -> None:
     staged = [part for start in (0, 100) for part in tables.stage(uri, NAME, rows(start, start + 100))]
     assert vector_index.measure(uri, NAME).rows == 0
-    version = tables.commit(uri, NAME, change(1, 1, staged))
-    assert tables.commit(uri, NAME, change(1, 1, staged)) == version
+    version = commits.commit(uri, NAME, change(1, 1, staged))
+    assert commits.commit(uri, NAME, change(1, 1, staged)) == version
     assert ids(uri, version) == named((0, 200))
-    assert tables.metadata(uri, NAME, version) == {"epoch": "1", "model": "m"}
+    assert tables.metadata(uri, NAME, version) == {"epoch": "1", "intent": "1", "index": "docs", "model": "m"}
 
 
 def test_many_committers_at_once_commit_once(uri: str) -> None:
     staged = tables.stage(uri, NAME, rows(0, 50))
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda _: tables.commit(uri, NAME, change(1, 1, staged)), range(8)))
+        list(threads.map(lambda _: commits.commit(uri, NAME, change(1, 1, staged)), range(8)))
     assert ids(uri, vector_index.measure(uri, NAME).version) == named((0, 50))
 
 
 @pytest.mark.parametrize("kind", ["IVF_FLAT", "IVF_SQ", "IVF_RQ"])
 def test_additions_and_removals_are_one_version_and_indices_survive(uri: str, kind: str) -> None:
-    first = tables.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, rows(0, 300))))
+    first = commits.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, rows(0, 300))))
     vector_index.maintain(uri, NAME, kind, "cosine")
     base = vector_index.measure(uri, NAME)
     assert (base.index, base.unindexed) == (kind, 0)
-    second = tables.commit(uri, NAME, change(2, base.version, tables.stage(uri, NAME, rows(300, 310)), dropping(5, 15)))
+    second = commits.commit(
+        uri, NAME, change(2, base.version, tables.stage(uri, NAME, rows(300, 310)), dropping(5, 15))
+    )
     assert second == base.version + 1
     assert ids(uri, second) == named((0, 5), (15, 310))
     assert ids(uri, first) == named((0, 300))
@@ -98,7 +100,7 @@ def test_recall_is_measured_and_partitions_are_added_until_it_is_enough(
 ) -> None:
     """LanceDB makes a partition of some thousands of rows; its 20 would be all of a table this small."""
     monkeypatch.setattr(vector_index, "DEFAULT_PROBES", 1)
-    tables.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, rows(0, 20_000))))
+    commits.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, rows(0, 20_000))))
     vector_index.maintain(uri, NAME, "IVF_FLAT", "cosine")
     version = vector_index.measure(uri, NAME).version
     default, enough = (vector_index.measure_recall(uri, NAME, version, "cosine", 50, wanted) for wanted in (0.0, 0.999))
@@ -111,7 +113,7 @@ def test_recall_is_measured_and_partitions_are_added_until_it_is_enough(
 def test_what_quantised_vectors_find_is_ranked_by_the_vectors_themselves(
     uri: str, monkeypatch: pytest.MonkeyPatch, kind: str, gained: float
 ) -> None:
-    tables.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, rows(0, 5000))))
+    commits.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, rows(0, 5000))))
     vector_index.maintain(uri, NAME, kind, "cosine")
     version = vector_index.measure(uri, NAME).version
     ranked = vector_index.measure_recall(uri, NAME, version, "cosine", 50, 1.0).share
@@ -123,7 +125,7 @@ def test_what_quantised_vectors_find_is_ranked_by_the_vectors_themselves(
 def test_equal_vectors_are_equally_near(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Copies of one text: which ten of them an index finds is no fault of it."""
     few = [rows(start % 40, start % 40 + 20) for start in range(0, 20_000, 20)]
-    tables.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, pa.concat_tables(few))))
+    commits.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, pa.concat_tables(few))))
     vector_index.maintain(uri, NAME, "IVF_PQ", "cosine")
     monkeypatch.setattr(vector_index, "REFINED", {})
     assert (
@@ -132,7 +134,7 @@ def test_equal_vectors_are_equally_near(uri: str, monkeypatch: pytest.MonkeyPatc
 
 
 def test_another_type_of_vector_index_replaces_the_old_one(uri: str) -> None:
-    tables.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, rows(0, 300))))
+    commits.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, rows(0, 300))))
     for kind in vector_index.INDEX_CONFIGS:
         assert vector_index.maintain(uri, NAME, kind, "cosine").vector_index == "trained"
         assert vector_index.measure(uri, NAME).index == kind
@@ -142,11 +144,11 @@ def test_another_type_of_vector_index_replaces_the_old_one(uri: str) -> None:
 
 
 def test_the_vector_index_of_a_table_that_has_doubled_is_trained_anew(uri: str) -> None:
-    tables.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, rows(0, 300))))
+    commits.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, rows(0, 300))))
     vector_index.maintain(uri, NAME, "IVF_FLAT", "cosine")
     for epoch, (start, stop, done, trained) in enumerate([(300, 599, "extended", 300), (599, 600, "trained", 600)], 2):
         version = vector_index.measure(uri, NAME).version
-        tables.commit(uri, NAME, change(epoch, version, tables.stage(uri, NAME, rows(start, stop))))
+        commits.commit(uri, NAME, change(epoch, version, tables.stage(uri, NAME, rows(start, stop))))
         found = vector_index.maintain(uri, NAME, "IVF_FLAT", "cosine", 300)
         assert (found.vector_index, found.trained_rows) == (done, trained)
         assert vector_index.measure(uri, NAME).unindexed == 0
@@ -154,43 +156,43 @@ def test_the_vector_index_of_a_table_that_has_doubled_is_trained_anew(uri: str) 
 
 def test_an_untouched_table_of_another_schema_is_made_anew(uri: str) -> None:
     other = Layout("docs", 1, (64, 32), "float16", "cosine", pa.schema([]))
-    tables.create_missing(uri, other.schemas())
+    tables.create_missing(uri, other.schemas(), "docs")
     assert lance.dataset(f"{uri}/{NAME}.lance").schema.names == other.schema(64).names
-    versions = tables.create_missing(uri, LAYOUT.schemas())
-    tables.commit(uri, NAME, change(1, versions[NAME], tables.stage(uri, NAME, rows(0, 50))))
+    tables.create_missing(uri, LAYOUT.schemas(), "docs")
+    commits.commit(uri, NAME, change(1, 0, tables.stage(uri, NAME, rows(0, 50))))
     with pytest.raises(IndexerError, match="other columns"):
-        tables.create_missing(uri, other.schemas())
+        tables.create_missing(uri, other.schemas(), "docs")
     assert vector_index.measure(uri, NAME).rows == 50
 
 
 def test_whole_fragments_can_go(uri: str) -> None:
     staged = [part for start in range(0, 300, 100) for part in tables.stage(uri, NAME, rows(start, start + 100))]
-    base = tables.commit(uri, NAME, change(1, 1, staged))
-    version = tables.commit(uri, NAME, change(2, base, [], dropping(0, 250)))
+    base = commits.commit(uri, NAME, change(1, 1, staged))
+    version = commits.commit(uri, NAME, change(2, base, [], dropping(0, 250)))
     assert ids(uri, version) == named((250, 300))
-    version = tables.commit(uri, NAME, change(3, version, [], dropping(250, 300)))
+    version = commits.commit(uri, NAME, change(3, version, [], dropping(250, 300)))
     assert ids(uri, version) == []
-    version = tables.commit(uri, NAME, change(4, version, tables.stage(uri, NAME, rows(7, 9))))
+    version = commits.commit(uri, NAME, change(4, version, tables.stage(uri, NAME, rows(7, 9))))
     assert ids(uri, version) == named((7, 9))
     added = tables.stage(uri, NAME, rows(20, 22))
-    version = tables.commit(uri, NAME, change(5, version, added, dropping(7, 9)))
+    version = commits.commit(uri, NAME, change(5, version, added, dropping(7, 9)))
     assert ids(uri, version) == named((20, 22))
 
 
 def test_an_epoch_starts_from_its_base_whatever_was_written_since(uri: str) -> None:
-    base = tables.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, rows(0, 20))))
+    base = commits.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, rows(0, 20))))
     lance.write_dataset(rows(90, 95), f"{uri}/{NAME}.lance", mode="append")
-    version = tables.commit(uri, NAME, change(2, base, tables.stage(uri, NAME, rows(20, 22)), dropping(0, 1)))
+    version = commits.commit(uri, NAME, change(2, base, tables.stage(uri, NAME, rows(20, 22)), dropping(0, 1)))
     assert ids(uri, version) == named((1, 22))
 
 
 def test_a_process_that_wakes_up_late_changes_nothing(uri: str) -> None:
     late = tables.stage(uri, NAME, rows(500, 510))
-    base = tables.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, rows(0, 20))))
-    version = tables.commit(uri, NAME, change(2, base, []))
-    assert tables.commit(uri, NAME, change(2, base, late)) == version
+    base = commits.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, rows(0, 20))))
+    version = commits.commit(uri, NAME, change(2, base, []))
+    assert commits.commit(uri, NAME, change(2, base, late)) == version
     with pytest.raises(RefusedError, match="already at epoch 2"):
-        tables.commit(uri, NAME, change(1, 1, late))
+        commits.commit(uri, NAME, change(1, 1, late))
     assert ids(uri, vector_index.measure(uri, NAME).version) == named((0, 20))
 
 
@@ -198,20 +200,20 @@ def test_a_missing_staged_file_is_never_committed(uri: str) -> None:
     staged = tables.stage(uri, NAME, rows(0, 5))
     next(Path(uri).glob(f"{NAME}.lance/data/*")).unlink()
     with pytest.raises(IndexerError, match="is missing"):
-        tables.commit(uri, NAME, change(1, 1, staged))
+        commits.commit(uri, NAME, change(1, 1, staged))
     assert vector_index.measure(uri, NAME).version == 1
 
 
 def test_the_content_can_be_replaced(uri: str) -> None:
-    tables.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, rows(0, 20)), None))
-    version = tables.commit(uri, NAME, change(2, 0, tables.stage(uri, NAME, rows(50, 53)), None))
+    commits.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, rows(0, 20)), None))
+    version = commits.commit(uri, NAME, change(2, 0, tables.stage(uri, NAME, rows(50, 53)), None))
     assert ids(uri, version) == named((50, 53))
-    assert ids(uri, tables.commit(uri, NAME, change(3, 0, [], None))) == []
+    assert ids(uri, commits.commit(uri, NAME, change(3, 0, [], None))) == []
 
 
 def test_fragments_are_compacted(uri: str) -> None:
     staged = [part for start in range(0, 200, 10) for part in tables.stage(uri, NAME, rows(start, start + 10))]
-    tables.commit(uri, NAME, change(1, 1, staged))
+    commits.commit(uri, NAME, change(1, 1, staged))
     vector_index.maintain(uri, NAME, "none", "cosine")
     dataset = lance.dataset(f"{uri}/{NAME}.lance")
     assert len(dataset.get_fragments()) == 1
@@ -243,6 +245,6 @@ def test_the_vector_index_follows_rows_and_width(setting: str, count: int, width
 @pytest.mark.parametrize("value", ["plain", "it's", "''", "a' OR 'a'='a", "new\nline", "\u00e9\U0001f600", "100%_"])
 def test_quoted_values_are_one_literal(uri: str, value: str) -> None:
     table = rows(0, 3).set_column(0, LAYOUT.schema(64).field("id"), pa.array([value, "x", "it"]))
-    version = tables.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, table)))
+    version = commits.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, table)))
     found = tables.search_table(uri, NAME, version).search().where(filters.one_of("id", [value])).to_list()
     assert [row["id"] for row in found] == [value]

@@ -1,0 +1,228 @@
+"""Commits: the change that an epoch makes to a table, once, whoever makes it how often."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lance
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from lance import LanceOperation
+from lance.commit import CommitConflictError
+from lance.fragment import FragmentMetadata
+from lance.schema import LanceSchema
+
+from indexer import schema
+from indexer.errors import CannotFinish, IndexerError, RefusedError, first_line
+from indexer.storage.put_once import PutOnceFolder
+from indexer.storage.tables import (
+    EPOCH_KEY,
+    INTENT_KEY,
+    METADATA_PREFIX,
+    OWNER_KEY,
+    check_owner,
+    epoch_of,
+    open_version,
+    table_path,
+)
+
+MESSAGE = "__lance_commit_message"
+"""Where Lance keeps a commit's message among the properties of its transaction."""
+
+KEEPS_ROWS = (LanceOperation.Rewrite, LanceOperation.CreateIndex)
+"""What maintenance does; its reservation of fragment ids has no class of its own in Python."""
+
+UNSHOWN_REWRITE = "RewrittenIndex"
+
+ADDRESS_BITS = 32
+"""A Lance row address is the fragment's id and, in the lower 32 bits, the row's offset in it."""
+
+NOTHING = 0
+"""Base of an epoch that starts from nothing: its rows become the whole content."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one epoch does to one table.
+
+    Attributes:
+        epoch: Number of the epoch.
+        intent: Digest of the intent: the change is done where a commit for this very intent is found.
+        base: Version it starts from, or :data:`NOTHING`.
+        added: Staged fragments, as Lance describes them.
+        dropped: Ids whose rows go; ``None`` when all do and the added fragments become the whole content.
+        metadata: Schema metadata of the result.
+        owner: The index, or the job, whose table it is.
+    """
+
+    epoch: int
+    intent: str
+    base: int
+    added: Sequence[dict[str, Any]]
+    dropped: pa.ChunkedArray | None
+    metadata: Mapping[str, str]
+    owner: str
+
+
+def commit(uri: str, name: str, change: Change) -> int:
+    """Makes an epoch's change to a table, exactly once whoever calls it how often.
+
+    The commit replaces the table's list of fragments if its version is still the one read (compare and swap). Its
+    transaction names the intent. Where others have written rows since, it is made again, from the base.
+
+    Args:
+        uri: LanceDB database.
+        name: Table name.
+        change: What to do.
+
+    Returns:
+        The version that the change made.
+
+    Raises:
+        RefusedError: The table is already at a later epoch.
+        SettingsError: The table is not the owner's.
+        CannotFinish: A staged file or the base is gone.
+        IndexerError: The table cannot be written.
+    """
+    while True:
+        dataset = lance.dataset(table_path(uri, name))
+        done = _committed(dataset, change.intent)
+        if done is not None:
+            return done
+        check_owner(dataset, name, change.owner, known={name})
+        if epoch_of(dataset) > change.epoch:
+            raise RefusedError(
+                f"table {name} is already at epoch {epoch_of(dataset)}; epoch {change.epoch} is out of date"
+            )
+        missing = missing_files(change.added, data_sizes(uri, name))
+        if missing:
+            raise CannotFinish(f"staged file {missing[0]} of table {name} is missing")
+        try:
+            written = _overwrite(dataset, change) if _replaces(change) else _merge(dataset, change)
+        except CommitConflictError:
+            continue
+        except (OSError, ValueError) as error:
+            raise IndexerError(f"cannot commit to table {name}: {first_line(error)}") from None
+        return int(written.version)
+
+
+def holds(uri: str, name: str, version: int, intent: str) -> bool:
+    """Whether a version has the rows that an intent's commit gave the table: nothing but maintenance lies between."""
+    return _committed(open_version(uri, name, version), intent) is not None
+
+
+def data_sizes(uri: str, name: str) -> dict[str, int]:
+    """Bytes of a table's data files by name, committed or not."""
+    return PutOnceFolder(uri, f"{name}.lance/data", "index.uri").sizes()
+
+
+def missing_files(staged: Sequence[Mapping[str, Any]], there: Mapping[str, int]) -> list[str]:
+    """Files of staged fragments that are not there, or not whole.
+
+    Args:
+        staged: The fragments, as Lance describes them.
+        there: What :func:`data_sizes` gave for their table.
+    """
+    files = [file for fragment in staged for file in fragment["files"]]
+    return [file["path"] for file in files if not _is_whole(file, there)]
+
+
+def _is_whole(file: Mapping[str, Any], there: Mapping[str, int]) -> bool:
+    return file["path"] in there and file["file_size_bytes"] in {None, there[file["path"]]}
+
+
+def _committed(dataset: lance.LanceDataset, intent: str) -> int | None:
+    """Version of the intent's commit, if only maintenance followed it."""
+    for version in range(int(dataset.version), 0, -1):
+        try:
+            transaction = dataset.read_transaction(version)
+        except (OSError, ValueError):
+            return None  # cleaned up
+        except TypeError as error:
+            # pylance 14 cannot show a compaction that renumbers rows of an index.
+            if UNSHOWN_REWRITE not in str(error):
+                raise
+            continue
+        if transaction is None:
+            return None
+        operation = transaction.operation
+        if isinstance(operation, KEEPS_ROWS) or type(operation) is LanceOperation.BaseOperation:
+            continue
+        return version if (transaction.transaction_properties or {}).get(MESSAGE) == _message(intent) else None
+    return None
+
+
+def _message(intent: str) -> str:
+    return f"intent {intent}"
+
+
+def _replaces(change: Change) -> bool:
+    return change.dropped is None or change.base == NOTHING
+
+
+def _metadata(change: Change) -> dict[str, str]:
+    entries = {METADATA_PREFIX + key: value for key, value in change.metadata.items()}
+    marks = {EPOCH_KEY: str(change.epoch), INTENT_KEY: change.intent, OWNER_KEY: change.owner}
+    return entries | {key.decode(): value for key, value in marks.items()}
+
+
+def _fragment(described: dict[str, Any]) -> FragmentMetadata:
+    return FragmentMetadata.from_json(json.dumps(described))
+
+
+def _at_base(dataset: lance.LanceDataset, base: int) -> lance.LanceDataset:
+    """The table with the content of the published version, whatever happened to it since."""
+    if dataset.version == base:
+        return dataset
+    if base not in {version["version"] for version in dataset.versions()}:
+        raise CannotFinish(f"version {base} of {dataset.uri.rsplit('/', 1)[-1]} is gone")
+    return lance.LanceDataset.commit(dataset, LanceOperation.Restore(base), dataset.version, max_retries=0)
+
+
+def _overwrite(dataset: lance.LanceDataset, change: Change) -> lance.LanceDataset:
+    columns = dataset if change.base == NOTHING else lance.dataset(dataset.uri, version=change.base)
+    target = columns.schema.with_metadata(_metadata(change))
+    operation = LanceOperation.Overwrite(target, [_fragment(described) for described in change.added])
+    # Without retries Lance refuses to overwrite a version that it has not read: compare and swap here too.
+    return lance.LanceDataset.commit(
+        dataset, operation, dataset.version, max_retries=0, commit_message=_message(change.intent)
+    )
+
+
+def _merge(dataset: lance.LanceDataset, change: Change) -> lance.LanceDataset:
+    dataset = _at_base(dataset, change.base)
+    kept = [part for part in _kept(dataset, change.dropped) if part is not None]
+    added = [_fragment(described) for described in change.added]
+    for fragment_id, fragment in enumerate(added, _free_id(dataset)):
+        fragment.id = fragment_id
+    emptied = {part.fragment_id for part in dataset.get_fragments()} - {part.id for part in kept}
+    if emptied:
+        # In a commit of their own: Lance refuses a Merge without one of the fragments there are.
+        delete = LanceOperation.Delete([], sorted(emptied), "true")
+        dataset = lance.LanceDataset.commit(dataset, delete, dataset.version, max_retries=0)
+    target = dataset.schema.with_metadata(_metadata(change))
+    merge = LanceOperation.Merge([*kept, *added], LanceSchema.from_pyarrow(target), preserves_nullability=False)
+    return lance.LanceDataset.commit(dataset, merge, dataset.version, commit_message=_message(change.intent))
+
+
+def _kept(dataset: lance.LanceDataset, dropped: pa.ChunkedArray | None) -> Iterator[FragmentMetadata | None]:
+    """Every fragment without the dropped rows; ``None`` for one of which nothing is left."""
+    for fragment in dataset.get_fragments():
+        offsets = _offsets(fragment, dropped) if dropped else []
+        yield fragment.delete_rows(offsets) if len(offsets) else fragment.metadata
+
+
+def _offsets(fragment: lance.LanceFragment, ids: pa.ChunkedArray) -> list[int]:
+    """Offsets of the rows with one of the ids."""
+    rows = fragment.scanner(columns=[schema.ID], with_row_address=True).to_table()
+    found = rows.filter(pc.is_in(rows[schema.ID], value_set=ids))["_rowaddr"].to_numpy()
+    return [int(address) for address in found & np.uint64((1 << ADDRESS_BITS) - 1)]
+
+
+def _free_id(dataset: lance.LanceDataset) -> int:
+    """First fragment id that neither a fragment nor an index has seen; 0 would be renumbered."""
+    segments = (segment for found in dataset.describe_indices() for segment in found.segments)
+    covered = (fragment for segment in segments for fragment in segment.fragment_ids)
+    return 1 + max([0, *(part.fragment_id for part in dataset.get_fragments()), *covered])

@@ -1,0 +1,110 @@
+"""Files below a URI of an object store: the only door to obstore."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+from uuid import uuid4
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import ObjectStore, from_url
+
+from indexer.errors import IndexerError
+
+RemoteError = BaseError
+
+_probed: set[str] = set()
+
+
+class Remote:
+    """Objects below a URI; errors are :class:`RemoteError` or those of the system."""
+
+    def __init__(self, uri: str) -> None:
+        """Opens the store, without asking it anything."""
+        self._uri = uri
+        self._store: ObjectStore = from_url(uri)
+
+    def put(self, path: str, content: bytes | Path) -> bool:
+        """Writes an object if there is none; gives whether it did.
+
+        Raises:
+            IndexerError: The store overwrites what it was asked to leave.
+        """
+        if self._uri not in _probed:
+            self._probe()
+            _probed.add(self._uri)
+        return self._create(path, content)
+
+    def _create(self, path: str, content: bytes | Path) -> bool:
+        try:
+            obstore.put(self._store, path, content, mode="create", use_multipart=False)
+        except AlreadyExistsError:
+            return False
+        return True
+
+    def _probe(self) -> None:
+        """Some stores ignore If-None-Match: two runs would overwrite each other's files without a word."""
+        path = f"_probe-{uuid4().hex}"
+        try:
+            self._create(path, b"1")
+            if self._create(path, b"2"):
+                raise IndexerError(
+                    "the object store ignores If-None-Match: it overwrites files that must be put once, so that two "
+                    "runs would mix their work; use a store that knows conditional writes, or a directory"
+                )
+        finally:
+            obstore.delete(self._store, path)
+
+    def get(self, path: str) -> bytes:
+        """Content of an object."""
+        return bytes(obstore.get(self._store, path).bytes())
+
+    def open(self, path: str) -> BinaryIO:
+        """An object that is read piece by piece."""
+        return cast(BinaryIO, _RandomAccess(obstore.open_reader(self._store, path)))
+
+    def size(self, path: str) -> int:
+        """Bytes of an object."""
+        return int(obstore.head(self._store, path)["size"])
+
+    def delete(self, path: str) -> None:
+        """Deletes an object."""
+        obstore.delete(self._store, path)
+
+    def refresh(self, path: str) -> None:
+        """Makes an object as young as one written now, by writing it again: stores refuse a copy onto itself."""
+        obstore.put(self._store, path, self.get(path))
+
+    def files(self, folder: str) -> Iterator[tuple[str, int, float]]:
+        """Path, bytes and time of change, in seconds since 1970, of every object below a folder."""
+        for batch in obstore.list(self._store, folder):
+            yield from ((entry["path"], int(entry["size"]), entry["last_modified"].timestamp()) for entry in batch)
+
+    def folders(self) -> list[str]:
+        """Names of the folders right below."""
+        return [str(prefix).split("/")[-1] for prefix in obstore.list_with_delimiter(self._store)["common_prefixes"]]
+
+
+class _RandomAccess(io.RawIOBase):
+    """A stored file as the file object Arrow asks for; obstore's own reader lacks part of the protocol."""
+
+    def __init__(self, reader: Any) -> None:
+        self._reader = reader
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._reader.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._reader.tell())
+
+    def readinto(self, buffer: Any) -> int:
+        content = bytes(self._reader.read(len(buffer)))
+        buffer[: len(content)] = content
+        return len(content)

@@ -1,0 +1,53 @@
+"""Tags on published versions: Lance's clean-up, whoever starts it, does not take a version that has one."""
+
+import re
+from collections.abc import Mapping
+
+import lance
+
+from indexer.storage.tables import open_version
+
+OURS = re.compile(r"indexer-(\d{12})-(\d+)")
+"""Epoch and version: two runs that finish one epoch tag different versions."""
+
+
+def protect(uri: str, versions: Mapping[str, int], epoch: int) -> None:
+    """Tags the versions of an epoch, once.
+
+    Args:
+        uri: LanceDB database.
+        versions: Version of every table.
+        epoch: The epoch.
+
+    Raises:
+        IndexerError: A version cannot be opened.
+    """
+    for name, version in versions.items():
+        dataset = open_version(uri, name, version)
+        tag = f"indexer-{epoch:012d}-{version}"
+        if tag in dataset.tags.list():
+            continue
+        try:
+            dataset.tags.create(tag, version)
+        except (OSError, ValueError):
+            if tag not in dataset.tags.list():  # another process may have made it
+                raise
+
+
+def release(dataset: lance.LanceDataset, kept: Mapping[int, int], closed: int) -> None:
+    """Deletes our tags of epochs that are forgotten; those of other people stay, and those of an epoch under way.
+
+    Args:
+        dataset: The table.
+        kept: Version of every epoch whose tag stays.
+        closed: The latest published epoch.
+    """
+    for tag in dataset.tags.list():
+        ours = OURS.fullmatch(tag)
+        if ours and int(ours[1]) <= closed and kept.get(int(ours[1])) != int(ours[2]):
+            dataset.tags.delete(tag)
+
+
+def tagged(dataset: lance.LanceDataset) -> set[int]:
+    """Versions that have a tag, ours or not."""
+    return {int(tag["version"]) for tag in dataset.tags.list().values()}
