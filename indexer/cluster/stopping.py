@@ -18,7 +18,7 @@ def asked_to_stop() -> Iterator[threading.Event]:
 
     def ask(*_: object) -> None:
         asked.set()
-        say("stopping: shards in hand are finished first; once more to stop at once")
+        say("stopping: shards in hand are finished first; send the signal again to stop at once")
         for number in numbers:
             signal.signal(number, signal.default_int_handler)
 

@@ -158,7 +158,7 @@ def _check_same(filesystem: fs.FileSystem, file: DataFile) -> None:
     try:
         info = filesystem.get_file_info(file.path)
     except OSError as error:
-        raise BadFile(f"{file.path}: cannot be looked at: {first_line(error)}") from None
+        raise BadFile(f"{file.path}: its size and time cannot be read: {first_line(error)}") from None
     if info.type == fs.FileType.NotFound:
         raise BadFile(
             f"{file.path}: is gone since it was listed, or its name is not UTF-8, which is shown as \\x..: rename it"
@@ -171,7 +171,7 @@ def _check_counts(metadata: pq.FileMetaData, file: DataFile) -> None:
     """Rows are found by counting: where the counts contradict each other some would be skipped without a word."""
     counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     if min(counts, default=0) < 0 or sum(counts) != metadata.num_rows:
-        raise BadFile(f"{file.path}: damaged: it announces {metadata.num_rows} rows, and its row groups others")
+        raise BadFile(f"{file.path}: damaged: its footer names {metadata.num_rows} rows, its row groups another number")
 
 
 def batches(

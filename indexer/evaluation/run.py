@@ -96,7 +96,7 @@ class Evaluation:
     def given_reranker(self) -> Reranker:
         """The reranker of the configurations that need one."""
         if self.reranker is None:
-            raise TypeError("no configuration can be reranked without a reranker")
+            raise TypeError("internal error: a configuration is to be reranked without a reranker")
         return self.reranker
 
     @cached_property
@@ -134,7 +134,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     folder = PutOnceFolder(settings.output.uri, name, "output.uri")
     known = report.finished(folder)
     if known is not None:
-        say("evaluated by an earlier run with the same settings: nothing done")
+        say("an earlier run evaluated this epoch with the same settings: its report is given")
         return known
     layout = published.epoch.description.layout
     listed = configurations.listed(settings.compare, layout.widths, layout.precision, reranked=reranker is not None)
@@ -167,7 +167,7 @@ def _questions(
     if settings.known_items is not None:
         return known_items.make(published, settings.known_items)
     if settings.synthetic is None or reranker is None:
-        raise TypeError("the settings have no source of queries")
+        raise TypeError("internal error: the settings have no source of queries")
     writer = synthetic.open_writer(settings.synthetic, settings.engine)
     style = settings.run.progress
 

@@ -211,7 +211,8 @@ def rewrite(
     tokens = published.model.tokenizer.documents(list(texts.values()))
     if tokens.rejected:
         raise IndexerError(
-            f"{len(tokens.rejected)} of {len(texts)} altered documents cannot be embedded: {tokens.rejected[0][1]}"
+            f"{len(tokens.rejected)} of {len(texts)} documents without their known items cannot be embedded: "
+            f"{tokens.rejected[0][1]}"
         )
     names = [field.name for field in published.schema() if field.name != schema.VECTOR]
     rows = published.rows(list(texts), names).to_pylist()

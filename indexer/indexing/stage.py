@@ -109,7 +109,7 @@ def _move(job: Job, cluster: Cluster, found: Changes, target: Target, staged: St
     """Stages what moved; the receipts of an earlier run that did so are found when the shards put theirs."""
     if job.published is None or not found.moved.num_rows:
         return
-    say(f"{found.moved.num_rows:,} documents moved: their vectors are taken over")
+    say(f"{found.moved.num_rows:,} documents only got new ids: their vectors are reused")
     paths = [file.path for file in job.corpus.files]
     rows = zip(*(found.moved[name].to_pylist() for name in ("file", "row", "id")), strict=True)
     old_ids = {(paths[file], row): name for file, row, name in rows}

@@ -37,7 +37,9 @@ def check_vectors(vectors: np.ndarray, dimension: int) -> None:
     cosines = vectors @ vectors.T
     np.fill_diagonal(cosines, -1.0)
     if cosines.max() > SAME_COSINE:
-        raise EngineError("the model gives the same vector for different texts; its weights were not read as they are")
+        raise EngineError(
+            "the model gives the same vector for different texts; its weights were loaded wrongly; check the checkpoint"
+        )
 
 
 def check_scores(scores: np.ndarray, *, bounded: bool = True) -> None:

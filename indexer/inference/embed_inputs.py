@@ -239,5 +239,8 @@ class EmbedTokenizer:
     def _framed(self, bodies: list[list[int]]) -> list[list[int]]:
         framed = [[*self._before, *ids, *self._behind] for ids in bodies]
         if self._end is not None and any(ids[-1] != self._end for ids in framed):
-            raise IndexerError("a token row does not end with the end token; its vector would be read elsewhere")
+            raise IndexerError(
+                "internal error: a token sequence does not end with the end token, so its vector would be pooled at "
+                "the wrong position"
+            )
         return framed

@@ -127,7 +127,7 @@ class Engine:
             if not 0 < len(ids) <= self.max_tokens:
                 raise ValueError(f"a sequence has {len(ids)} token ids; 1 to {self.max_tokens} are possible")
         if self._broken:
-            raise EngineDead("vLLM failed before and may still hold sequences of that time")
+            raise EngineDead("the engine failed before and cannot be used again; start another one")
         results = np.empty((len(token_ids), width), np.float32)
         self._broken = True
         try:

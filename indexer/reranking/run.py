@@ -104,7 +104,7 @@ def run(
     job = _open(settings, model)
     finished = job.folder.summary()
     if finished is not None:
-        say("finished by an earlier run: nothing scored")
+        say("an earlier run has finished: nothing is scored")
         return finished
     with ExitStack() as stack:
         cluster = cluster or stack.enter_context(Cluster(settings.cluster, settings.engine.replicas_per_gpu))
@@ -293,5 +293,5 @@ GivenT = TypeVar("GivenT")
 def _given(value: GivenT | None) -> GivenT:
     """A section that the settings' own check has found to be there."""
     if value is None:
-        raise TypeError("a section is missing that the settings need")
+        raise TypeError("internal error: the settings lack a section that their form needs")
     return value

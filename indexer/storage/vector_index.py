@@ -94,7 +94,9 @@ def maintain(uri: str, name: str, kind: str, metric: str, trained_rows: int | No
         except (OSError, RuntimeError, ValueError) as error:
             if RETRYABLE not in str(error):
                 raise IndexerError(f"cannot maintain table {name}: {first_line(error)}") from None
-    raise IndexerError(f"table {name} is maintained by other processes all the time; run again")
+    raise IndexerError(
+        f"table {name} keeps being changed by other processes while it is maintained; run again when they are done"
+    )
 
 
 def _maintain(uri: str, name: str, kind: str, metric: str, trained_rows: int | None) -> Maintenance:
