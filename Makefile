@@ -40,8 +40,8 @@ chaos: $(INSTALLED) ## Do 20,000 random operations to indices and check what the
 kills: $(INSTALLED) ## Kill drivers 2,000 times on real tables and check what is left; KILLS=... for another number
 	$(BIN)/python -m tests.faults.chaos --kills $(or $(KILLS),2000)
 
-fuzz: $(INSTALLED) ## Push 200,000 generated rows and 5,000 mutated files through; N=... for another number of rows
-	$(BIN)/python -m tests.faults.fuzz --rows $(or $(N),200000) --files $(or $(FILES),5000)
+fuzz: $(INSTALLED) ## Push 2 x 200,000 generated rows and 5,000 mutated files through; N=... for another number of rows
+	$(BIN)/python -m tests.faults.fuzz --rows $(or $(N),200000) --typed $(or $(N),200000) --files $(or $(FILES),5000)
 
 # Versions with the suffix of a local build are not known to any database.
 audit: $(INSTALLED) ## Compare both lock files with the known vulnerabilities; needs PyPI itself

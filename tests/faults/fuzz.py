@@ -1,6 +1,6 @@
 """Generated rows and mutated Parquet files through the real reading, tokenising and writing, with the fake engine.
 
-``python -m tests.faults.fuzz --rows 200000 --files 5000`` is ``make fuzz``. Hypothesis draws what goes in; every row
+``make fuzz`` is ``python -m tests.faults.fuzz``. Hypothesis draws what goes in; every row
 must be indexed, quarantined or a copy of another one, and every table must be readable to the last byte.
 """
 
@@ -23,6 +23,7 @@ from indexer.indexing import bounds
 from indexer.publishing.gates import Gate
 from indexer.search.published import open_published
 from indexer.storage.control import ControlStore
+from tests.faults import fuzz_types
 from tests.support import fakes
 
 ROWS = 1000
@@ -222,9 +223,10 @@ def main() -> None:
     """Fuzzes and prints the counts."""
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_argument("--rows", type=int, default=200_000, help="generated rows")
+    command.add_argument("--typed", type=int, default=200_000, help="rows of all Arrow types at every depth")
     command.add_argument("--files", type=int, default=5_000, help="mutated Parquet files")
     arguments = command.parse_args()
-    for name, number in sorted(run(arguments.rows, arguments.files).items()):
+    for name, number in sorted((run(arguments.rows, arguments.files) + fuzz_types.run(arguments.typed)).items()):
         print(f"{name:>16} {number:>9,}")
 
 

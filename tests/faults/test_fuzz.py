@@ -1,6 +1,6 @@
 """A small part of ``make fuzz``."""
 
-from tests.faults import fuzz
+from tests.faults import fuzz, fuzz_types
 
 
 def test_every_row_and_every_file_has_a_fate() -> None:
@@ -10,3 +10,9 @@ def test_every_row_and_every_file_has_a_fate() -> None:
     assert counts["indexed"] > 1000
     assert counts["bad_file"] > 20
     assert {"null_text", "invalid_utf8"} <= counts.keys()
+
+
+def test_values_of_every_type_are_equal_or_quarantined() -> None:
+    counts = fuzz_types.run(2 * fuzz_types.ROWS, first_seed=5)
+    assert counts["typed rows"] == 2 * fuzz_types.ROWS
+    assert counts["invalid_utf8"]
