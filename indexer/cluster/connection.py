@@ -1,26 +1,19 @@
 """The connection to Ray: the cluster we join, run in or start, and tasks on it."""
 
-import logging
-import os
-import signal
-import threading
-import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from itertools import starmap
 from typing import Any, Self
 
 import ray
-from ray._private import ray_constants
 from ray.exceptions import RayError, RayTaskError
 
 from indexer.cluster.failures import cause, death
 from indexer.cluster.placement import Placement
 from indexer.cluster.pool import WorkerPool
+from indexer.cluster.session import RaySession
 from indexer.cluster.worker import MakePipeline
-from indexer.errors import IndexerError, first_line
-from indexer.progress import say
+from indexer.errors import IndexerError
 from indexer.settings import ClusterSettings
 
 SMALL_BYTES = 8 << 20
@@ -28,12 +21,6 @@ SMALL_BYTES = 8 << 20
 
 SMALL_ROWS = 200_000
 """Likewise rows to compare or to maintain: 0.2 s here were measured, and 2.5 s in new processes."""
-
-OBJECT_STORE_BYTES = 256 << 20
-"""Shared memory of a Ray we start: only descriptions of work and receipts travel, never documents or vectors."""
-
-LOCAL = "local"
-"""Address that always starts a Ray of our own."""
 
 
 class Cluster:
@@ -45,36 +32,18 @@ class Cluster:
         self._replicas = replicas_per_gpu
 
     def __enter__(self) -> Self:
-        """Connects, or starts a local Ray on loopback."""
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        with _our_sigterm(), warnings.catch_warnings():
-            # Lance warns of every fork; Ray's are followed by an exec, which leaves nothing of Lance behind.
-            warnings.simplefilter("ignore")
-            self._connect({"logging_level": logging.ERROR, "log_to_driver": False})
+        """Joins the cluster that was named or that we run in, or starts a Ray on loopback that ends with us."""
+        self._session = RaySession(self._settings.address)
+        try:
+            self._session.open()
+        except BaseException:
+            self._session.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         """Disconnects, which ends a Ray that we started."""
-        ray.shutdown()
-
-    def _connect(self, quiet: dict[str, Any]) -> None:
-        given = self._settings.address or os.environ.get("RAY_ADDRESS") or "auto"
-        try:
-            if given != LOCAL:
-                ray.init(address=given, **quiet)
-                _warn_of_open_cluster()
-                return
-        except (ConnectionError, RuntimeError) as error:
-            if given != "auto":
-                raise IndexerError(f"no Ray cluster can be joined at {given}: {first_line(error)}") from None
-        with _on_loopback():
-            ray.init(
-                address=LOCAL,
-                num_cpus=len(os.sched_getaffinity(0)),
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                **quiet,
-            )
+        self._session.close()
 
     @property
     def cores(self) -> int:
@@ -138,34 +107,3 @@ def _take_one(waiting: set[Any]) -> Any:
         raise cause(error) from None
     except RayError as error:  # Ray has tried again by itself
         raise IndexerError(f"the process of a task died: {death(error)}") from None
-
-
-@contextmanager
-def _our_sigterm() -> Iterator[None]:
-    """Keeps the command's own answer to SIGTERM, which Ray replaces with an exit of its own."""
-    ours = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, ours)
-
-
-@contextmanager
-def _on_loopback() -> Iterator[None]:
-    """A Ray started in this block listens on loopback only.
-
-    Ray takes the machine's own address whatever ``ray.init`` is told (2.60 replaces 127.0.0.1 by it), except where this
-    constant says that the machine is no part of a cluster, as on desktops; processes it starts read the variable.
-    """
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
-        del os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR]
-
-
-def _warn_of_open_cluster() -> None:
-    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
-        say("warning: this Ray cluster is joined without RAY_AUTH_MODE=token: who reaches its ports can run code on it")

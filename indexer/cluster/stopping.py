@@ -2,10 +2,14 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from indexer.progress import say
+
+SAME_SECONDS = 0.2
+"""A signal that comes so soon after the first one is the same request: `timeout` tells its child and then the group."""
 
 
 @contextmanager
@@ -16,11 +20,16 @@ def asked_to_stop() -> Iterator[threading.Event]:
         yield asked
         return
 
+    first = 0.0
+
     def ask(*_: object) -> None:
-        asked.set()
-        say("stopping: shards in hand are finished first; send the signal again to stop at once")
-        for number in numbers:
-            signal.signal(number, signal.default_int_handler)
+        nonlocal first
+        if not asked.is_set():
+            first = time.monotonic()
+            asked.set()
+            say("stopping: shards in hand are finished first; send the signal again to stop at once")
+        elif time.monotonic() - first > SAME_SECONDS:
+            raise KeyboardInterrupt
 
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = [signal.signal(number, ask) for number in numbers]

@@ -47,7 +47,15 @@ def drives(root: Path, *given: Any, **faults: Any) -> subprocess.CompletedProces
 def _begun(root: Path, given: Any) -> subprocess.Popen[str]:
     """A run of half a second a shard, which is still at work when something happens to it."""
     command = drive.command(root, given, seconds_per_token=0.003)
-    return subprocess.Popen(command, cwd=ROOT, env=_alone(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=_alone(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def _alone() -> dict[str, str]:
@@ -110,6 +118,26 @@ def test_one_signal_finishes_what_is_in_hand_and_two_do_not_wait(tmp_path: Path,
     done = drives(tmp_path, given)
     assert json.loads(done.stdout)["resumed_shards"] == staged
     assert published_rows(settings(tmp_path), 96) == sorted((name, 0) for name, _ in documents)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_signal_to_the_whole_group_finishes_what_is_in_hand(tmp_path: Path, times: int) -> None:
+    """As systemd sends it; `timeout` sends it twice, to its child and to the group."""
+    write(tmp_path / "corpus" / "a.parquet", words(600))
+    given = {"run": {"shard_mb": 0.0024, "progress": "none"}, "cluster": {"address": "local", "workers": 1}}
+    process = _begun(tmp_path, given)
+    store = ControlStore(settings(tmp_path).index.uri, "docs")
+    _wait(lambda: len(store.receipts(1).ids()) > 2)
+    for _ in range(times):
+        os.killpg(process.pid, signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "shards in hand are finished first" in said
+    assert "worker died" not in said
+    assert said.splitlines()[-1] == "interrupted; run the same command again to resume"
+    staged = len(store.receipts(1).ids())
+    assert 2 < staged < 60
+    assert json.loads(drives(tmp_path, given).stdout)["resumed_shards"] == staged
 
 
 def _wait(until: Callable[[], bool]) -> None:
