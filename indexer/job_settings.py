@@ -1,9 +1,36 @@
-"""Where a job's settings come from: TOML file < environment (``INDEXER_SECTION__KEY``) < command line."""
+"""What settings are made of, and where they come from: file < environment (``INDEXER_SECTION__KEY``) < command line."""
 
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 ENV_PREFIX = "INDEXER_"
 """What every environment variable with a setting begins with."""
+
+
+IndexType = Literal["IVF_FLAT", "IVF_PQ", "IVF_SQ", "IVF_RQ", "IVF_HNSW_SQ", "IVF_HNSW_PQ"]
+
+
+class Section(BaseModel):
+    """A table of the settings file; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CheckpointSettings(Section):
+    """A model's files and how they are computed with."""
+
+    name: str = Field(description="hub id or local directory")
+    revision: str | None = Field(None, description="hub commit, branch or tag; pin a commit")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto", description="dtype of the computation; auto: the checkpoint's own"
+    )
+    sha256: dict[str, str] = Field(
+        {}, description="SHA-256 of the model's files by name, checked before a run; a file that differs ends it"
+    )
+    quantization: str | None = Field(None, description="precision of the computation by vLLM's name, e.g. fp8")
+    hf_overrides: dict[str, Any] = Field({}, description="other values of config.json, e.g. rope_parameters for YaRN")
 
 
 class JobSettings(BaseSettings):

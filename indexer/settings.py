@@ -3,9 +3,16 @@
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from indexer.job_settings import JobSettings
+from indexer.evaluation_settings import (
+    CompareSettings,
+    JudgedQueriesSettings,
+    JudgementsSettings,
+    KnownItemsSettings,
+    SyntheticSettings,
+)
+from indexer.job_settings import CheckpointSettings, IndexType, JobSettings, Section
 from indexer.schema import RESERVED
 from indexer.uris import Uri
 
@@ -15,15 +22,7 @@ MIN_WIDTH = 32
 BITS_AT_ONCE = 8
 """LanceDB's RaBitQ index takes widths that fill whole bytes only."""
 
-IndexType = Literal["IVF_FLAT", "IVF_PQ", "IVF_SQ", "IVF_RQ", "IVF_HNSW_SQ", "IVF_HNSW_PQ"]
-
 VectorIndex = Literal["auto", "none", IndexType]
-
-
-class Section(BaseModel):
-    """A table of the settings file; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class CorpusSettings(Section):
@@ -45,21 +44,6 @@ class CorpusSettings(Section):
         if taken:
             raise ValueError(f"payload column {taken[0]!r} has the name of a column every table already has")
         return self
-
-
-class CheckpointSettings(Section):
-    """A model's files and how they are computed with."""
-
-    name: str = Field(description="hub id or local directory")
-    revision: str | None = Field(None, description="hub commit, branch or tag; pin a commit")
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        "auto", description="dtype of the computation; auto: the checkpoint's own"
-    )
-    sha256: dict[str, str] = Field(
-        {}, description="SHA-256 of the model's files by name, checked before a run; a file that differs ends it"
-    )
-    quantization: str | None = Field(None, description="precision of the computation by vLLM's name, e.g. fp8")
-    hf_overrides: dict[str, Any] = Field({}, description="other values of config.json, e.g. rope_parameters for YaRN")
 
 
 class ModelSettings(CheckpointSettings):
@@ -261,83 +245,6 @@ class ScoreRunSettings(WorkSettings):
     """How the work is cut and retried."""
 
     shard_pairs: int = Field(2048, ge=1, description="pairs of one shard: the unit of work, retry and resume")
-
-
-class JudgedQueriesSettings(Section):
-    """Queries to evaluate with, in the layout of BEIR and MTEB unless the columns say otherwise."""
-
-    uri: Uri = Field(description="Parquet file, directory or glob, or a .jsonl or .tsv file")
-    id_column: str = Field("_id", description="column with the query's id")
-    text_column: str = Field("text", description="column with the query")
-
-
-class JudgementsSettings(Section):
-    """Which documents answer which queries, in the layout of BEIR and MTEB unless the columns say otherwise."""
-
-    uri: Uri = Field(description="Parquet file, directory or glob, or a .jsonl or .tsv file")
-    query_column: str = Field("query-id", description="column with the query's id")
-    document_column: str = Field("corpus-id", description="column with the document's id")
-    score_column: str = Field("score", description="column with the grade, a whole number; 0: does not answer")
-
-
-class DrawnSettings(Section):
-    """How many documents are drawn to ask for."""
-
-    count: int = Field(300, ge=1, description="documents drawn to ask for; with fewer, chance hides differences")
-
-
-class KnownItemsSettings(DrawnSettings):
-    """Queries made of the documents themselves: each must find the document it was taken from, which then lacks it."""
-
-    query: str = Field(
-        "first_sentence", description="payload column with a query for its document, e.g. a title, or first_sentence"
-    )
-
-
-class SyntheticSettings(CheckpointSettings, DrawnSettings):
-    """Queries written by a generator for documents, kept where the reranker finds that the document answers."""
-
-    max_tokens: int = Field(4096, ge=64, description="most tokens of a prompt with its query; the document is cut")
-    prompt: str = Field(
-        "Write one question, in the language of the text below, that a person could ask a search engine and that this "
-        "text answers. Do not mention the text. Give the question only.\n\n{document}",
-        description="what the generator is told; {document} is the document",
-    )
-    query_tokens: int = Field(64, ge=8, description="most tokens of a query")
-    least_score: float = Field(0.5, ge=0, le=1, description="least score of the reranker that keeps a query")
-
-    @field_validator("prompt")
-    @classmethod
-    def _has_a_place(cls, prompt: str) -> str:
-        if prompt.count("{document}") != 1:
-            raise ValueError("needs {document} once")
-        return prompt
-
-
-class CompareSettings(Section):
-    """What is evaluated side by side, and how much quality may be lost for less cost."""
-
-    widths: list[int] | None = Field(
-        None, description="widths, up to the widest published one; default: those published"
-    )
-    precisions: list[Literal["float32", "float16"]] = Field(
-        ["float32", "float16"], description="how vector components are stored; float32 only from an index that has it"
-    )
-    vector_indices: list[IndexType] = Field(["IVF_SQ", "IVF_RQ"], description="index types beside exact search")
-    oversample: int = Field(
-        4, ge=2, description="two stages: search this many times the results, then rescore them at the widest width"
-    )
-    text_search: bool = Field(default=True, description="also vectors and full-text search together")
-    candidates: int = Field(100, ge=1, description="results per query that the reranker orders; read with [reranker]")
-    recall: float = Field(0.95, ge=0, le=1, description="recall at 10 that decides how many partitions a query reads")
-    timed_queries: int = Field(100, ge=1, description="queries timed one by one")
-    max_loss: float = Field(
-        0.01,
-        ge=0,
-        le=1,
-        description="largest loss, as a share of the widest width's nDCG@10, that a cheaper configuration may have",
-    )
-    max_p95_ms: float = Field(100.0, gt=0, description="milliseconds that 95 % of single searches may take")
 
 
 class EvaluateRunSettings(Section):

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from indexer.errors import SettingsError
-from indexer.settings import CompareSettings
+from indexer.evaluation_settings import CompareSettings
 from indexer.storage.vector_index import NO_INDEX
 
 

@@ -12,7 +12,7 @@ import polars as pl
 
 from indexer.errors import CorpusError
 from indexer.evaluation.judged_files import read_columns
-from indexer.settings import JudgedQueriesSettings, JudgementsSettings
+from indexer.evaluation_settings import JudgedQueriesSettings, JudgementsSettings
 
 ID, TEXT = "query_id", "text"
 

@@ -13,8 +13,8 @@ import polars as pl
 from indexer import schema
 from indexer.errors import CorpusError
 from indexer.evaluation.judgements import Questions
+from indexer.evaluation_settings import KnownItemsSettings
 from indexer.search.snapshot import Snapshot
-from indexer.settings import KnownItemsSettings
 
 FIRST_SENTENCE = "first_sentence"
 

@@ -16,11 +16,12 @@ import numpy as np
 from indexer.errors import CorpusError, SettingsError
 from indexer.evaluation.judgements import Questions
 from indexer.evaluation.known_items import drawn
+from indexer.evaluation_settings import SyntheticSettings
 from indexer.inference.generator import Generator
 from indexer.inference.model import Configured, resolved
 from indexer.inference.tokenizer import TextEncoder
 from indexer.search.published import Published
-from indexer.settings import EngineSettings, SyntheticSettings
+from indexer.settings import EngineSettings
 
 PLACE = "{document}"
 

@@ -18,8 +18,9 @@ from indexer.inference.engine_arguments import check_arguments, fingerprint_of
 from indexer.inference.engine_spec import EngineSpec
 from indexer.inference.pair_inputs import PairTokenizer
 from indexer.inference.reference import PROBES
+from indexer.job_settings import CheckpointSettings
 from indexer.progress import say
-from indexer.settings import CheckpointSettings, EngineSettings, ModelSettings, RerankerSettings
+from indexer.settings import EngineSettings, ModelSettings, RerankerSettings
 
 CANARY_TEXTS = ("The capital of China is Beijing.", "Gravity pulls bodies towards each other.", "def add(a, b): ...")
 """Texts every engine embeds before it is trusted."""

@@ -13,7 +13,7 @@ from indexer.evaluation import judgements
 from indexer.evaluation.judged_files import read_columns
 from indexer.evaluation.judgements import Questions
 from indexer.evaluation.known_items import first_sentence
-from indexer.settings import JudgedQueriesSettings, JudgementsSettings
+from indexer.evaluation_settings import JudgedQueriesSettings, JudgementsSettings
 
 QUERIES = [{"_id": "q1", "text": "first"}, {"_id": "q2", "text": "second"}, {"_id": "q3", "text": "third"}]
 

@@ -20,10 +20,11 @@ from indexer.evaluation import run as evaluation_run
 from indexer.evaluation.configurations import Configuration
 from indexer.evaluation.measures import MRR, NDCG, RECALL
 from indexer.evaluation.workbench import Workbench
+from indexer.evaluation_settings import KnownItemsSettings, SyntheticSettings
 from indexer.indexing import run
 from indexer.inference.tokenizer import TextEncoder
 from indexer.search.published import Published, open_published
-from indexer.settings import EngineSettings, EvaluateSettings, KnownItemsSettings, Settings, SyntheticSettings
+from indexer.settings import EngineSettings, EvaluateSettings, Settings
 from indexer.storage import scratch
 from indexer.testing.checkpoints import minilm_path, qwen3_checkpoint
 from jobs.demo import python_docs
