@@ -21,6 +21,7 @@ from benchmarks.support.flops import DTYPES, faster, limits, model_flops
 from benchmarks.support.fresh_process import apart
 from indexer.inference import sweep
 from indexer.inference.engine_spec import EngineSpec
+from indexer.inference.sequences import TokenSequences
 from indexer.inference.sweep import Setting, Subject, Timing
 from indexer.testing.random_weights import SMALL, TRUE_LAYERS, TRUE_SHAPES, write_weights
 
@@ -36,7 +37,7 @@ def subject(path: str, dtype: str, length: int, tokens: int) -> Subject:
     """Sequences of one length, the end token last."""
     drawn = np.random.default_rng(length).integers(0, ORDINARY_TOKENS, (max(BATCH, tokens // length), length))
     drawn[:, -1] = ORDINARY_TOKENS
-    return Subject(EngineSpec(path, dtype, MAX_TOKENS), drawn.tolist())
+    return Subject(EngineSpec(path, dtype, MAX_TOKENS), TokenSequences.of(drawn))
 
 
 def transformers(given: Subject) -> float:
@@ -47,11 +48,11 @@ def transformers(given: Subject) -> float:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model: Any = AutoModel.from_pretrained(given.spec.path, dtype=getattr(torch, given.spec.dtype)).eval().to(device)
     with torch.inference_mode():
-        _last_hidden(model, given.ids[:BATCH])
+        _last_hidden(model, given.ids[:BATCH].tolist())
         start = time.perf_counter()
         for at in range(0, len(given.ids), BATCH):
-            _last_hidden(model, given.ids[at : at + BATCH])
-        return sum(map(len, given.ids)) / (time.perf_counter() - start)
+            _last_hidden(model, given.ids[at : at + BATCH].tolist())
+        return given.ids.tokens / (time.perf_counter() - start)
 
 
 def _last_hidden(model: Any, ids: Sequence[Sequence[int]]) -> Any:

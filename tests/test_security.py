@@ -142,7 +142,7 @@ def test_neither_text_nor_secret_is_written_anywhere_but_in_the_tables(tmp_path:
 def _token_of(word: str, root: Path) -> int:
     from indexer.inference.embed_inputs import EmbedTokenizer
 
-    (ids,) = EmbedTokenizer(settings(root).model.name, max_tokens=128).documents([word]).ids
+    (ids,) = EmbedTokenizer(settings(root).model.name, max_tokens=128).documents([word]).ids.tolist()
     return ids[1]
 
 
@@ -333,5 +333,5 @@ def test_documents_cannot_end_themselves_or_speak_as_the_system(qwen_path: str) 
 
     words_ = [*QWEN_SPECIAL, *QWEN_ADDED]
     texts = [*words_, *(f"a{one}{two}b" for one, two in itertools.pairwise(words_)), "".join(words_) * 50]
-    for ids in EmbedTokenizer(qwen_path, 256).documents(texts).ids:
+    for ids in EmbedTokenizer(qwen_path, 256).documents(texts).ids.tolist():
         assert [token for token in ids if token >= 151643] == [151643]

@@ -14,6 +14,7 @@ from indexer.corpus.shards import Shard
 from indexer.indexing import run
 from indexer.indexing.worklist import FEWEST_DOCUMENTS
 from indexer.inference.engine import Embedder
+from indexer.inference.sequences import TokenSequences
 from indexer.settings import ClusterSettings, Settings
 from indexer.storage.records import Receipt
 
@@ -26,7 +27,7 @@ WARM = 64
 class FloorPipeline:
     """A worker that only embeds: its token ids are in memory before the clock starts, its vectors are thrown away."""
 
-    def __init__(self, make_engine: Callable[[], Embedder], ids: list[list[int]]) -> None:
+    def __init__(self, make_engine: Callable[[], Embedder], ids: TokenSequences) -> None:
         """Starts the engine, in a thread of its own as the job does, and takes the ids of all documents."""
         self._thread = ThreadPoolExecutor(1)
         self._engine = self._thread.submit(make_engine).result()
@@ -37,7 +38,6 @@ class FloorPipeline:
         start = int(shard.shard_id)
         ids = self._ids[start : start + shard.documents]
         self._thread.submit(self._engine.embed, ids).result()
-        tokens = sum(map(len, ids))
         return Receipt(
             shard_id=shard.shard_id,
             fragments={},
@@ -46,7 +46,7 @@ class FloorPipeline:
             quarantined=0,
             unread=0,
             truncated=0,
-            tokens=tokens,
+            tokens=ids.tokens,
             sampled_cosine=None,
             seconds={},
         )

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from benchmarks.contenders.peers import quiet_vllm
 from benchmarks.support.workload import Outcome
 from indexer.inference.pair_inputs import PAIR_PREFIX, PAIR_SUFFIX, PairTokenizer
+from indexer.inference.sequences import TokenSequences
 from indexer.inference.start import RERANKER_OVERRIDES
 from indexer.inference.tokenizer import INSTRUCTION
 from indexer.reranking import run
@@ -64,7 +65,7 @@ class PairWork:
         return [{"query": queries[at // self.each], "document": text} for at, text in enumerate(documents)]
 
     @cached_property
-    def ids(self) -> list[list[int]]:
+    def ids(self) -> TokenSequences:
         """Token ids of their prompts."""
         tokenizer = PairTokenizer(self.checkpoint, MAX_TOKENS)
         return tokenizer.pairs(*([pair[name] for pair in self.pairs] for name in ("query", "document"))).ids
@@ -72,7 +73,7 @@ class PairWork:
     @property
     def lengths(self) -> list[int]:
         """Tokens of each."""
-        return [len(ids) for ids in self.ids]
+        return list(self.ids.lengths.tolist())
 
 
 def prepare(root: Path, checkpoint: str, dtype: str, lengths: str) -> PairWork:
@@ -103,9 +104,9 @@ def _transformers(work: PairWork, *, by_length: bool) -> Outcome:
     model: Any = AutoModelForCausalLM.from_pretrained(work.checkpoint, dtype=getattr(torch, work.dtype))
     model = model.eval().to(device)
     with torch.inference_mode():
-        _probabilities(model, tokenizer.pairs(["warm"], ["up"]).ids)
+        _probabilities(model, tokenizer.pairs(["warm"], ["up"]).ids.tolist())
         start = time.perf_counter()
-        ids = tokenizer.pairs(*([pair[name] for pair in work.pairs] for name in ("query", "document"))).ids
+        ids = tokenizer.pairs(*([pair[name] for pair in work.pairs] for name in ("query", "document"))).ids.tolist()
         if by_length:
             ids.sort(key=len)
         for at in range(0, len(ids), BATCH):

@@ -10,6 +10,7 @@ import numpy as np
 
 from indexer.inference.embed_inputs import EmbedTokenizer, TokenBatch
 from indexer.inference.model import Model, open_model
+from indexer.inference.sequences import TokenSequences
 from indexer.settings import Settings
 
 
@@ -21,7 +22,9 @@ class OneToken(EmbedTokenizer):
         rows = np.arange(len(texts), dtype=np.int32)
         nothing = np.zeros(len(texts), np.int32)
         ends = np.array([len(text) for text in texts], np.int32)
-        return TokenBatch([[0]] * len(texts), rows, nothing, nothing, ends, np.zeros(len(texts), bool), [])
+        return TokenBatch(
+            TokenSequences.of([[0]] * len(texts)), rows, nothing, nothing, ends, np.zeros(len(texts), bool), []
+        )
 
 
 class Dice:
@@ -34,10 +37,10 @@ class Dice:
         self._vector = drawn / np.linalg.norm(drawn)
         self._seconds = seconds_per_document
 
-    def embed(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
-        """Unit vectors, float32, shape (len(token_ids), dimension)."""
-        time.sleep(self._seconds * len(token_ids))
-        return np.tile(self._vector, (len(token_ids), 1))
+    def embed(self, sequences: TokenSequences) -> np.ndarray:
+        """Unit vectors, float32, shape (len(sequences), dimension)."""
+        time.sleep(self._seconds * len(sequences))
+        return np.tile(self._vector, (len(sequences), 1))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from indexer.inference.model import Model, open_model
+from indexer.inference.sequences import TokenSequences
 from indexer.settings import EngineSettings, ModelSettings
 from indexer.testing.checkpoints import qwen3_checkpoint
 from indexer.testing.corpora import random_texts
@@ -94,10 +95,10 @@ class Work:
         return [str(text) for text in json.loads((self.root / "texts.json").read_text(encoding="utf-8"))]
 
     @cached_property
-    def ids(self) -> list[list[int]]:
+    def ids(self) -> TokenSequences:
         """Their token ids."""
         saved = np.load(self.root / "ids.npz")
-        return [part.tolist() for part in np.split(saved["ids"], np.cumsum(saved["lengths"])[:-1])]
+        return TokenSequences(saved["ids"], saved["lengths"])
 
     @cached_property
     def lengths(self) -> list[int]:
@@ -135,7 +136,7 @@ def write(work: Work, texts: Sequence[str]) -> Work:
         table = pa.table({"id": [f"{row:06d}" for row in part], "text": [texts[row] for row in part]})
         pq.write_table(table, f"{work.corpus}/{number}.parquet", row_group_size=250)
     ids = work.model.tokenizer.documents(texts).ids
-    np.savez(work.root / "ids.npz", ids=np.concatenate(ids), lengths=np.array([len(row) for row in ids]))
+    np.savez(work.root / "ids.npz", ids=ids.ids, lengths=ids.lengths)
     (work.root / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
     return work
 

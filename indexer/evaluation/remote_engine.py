@@ -3,7 +3,7 @@
 For queries, pairs and prompts of an evaluation, thousands and not millions: documents of an index never come this way.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Self
@@ -17,6 +17,7 @@ from indexer.cluster.pipeline import Pipeline
 from indexer.cluster.pool import WorkerPool
 from indexer.errors import IndexerError
 from indexer.inference.pair_inputs import PairBatch
+from indexer.inference.sequences import TokenSequences
 from indexer.progress import Stopwatch
 from indexer.settings import ProgressStyle
 
@@ -40,8 +41,8 @@ class SequenceBatch:
     """
 
     at: int
-    ids: Sequence[Sequence[int]]
-    second: Sequence[int] | None
+    ids: TokenSequences
+    second: np.ndarray | None
 
     @property
     def shard_id(self) -> str:
@@ -82,7 +83,7 @@ class ServingPipeline(Pipeline[SequenceBatch, Any, Answer, Answer]):
         super().__init__(make_engine)
 
     def _read(self, piece: SequenceBatch, watch: Stopwatch) -> Answer:  # noqa: ARG002
-        return Answer(piece.at, sum(map(len, piece.ids)), piece)
+        return Answer(piece.at, piece.ids.tokens, piece)
 
     def _compute(self, held: Answer, watch: Stopwatch) -> None:
         piece: SequenceBatch = held.result
@@ -124,7 +125,7 @@ class RemoteEngine:
         """Ends them."""
         self._pool.__exit__(*error)
 
-    def embed(self, ids: Sequence[Sequence[int]]) -> np.ndarray:
+    def embed(self, ids: TokenSequences) -> np.ndarray:
         """Vectors of sequences, float32, shape (len(ids), dimension), in input order."""
         found = self._answers(ids, None, "texts")
         return np.concatenate(found) if found else np.empty((0, 0), np.float32)
@@ -133,11 +134,11 @@ class RemoteEngine:
         """Scores of pairs, float32, shape (len(pairs.ids),), in input order."""
         return np.concatenate([np.empty(0, np.float32), *self._answers(pairs.ids, pairs.second, "pairs")])
 
-    def write(self, ids: Sequence[Sequence[int]]) -> list[list[int]]:
+    def write(self, ids: TokenSequences) -> list[list[int]]:
         """Token ids that a generator writes after each sequence."""
         return [written for part in self._answers(ids, None, "prompts") for written in part]
 
-    def _answers(self, ids: Sequence[Sequence[int]], second: Sequence[int] | None, unit: str) -> list[Any]:
+    def _answers(self, ids: TokenSequences, second: np.ndarray | None, unit: str) -> list[Any]:
         found: dict[int, Any] = {}
 
         def done(answer: Answer) -> None:
@@ -151,7 +152,7 @@ class RemoteEngine:
         return [found[at] for at in sorted(found)]
 
 
-def _pieces(ids: Sequence[Sequence[int]], second: Sequence[int] | None) -> Iterator[SequenceBatch]:
+def _pieces(ids: TokenSequences, second: np.ndarray | None) -> Iterator[SequenceBatch]:
     for at in range(0, len(ids), SEQUENCES):
         end = at + SEQUENCES
         yield SequenceBatch(at, ids[at:end], None if second is None else second[at:end])

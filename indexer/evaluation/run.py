@@ -21,6 +21,7 @@ from indexer.evaluation.remote_engine import RemoteEngine
 from indexer.evaluation.trial import Latency, Trial
 from indexer.evaluation.workbench import RewrittenDocuments, Workbench
 from indexer.inference.model import Reranker, open_reranker
+from indexer.inference.sequences import TokenSequences
 from indexer.progress import Stopwatch, say
 from indexer.schema import ID
 from indexer.search.hits import Hit
@@ -171,7 +172,7 @@ def _questions(
     writer = synthetic.open_writer(settings.synthetic, settings.engine)
     style = settings.run.progress
 
-    def write(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    def write(prompts: TokenSequences) -> list[list[int]]:
         with RemoteEngine(cluster, writer.engine, "write", style) as serving:
             return serving.write(prompts)
 

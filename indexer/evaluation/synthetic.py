@@ -19,13 +19,14 @@ from indexer.evaluation.known_items import drawn
 from indexer.evaluation_settings import SyntheticSettings
 from indexer.inference.generator import Generator
 from indexer.inference.model import Configured, resolved
+from indexer.inference.sequences import TokenSequences
 from indexer.inference.tokenizer import TextEncoder
 from indexer.search.published import Published
 from indexer.settings import EngineSettings
 
 PLACE = "{document}"
 
-Write = Callable[[Sequence[Sequence[int]]], list[list[int]]]
+Write = Callable[[TokenSequences], list[list[int]]]
 
 Score = Callable[[Sequence[str], Sequence[str]], np.ndarray]
 
@@ -47,7 +48,7 @@ class Writer(Configured[SyntheticSettings]):
         """Starts the engine in this process."""
         return Generator(self.spec, written=self.settings.query_tokens, ends=self._ends())
 
-    def prompts(self, documents: Sequence[str]) -> list[list[int]]:
+    def prompts(self, documents: Sequence[str]) -> TokenSequences:
         """Token ids of a prompt for each document, which is cut where it is too long.
 
         Raises:
@@ -59,7 +60,7 @@ class Writer(Configured[SyntheticSettings]):
         room = self.settings.max_tokens - self.settings.query_tokens - len(before) - len(after)
         if room < 1:
             raise SettingsError(f"synthetic.max_tokens: {self.settings.max_tokens} leaves no room for a document")
-        return [[*before, *text.ids, *after] for text in self._encoder.beginnings(documents, room)]
+        return self._encoder.beginnings(documents, room).ids.framed(before, after)
 
     def query(self, ids: Sequence[int]) -> str:
         """The query that was written: the first line with anything in it, without quotes around it."""

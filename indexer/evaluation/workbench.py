@@ -18,6 +18,7 @@ from indexer.errors import IndexerError
 from indexer.evaluation.configurations import Configuration
 from indexer.evaluation.trial import KEY, PASSAGE, Trial
 from indexer.inference import matryoshka
+from indexer.inference.sequences import TokenSequences
 from indexer.search.hits import Hit
 from indexer.search.published import Published
 from indexer.storage import cleanup, scratch, tables, vector_index
@@ -193,7 +194,7 @@ class Workbench:
 
 
 def rewrite(
-    published: Published, texts: Mapping[str, str], embed: Callable[[Sequence[Sequence[int]]], np.ndarray]
+    published: Published, texts: Mapping[str, str], embed: Callable[[TokenSequences], np.ndarray]
 ) -> RewrittenDocuments:
     """Rows and vectors of documents with other texts.
 

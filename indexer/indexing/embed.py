@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from indexer.inference import matryoshka
 from indexer.inference.embed_inputs import EmbedTokenizer, TokenBatch
 from indexer.inference.engine import Embedder
 from indexer.inference.model import Model
+from indexer.inference.sequences import TokenSequences
 from indexer.progress import Stopwatch
 from indexer.reasons import QuarantineReason
 from indexer.schema import Layout
@@ -105,16 +105,16 @@ class EmbedPipeline(Pipeline[Shard, Embedder, ShardInFlight, Receipt]):
             for batch in held.batches:
                 batch.vectors = self._engine.embed(batch.tokens.ids)
                 self._refuse_unusable(batch)
-            kept = [ids for batch in held.batches for ids in compress(batch.tokens.ids, batch.kept)]
-            if kept:
+            kept = TokenSequences.join([batch.tokens.ids.take(batch.kept) for batch in held.batches])
+            if len(kept):
                 held.sampled %= len(kept)
-                held.again = self._engine.embed([kept[held.sampled]])
+                held.again = self._engine.embed(kept.take([held.sampled]))
 
     def _refuse_unusable(self, batch: Batch) -> None:
         """A vector that is not finite or has no norm is computed once more alone; then its document is refused."""
         narrowest = min(self._target.layout.widths)
         for sequence in matryoshka.unusable_rows(batch.vectors, narrowest):
-            again = self._engine.embed([batch.tokens.ids[sequence]])
+            again = self._engine.embed(batch.tokens.ids.take([sequence]))
             if matryoshka.unusable_rows(again, narrowest).size:
                 batch.refused[int(batch.tokens.row[sequence])] = QuarantineReason.BAD_VECTOR
             else:
@@ -140,7 +140,7 @@ class EmbedPipeline(Pipeline[Shard, Embedder, ShardInFlight, Receipt]):
             quarantined=quarantine.num_rows,
             unread=held.unread.num_rows,
             truncated=sum(int((batch.tokens.truncated & batch.kept).sum()) for batch in batches),
-            tokens=sum(map(len, (ids for batch in batches for ids in batch.tokens.ids))),
+            tokens=sum(batch.tokens.ids.tokens for batch in batches),
             sampled_cosine=self._sampled_cosine(held, fragments),
             seconds=watch.seconds,
         )

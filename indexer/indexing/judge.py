@@ -143,7 +143,7 @@ def sample(job: Job, published: Epoch, unread: Collection[str]) -> tuple[list[li
     for at in random.Random(job.epoch).sample(range(len(tokens.ids)), len(tokens.ids)):  # noqa: S311  # a sample
         vector = stored.get((chosen[int(tokens.row[at])], int(tokens.chunk[at])))
         if vector is not None and (len(tokens.ids[at]) <= left or not ids):
-            ids.append(tokens.ids[at])
+            ids.append(tokens.ids[at].tolist())
             vectors.append(vector)
             left -= len(tokens.ids[at])
     return ids, vectors

@@ -115,7 +115,7 @@ def _estimate(job: Job, shards: Sequence[Shard]) -> tuple[int, int]:
     size = max(1, sum(len(text.encode()) for text in documents))
     total_bytes, total = sum(shard.text_bytes for shard in shards), sum(shard.documents for shard in shards)
     chunks_per_document = len(tokens.ids) / max(1, len(documents))
-    return round(sum(map(len, tokens.ids)) / size * total_bytes), round(chunks_per_document * total)
+    return round(tokens.ids.tokens / size * total_bytes), round(chunks_per_document * total)
 
 
 def _first_texts(corpus: Corpus, shard: Shard) -> list[str]:

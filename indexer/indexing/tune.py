@@ -4,10 +4,13 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from indexer.corpus.documents import Corpus, first_texts, open_corpus
 from indexer.errors import CorpusError, IndexerError
 from indexer.inference import sweep
 from indexer.inference.model import open_model
+from indexer.inference.sequences import TokenSequences
 from indexer.inference.sweep import Subject, Timing
 from indexer.progress import say
 from indexer.settings import EngineSettings, Settings
@@ -43,7 +46,7 @@ def tune(settings: Settings, written: Path) -> dict[str, Any]:
     start, choices = sweep.machine(model.max_tokens)
     ids = model.tokenizer.documents(_sample(open_corpus(settings.corpus))).ids
     ids = _about(ids, TOKENS if start.pinned else GPU_TOKENS)
-    say(f"timing engine settings on {sum(map(len, ids)):,} tokens of {len(ids):,} texts")
+    say(f"timing engine settings on {ids.tokens:,} tokens of {len(ids):,} texts")
     found: list[Timing] = []
     for measured in sweep.best(Subject(model.spec, ids), start, choices):
         say(
@@ -66,10 +69,8 @@ def _sample(corpus: Corpus) -> list[str]:
     return random.Random(0).sample(texts, len(texts))  # noqa: S311
 
 
-def _about(ids: list[list[int]], tokens: int) -> list[list[int]]:
+def _about(ids: TokenSequences, tokens: int) -> TokenSequences:
     """As many sequences as have that many tokens together, from the beginning again where there are too few."""
-    taken: list[list[int]] = []
-    while tokens > 0:
-        taken.append(ids[len(taken) % len(ids)])
-        tokens -= len(taken[-1])
-    return taken
+    rounds = -(-tokens // ids.tokens)
+    ends = np.cumsum(np.tile(ids.lengths, rounds), dtype=np.int64)
+    return ids.take(np.arange(1 + int(np.searchsorted(ends, tokens))) % len(ids))

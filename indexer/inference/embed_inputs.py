@@ -1,6 +1,6 @@
 """Token ids of documents and queries for an embedding model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
@@ -9,7 +9,8 @@ import numpy as np
 from semantic_text_splitter import TextSplitter
 
 from indexer.errors import IndexerError, SettingsError
-from indexer.inference.tokenizer import INSTRUCTION, Beginning, TextEncoder, is_qwen3, token_id, tokenizer_digest
+from indexer.inference.sequences import TokenSequences
+from indexer.inference.tokenizer import INSTRUCTION, Beginnings, TextEncoder, is_qwen3, token_id, tokenizer_digest
 from indexer.reasons import QuarantineReason
 
 Overflow = Literal["truncate", "chunk", "quarantine"]
@@ -42,7 +43,7 @@ class TokenBatch:
     """Token ids of the chunks of some documents.
 
     Attributes:
-        ids: Token ids of every chunk, special tokens included.
+        ids: Ids of every chunk, special tokens included.
         row: int32, shape (chunks,): number of the chunk's document.
         chunk: int32, shape (chunks,): number of the chunk in its document.
         char_start: int32, shape (chunks,): first character of the chunk in the document.
@@ -51,7 +52,7 @@ class TokenBatch:
         rejected: Number of a document that has no chunks, and the value of its :class:`QuarantineReason`.
     """
 
-    ids: list[list[int]]
+    ids: TokenSequences
     row: np.ndarray
     chunk: np.ndarray
     char_start: np.ndarray
@@ -62,21 +63,31 @@ class TokenBatch:
 
 @dataclass
 class _Chunks:
-    """Chunks of a batch as they come; columns of a :class:`TokenBatch`."""
+    """Chunks of a batch as they come, some at a time; columns of a :class:`TokenBatch`."""
 
-    ids: list[list[int]] = field(default_factory=list)
-    spans: list[tuple[int, int, int, int, bool]] = field(default_factory=list)
+    found: list[Beginnings] = field(default_factory=list)
+    row: list[np.ndarray] = field(default_factory=list)
+    chunk: list[np.ndarray] = field(default_factory=list)
+    start: list[np.ndarray] = field(default_factory=list)
 
-    def add(self, row: int, chunk: int, start: int, beginning: Beginning) -> None:
-        """Adds a chunk that begins at character ``start``."""
-        self.ids.append(beginning.ids)
-        self.spans.append((row, chunk, start, start + beginning.char_end, not beginning.complete))
+    def add(self, row: np.ndarray, chunk: np.ndarray, start: np.ndarray, beginnings: Beginnings) -> None:
+        """Adds chunks: their documents, their numbers in these, their first characters and their ids."""
+        for column, values in ((self.row, row), (self.chunk, chunk), (self.start, start)):
+            column.append(values.astype(np.int32))
+        self.found.append(beginnings)
 
-    def batch(self, ids: list[list[int]], rejected: list[tuple[int, str]]) -> TokenBatch:
-        """The columns, with the ids given instead of the chunks' own."""
-        columns = np.array(self.spans, np.int32).reshape(-1, 5).T
-        row, chunk, start, end = (np.ascontiguousarray(column) for column in columns[:4])
-        return TokenBatch(ids, row, chunk, start, end, columns[4].astype(bool), rejected)
+    def batch(self, frame: Callable[[TokenSequences], TokenSequences], rejected: list[tuple[int, str]]) -> TokenBatch:
+        """The columns, with ``frame`` put around the ids."""
+        found, start = Beginnings.join(self.found), np.concatenate(self.start)
+        return TokenBatch(
+            ids=frame(found.ids),
+            row=np.concatenate(self.row),
+            chunk=np.concatenate(self.chunk),
+            char_start=start,
+            char_end=start + found.char_end.astype(np.int32),
+            truncated=~found.complete,
+            rejected=rejected,
+        )
 
 
 NO_PROMPTS = Prompts()
@@ -154,26 +165,24 @@ class EmbedTokenizer:
         Raises:
             IndexerError: A row does not end with the end token.
         """
+        found = self._beginnings(texts)
+        empty = ~self._has_text(texts, found)
+        long = ~found.complete & (self._overflow != "truncate")
+        rejected = {int(row): QuarantineReason.NO_TOKENS for row in np.flatnonzero(empty)}
+        if self._overflow == "quarantine":
+            rejected |= {int(row): QuarantineReason.TOO_LONG for row in np.flatnonzero(long)}
         chunks = _Chunks()
-        rejected: list[tuple[int, str]] = []
-        long: list[int] = []
-        for row, beginning in enumerate(self._beginnings(texts)):
-            if not self._has_text(texts[row], beginning):
-                rejected.append((row, QuarantineReason.NO_TOKENS.value))
-            elif beginning.complete or self._overflow == "truncate":
-                chunks.add(row, 0, 0, beginning)
-            elif self._overflow == "quarantine":
-                rejected.append((row, QuarantineReason.TOO_LONG.value))
-            else:
-                long.append(row)
-        self._split([texts[row] for row in long], long, chunks)
-        return chunks.batch(self._framed(chunks.ids), rejected)
+        fits = np.flatnonzero(~empty & ~long)
+        chunks.add(fits, np.zeros(len(fits)), np.zeros(len(fits)), found.take(fits))
+        if self._overflow == "chunk":
+            self._split(texts, np.flatnonzero(long), chunks)
+        return chunks.batch(self._framed, [(row, rejected[row].value) for row in sorted(rejected)])
 
-    def truncated(self, texts: Sequence[str]) -> list[list[int]]:
+    def truncated(self, texts: Sequence[str]) -> TokenSequences:
         """Token ids of documents that are cut where they are too long, whatever becomes of such documents otherwise."""
-        return self._framed([beginning.ids for beginning in self._beginnings(texts)])
+        return self._framed(self._beginnings(texts).ids)
 
-    def queries(self, texts: Sequence[str], instructions: Sequence[str | None] | None = None) -> list[list[int]]:
+    def queries(self, texts: Sequence[str], instructions: Sequence[str | None] | None = None) -> TokenSequences:
         """Token ids of queries, in their template; a query that is too long is cut.
 
         Args:
@@ -189,36 +198,39 @@ class EmbedTokenizer:
             prompts = [QUERY_TEMPLATE.format(instruction=task, query=text) for task, text in pairs]
         else:  # a prompt may have braces of its own
             prompts = [(self._prompts.query or "") + text for text in texts]
-        return self._framed([beginning.ids for beginning in self._encoder.beginnings(prompts, self._limit)])
+        return self._framed(self._encoder.beginnings(prompts, self._limit).ids)
 
     @cached_property
     def _splitter(self) -> TextSplitter:
         room = self._limit - len(self._document_ids)
         return TextSplitter.from_huggingface_tokenizer(self._encoder.plain, room, overlap=self._overlap)
 
-    def _split(self, texts: list[str], rows: list[int], chunks: _Chunks) -> None:
+    def _split(self, texts: Sequence[str], rows: np.ndarray, chunks: _Chunks) -> None:
         """Adds the chunks of long texts: as full as sentences, else words, else characters allow."""
-        for row, parts in zip(rows, self._splitter.chunk_all_indices(texts) if texts else [], strict=True):
+        cut = self._splitter.chunk_all_indices([texts[row] for row in rows]) if rows.size else []
+        for row, parts in zip(rows, cut, strict=True):
             # A character of more tokens than fit is cut like any text: a chunk never has more than the limit.
-            beginnings = self._beginnings([text for _, text in parts])
-            found = zip(parts, beginnings, strict=True)
-            spans = ((start, begin) for (start, text), begin in found if self._has_text(text, begin))
-            for number, (start, beginning) in enumerate(spans):
-                chunks.add(row, number, start, beginning)
+            spans = [text for _, text in parts]
+            found = self._beginnings(spans)
+            kept = np.flatnonzero(self._has_text(spans, found))
+            starts = np.array([start for start, _ in parts])[kept]
+            chunks.add(np.full(len(kept), row), np.arange(len(kept)), starts, found.take(kept))
 
-    def _beginnings(self, texts: Sequence[str]) -> list[Beginning]:
+    def _beginnings(self, texts: Sequence[str]) -> Beginnings:
         """The first tokens of documents behind their prompt; ends are counted in the text without it."""
         prompt = self._prompts.document
         if not prompt:
             return self._encoder.beginnings(texts, self._limit)
         found = self._encoder.beginnings([prompt + text for text in texts], self._limit)
-        return [replace(begin, char_end=max(0, begin.char_end - len(prompt))) for begin in found]
+        return replace(found, char_end=np.maximum(0, found.char_end - len(prompt)))
 
-    def _has_text(self, text: str, beginning: Beginning) -> bool:
+    def _has_text(self, texts: Sequence[str], found: Beginnings) -> np.ndarray:
         """Whether there are tokens besides those of the prompt, whose last one may have grown by the text's first."""
-        if not self._document_ids or len(beginning.ids) > len(self._document_ids) + 1:
-            return bool(beginning.ids)
-        return bool(self._encoder.beginnings([text], 1)[0].ids)
+        has = found.ids.lengths > 0
+        if self._document_ids:
+            for row in np.flatnonzero(found.ids.lengths <= len(self._document_ids) + 1):
+                has[row] = self._encoder.encode([texts[row]]).tokens > 0
+        return has
 
     def _prompt_ids(self, prompt: str) -> list[int]:
         """Token ids of a prompt alone.
@@ -236,11 +248,11 @@ class EmbedTokenizer:
             raise SettingsError(f"model.max_tokens: the prompt {prompt!r} leaves no room for text")
         return ids
 
-    def _framed(self, bodies: list[list[int]]) -> list[list[int]]:
-        framed = [[*self._before, *ids, *self._behind] for ids in bodies]
-        if self._end is not None and any(ids[-1] != self._end for ids in framed):
+    def _framed(self, bodies: TokenSequences) -> TokenSequences:
+        framed = bodies.framed(self._before, self._behind)
+        if self._end is not None and (framed.ids[framed.starts + framed.lengths - 1] != self._end).any():
             raise IndexerError(
-                "internal error: a token sequence does not end with the end token, so its vector would be pooled at "
+                "internal error: a token sequence does not end with <|endoftext|>, so its vector would be pooled at "
                 "the wrong position"
             )
         return framed

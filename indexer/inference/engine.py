@@ -13,6 +13,7 @@ from indexer.errors import EngineDead
 from indexer.inference.canary import check_scores, check_vectors
 from indexer.inference.deadline import deadline
 from indexer.inference.engine_spec import EngineSpec
+from indexer.inference.sequences import TokenSequences
 from indexer.inference.start import GRACE_SECONDS, Mode, failure_reason, start_engine
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ class Embedder(Protocol):
 
     dimension: int
 
-    def embed(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
-        """Unit vectors, float32, shape (len(token_ids), dimension), in input order."""
+    def embed(self, sequences: TokenSequences) -> np.ndarray:
+        """Unit vectors, float32, shape (len(sequences), dimension), in input order."""
         ...
 
 
@@ -45,10 +46,10 @@ class Engine:
     def __init__(
         self,
         spec: EngineSpec,
-        canary: Sequence[Sequence[int]],
+        canary: TokenSequences,
         *,
         mode: Mode = "embed",
-        canary_second: Sequence[int] | None = None,
+        canary_second: np.ndarray | None = None,
     ) -> None:
         """Loads the model and tries it on a few sequences.
 
@@ -85,74 +86,76 @@ class Engine:
         else:
             check_scores(self.score(canary, canary_second), bounded=not _is_unbounded(spec.path))
 
-    def embed(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
+    def embed(self, sequences: TokenSequences) -> np.ndarray:
         """Vectors of sequences.
 
         Args:
-            token_ids: Ids of each sequence, special tokens included.
+            sequences: Their token ids, special tokens included.
 
         Returns:
-            Unit vectors, float32, C-contiguous, shape (len(token_ids), dimension), in input order.
+            Unit vectors, float32, C-contiguous, shape (len(sequences), dimension), in input order.
 
         Raises:
             ValueError: A sequence is empty or longer than ``max_tokens``.
             EngineDead: vLLM failed.
         """
-        return self._run(token_ids, [self._params] * len(token_ids), self.dimension)
+        return self._run(sequences, [self._params] * len(sequences), self.dimension)
 
-    def score(self, token_ids: Sequence[Sequence[int]], second: Sequence[int] | None = None) -> np.ndarray:
+    def score(self, sequences: TokenSequences, second: np.ndarray | None = None) -> np.ndarray:
         """Scores of prompts that hold a pair.
 
         Args:
-            token_ids: Ids of each prompt, special tokens included.
-            second: Place of the document's first token in each prompt, for models with token types.
+            sequences: Token ids of the prompts, special tokens included.
+            second: int32, shape (len(sequences),): place of the document's first token in each prompt, for models with
+                token types.
 
         Returns:
-            Probability that the document answers the query, float32, shape (len(token_ids),), in input order.
+            Probability that the document answers the query, float32, shape (len(sequences),), in input order.
 
         Raises:
             ValueError: A prompt is empty or longer than ``max_tokens``.
             EngineDead: vLLM failed.
         """
-        params = [self._params] * len(token_ids) if second is None else [self._typed(place) for place in second]
-        return self._run(token_ids, params, 1)[:, 0]
+        places = [] if second is None else second.tolist()
+        params = [self._typed(place) for place in places] or [self._params] * len(sequences)
+        return self._run(sequences, params, 1)[:, 0]
 
     def _typed(self, second: int) -> "PoolingParams":
         params = self._params.clone()
         params.extra_kwargs = {"compressed_token_type_ids": second}
         return params
 
-    def _run(self, token_ids: Sequence[Sequence[int]], params: Sequence["PoolingParams"], width: int) -> np.ndarray:
-        for ids in token_ids:
-            if not 0 < len(ids) <= self.max_tokens:
-                raise ValueError(f"a sequence has {len(ids)} token ids; 1 to {self.max_tokens} are possible")
+    def _run(self, sequences: TokenSequences, params: Sequence["PoolingParams"], width: int) -> np.ndarray:
+        for length in (sequences.lengths.min(initial=1), sequences.lengths.max(initial=1)):
+            if not 0 < length <= self.max_tokens:
+                raise ValueError(f"a sequence has {length} token ids; 1 to {self.max_tokens} are possible")
         if self._broken:
             raise EngineDead("the engine failed before and cannot be used again; start another one")
-        results = np.empty((len(token_ids), width), np.float32)
+        results = np.empty((len(sequences), width), np.float32)
         self._broken = True
         try:
-            self._fill(results, token_ids, params)
+            self._fill(results, sequences, params)
         except Exception as error:
             raise EngineDead(f"vLLM failed: {failure_reason(error)}") from error
         self._broken = False
         return results
 
-    def _fill(self, results: np.ndarray, token_ids: Sequence[Sequence[int]], params: Sequence["PoolingParams"]) -> None:
+    def _fill(self, results: np.ndarray, sequences: TokenSequences, params: Sequence["PoolingParams"]) -> None:
         """Puts the result of each sequence into its row, in whatever order they come."""
         first = self._sequences
-        self._sequences += len(token_ids)
+        self._sequences += len(sequences)
         added = done = inside = 0
-        while done < len(token_ids):
-            while added < len(token_ids) and added - done < self._ahead:
-                prompt = self._prompt(list(token_ids[added]))
+        while done < len(sequences):
+            while added < len(sequences) and added - done < self._ahead:
+                prompt = self._prompt(sequences[added].tolist())
                 self._engine.add_request(str(first + added), prompt, params[added])
-                inside += len(token_ids[added])
+                inside += int(sequences.lengths[added])
                 added += 1
             with deadline(GRACE_SECONDS + min(inside, self._step_tokens) / self._slowest):
                 outputs = self._engine.step()
             for output in outputs:
                 row = int(output.request_id) - first
-                inside -= len(token_ids[row])
+                inside -= int(sequences.lengths[row])
                 self.cached_tokens += output.num_cached_tokens or 0
                 # bfloat16 has no NumPy type; with vLLM's float32 heads this is no copy.
                 results[row] = output.outputs.data.float().numpy().reshape(-1)
@@ -169,6 +172,6 @@ class Scorer(Protocol):
 
     cached_tokens: int
 
-    def score(self, token_ids: Sequence[Sequence[int]], second: Sequence[int] | None = None) -> np.ndarray:
-        """Scores, float32, shape (len(token_ids),), in input order."""
+    def score(self, sequences: TokenSequences, second: np.ndarray | None = None) -> np.ndarray:
+        """Scores, float32, shape (len(sequences),), in input order."""
         ...

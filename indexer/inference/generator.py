@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from indexer.errors import EngineDead
 from indexer.inference.deadline import deadline
 from indexer.inference.engine_spec import EngineSpec
+from indexer.inference.sequences import TokenSequences
 from indexer.inference.start import GRACE_SECONDS, failure_reason, start_engine
 
 TEMPERATURE = 0.7
@@ -37,11 +38,11 @@ class Generator:
         self._sequences = 0
         self._slowest = spec.slowest
 
-    def write(self, token_ids: Sequence[Sequence[int]]) -> list[list[int]]:
+    def write(self, prompts: TokenSequences) -> list[list[int]]:
         """What the model writes after each prompt, the same whenever it is asked.
 
         Args:
-            token_ids: Ids of each prompt.
+            prompts: Token ids of the prompts.
 
         Returns:
             Ids written, in input order.
@@ -50,13 +51,13 @@ class Generator:
             EngineDead: vLLM failed.
         """
         first = self._sequences
-        self._sequences += len(token_ids)
+        self._sequences += len(prompts)
         found: dict[int, list[int]] = {}
         try:
-            for at, ids in enumerate(token_ids):
-                self._engine.add_request(str(first + at), self._prompt(list(ids)), self._params)
-            while len(found) < len(token_ids):
-                with deadline(GRACE_SECONDS + sum(map(len, token_ids)) / self._slowest):
+            for at, ids in enumerate(prompts):
+                self._engine.add_request(str(first + at), self._prompt(ids.tolist()), self._params)
+            while len(found) < len(prompts):
+                with deadline(GRACE_SECONDS + prompts.tokens / self._slowest):
                     outputs = self._engine.step()
                 found |= {
                     int(output.request_id) - first: list(output.outputs[0].token_ids)
@@ -65,4 +66,4 @@ class Generator:
                 }
         except Exception as error:
             raise EngineDead(f"vLLM failed: {failure_reason(error)}") from error
-        return [found[at] for at in range(len(token_ids))]
+        return [found[at] for at in range(len(prompts))]

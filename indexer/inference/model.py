@@ -238,7 +238,7 @@ class Model(Configured[ModelSettings]):
     @property
     def probe_ids(self) -> list[list[int]]:
         """Token ids of :data:`indexer.inference.reference.PROBES`."""
-        return self.tokenizer.truncated(PROBES)
+        return self.tokenizer.truncated(PROBES).tolist()
 
     def describe(self) -> dict[str, Any]:
         """What a reader needs to embed queries for the vectors."""

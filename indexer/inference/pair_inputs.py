@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from indexer.errors import SettingsError
+from indexer.inference.sequences import TokenSequences
 from indexer.inference.tokenizer import INSTRUCTION, TextEncoder, is_classifier, is_qwen3, tokenizer_digest
 
 PAIR_TEMPLATE = "<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}"
@@ -27,13 +28,13 @@ class PairBatch:
     Attributes:
         ids: Token ids of every prompt.
         truncated: bool, shape (pairs,): whether text was cut off.
-        second: Place of the document's first token in every prompt, for models that tell both sides apart by token
-            types; else ``None``.
+        second: int32, shape (pairs,): place of the document's first token in every prompt, for models that tell both
+            sides apart by token types; else ``None``.
     """
 
-    ids: list[list[int]]
+    ids: TokenSequences
     truncated: np.ndarray
-    second: list[int] | None
+    second: np.ndarray | None
 
 
 class PairTokenizer:
@@ -91,7 +92,7 @@ class _Prompt:
         self._encoder = encoder
         self._prefix = encoder.full.encode(PAIR_PREFIX, add_special_tokens=False).ids
         self._suffix = encoder.full.encode(PAIR_SUFFIX, add_special_tokens=False).ids
-        self._limit = _room(max_tokens, self._prefix, self._suffix)
+        self._limit = _text_limit(max_tokens, self._prefix, self._suffix)
         self._instruction = instruction
 
     def digest(self, text: str) -> str:
@@ -106,8 +107,7 @@ class _Prompt:
         ]
         # The document is at the end of what is cut.
         beginnings = self._encoder.beginnings(middles, self._limit)
-        ids = [[*self._prefix, *beginning.ids, *self._suffix] for beginning in beginnings]
-        return PairBatch(ids, np.array([not beginning.complete for beginning in beginnings], bool), None)
+        return PairBatch(beginnings.ids.framed(self._prefix, self._suffix), ~beginnings.complete, None)
 
 
 class _TwoSides:
@@ -116,7 +116,7 @@ class _TwoSides:
     def __init__(self, encoder: TextEncoder, max_tokens: int) -> None:
         self._encoder = encoder
         self._before, self._between, self._behind, self._typed = _pair_frame(encoder)
-        self._limit = _room(max_tokens, self._before, self._between, self._behind)
+        self._limit = _text_limit(max_tokens, self._before, self._between, self._behind)
 
     def digest(self, text: str) -> str:
         return tokenizer_digest([text, self._before, self._between, self._behind, self._limit])
@@ -126,17 +126,16 @@ class _TwoSides:
             raise SettingsError("this model takes no instruction; leave instruction_column out")
         firsts = self._encoder.beginnings(queries, self._limit)
         seconds = self._encoder.beginnings(documents, self._limit)
-        ids, truncated, starts = [], [], []
-        for query, document in zip(firsts, seconds, strict=True):
-            head = [*self._before, *query.ids, *self._between]
-            room = self._limit - len(query.ids)
-            starts.append(len(head))
-            ids.append([*head, *document.ids[:room], *self._behind])
-            truncated.append(not (query.complete and document.complete) or len(document.ids) > room)
-        return PairBatch(ids, np.array(truncated, bool), starts if self._typed else None)
+        behind = np.array(self._behind, np.int32)
+        heads = firsts.ids.framed(self._before, self._between)
+        rooms = self._limit - firsts.ids.lengths
+        tails = [ids[:room] for ids, room in zip(seconds.ids, rooms, strict=True)]
+        rows = (np.concatenate([head, tail, behind]) for head, tail in zip(heads, tails, strict=True))
+        truncated = ~(firsts.complete & seconds.complete) | (seconds.ids.lengths > rooms)
+        return PairBatch(TokenSequences.of(rows), truncated, heads.lengths if self._typed else None)
 
 
-def _room(max_tokens: int, *special: Sequence[int]) -> int:
+def _text_limit(max_tokens: int, *special: Sequence[int]) -> int:
     limit = max_tokens - sum(map(len, special))
     if limit < 1:
         raise SettingsError(f"model.max_tokens: {max_tokens} leaves no room for a pair")

@@ -13,6 +13,7 @@ import numpy as np
 from indexer.errors import RefusedError
 from indexer.inference import environment, matryoshka
 from indexer.inference.engine import Embedder
+from indexer.inference.sequences import TokenSequences
 
 PROBES = (
     "The capital of China is Beijing.",
@@ -76,7 +77,7 @@ class Reference:
 
     def worst_cosine(self, engine: Embedder) -> float:
         """Least cosine of a published vector to the one the engine gives now; 1 where there is none."""
-        found = engine.embed(self.ids) if self.ids else np.empty((0, engine.dimension), np.float32)
+        found = engine.embed(TokenSequences.of(self.ids))
         cosines = (
             float(matryoshka.cut(ours[None], len(known))[0] @ known / max(float(np.linalg.norm(known)), 1e-12))
             for ours, known in zip(found, self.vectors, strict=True)
@@ -114,4 +115,4 @@ class Reference:
 
 def probe(engine: Embedder, ids: list[list[int]]) -> Probes:
     """Vectors of the probes as an engine gives them."""
-    return Probes(ids, engine.embed(ids))
+    return Probes(ids, engine.embed(TokenSequences.of(ids)))

@@ -17,6 +17,7 @@ from typing import Any
 from indexer.errors import IndexerError
 from indexer.inference.engine import Engine
 from indexer.inference.engine_spec import EngineSpec
+from indexer.inference.sequences import TokenSequences
 
 WARM_SEQUENCES = 64
 """Sequences every engine embeds before the clock starts: compilation and first touches of memory."""
@@ -34,11 +35,11 @@ class Subject:
 
     Attributes:
         spec: The model and how it is computed; a setting's arguments take the place of its own.
-        ids: Token ids of the sequences.
+        ids: Its sequences.
     """
 
     spec: EngineSpec
-    ids: Sequence[Sequence[int]]
+    ids: TokenSequences
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def measure(subject: Subject, setting: Setting) -> Timing:
             meeting.ready.abort()
             return Timing(setting, 0.0, time.time() - started, str(error) or type(error).__name__)
     first, last = min(start for start, _ in spans), max(end for _, end in spans)
-    return Timing(setting, sum(map(len, subject.ids)) / (last - first), first - started)
+    return Timing(setting, subject.ids.tokens / (last - first), first - started)
 
 
 @dataclass(frozen=True)

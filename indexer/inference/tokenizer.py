@@ -15,9 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Encoding, Tokenizer
+import numpy as np
+from tokenizers import Tokenizer
 
 from indexer.errors import SettingsError
+from indexer.inference.fast_tokenizer import fast_tokenizer, reference_ids
+from indexer.inference.sequences import TokenSequences
 
 VERSION = 2
 """Raised when this module gives other ids for the same text; part of every fingerprint."""
@@ -44,18 +47,32 @@ SPLIT_PATTERN = (
 
 
 @dataclass(frozen=True)
-class Beginning:
-    """The first tokens of a text.
+class Beginnings:
+    """The first tokens of some texts.
 
     Attributes:
-        ids: At most as many ids as asked for.
-        char_end: Character after the last one they cover; the text's length where the text is complete.
-        complete: Whether they are all of the text.
+        ids: At most as many ids of each text as asked for.
+        char_end: int64, shape (texts,): character after the last one they cover; the text's length where it is
+            complete.
+        complete: bool, shape (texts,): whether they are all of the text.
     """
 
-    ids: list[int]
-    char_end: int
-    complete: bool
+    ids: TokenSequences
+    char_end: np.ndarray
+    complete: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "Beginnings":
+        """Those of some texts."""
+        return Beginnings(self.ids.take(rows), self.char_end[rows], self.complete[rows])
+
+    @staticmethod
+    def join(parts: Sequence["Beginnings"]) -> "Beginnings":
+        """Those of several, one behind the other."""
+        return Beginnings(
+            TokenSequences.join([part.ids for part in parts]),
+            np.concatenate([part.char_end for part in parts]),
+            np.concatenate([part.complete for part in parts]),
+        )
 
 
 class TextEncoder:
@@ -106,31 +123,41 @@ class TextEncoder:
             raise SettingsError("model.name: the tokenizer's added tokens cannot be told from its special tokens")
         self._has_boundaries = _has_hard_boundaries(content)
 
-    def beginnings(self, texts: Sequence[str], limit: int) -> list[Beginning]:
+    def beginnings(self, texts: Sequence[str], limit: int) -> Beginnings:
         """The first ``limit`` tokens of each text, the same as if the whole text were tokenised."""
-        found: dict[int, Beginning] = {}
+        lengths = np.fromiter(map(len, texts), np.int64, len(texts))
         characters = CHARACTERS_PER_TOKEN * limit
-        while len(found) < len(texts):
-            waiting = [row for row in range(len(texts)) if row not in found]
-            prefixes = [self._prefix(texts[row], characters) for row in waiting]
-            for row, prefix, encoding in zip(waiting, prefixes, self.encodings(prefixes), strict=True):
-                whole = len(prefix) == len(texts[row])
-                if len(encoding) > limit:
-                    found[row] = Beginning(encoding.ids[:limit], encoding.offsets[limit - 1][1], complete=False)
-                elif whole:
-                    found[row] = Beginning(encoding.ids, len(prefix), complete=True)
+        waiting, order, found = np.arange(len(texts)), [np.empty(0, np.int64)], [_nothing()]
+        while waiting.size:
+            prefixes = [self._prefix(texts[row], characters) for row in waiting.tolist()]
+            ends = np.fromiter(map(len, prefixes), np.int64, len(prefixes))
+            ids = self.encode(prefixes)
+            cut = ids.lengths > limit
+            whole = ~cut & (ends == lengths[waiting])
+            found += [Beginnings(ids.take(whole), ends[whole], np.ones(whole.sum(), bool))]
+            found += [self._cut([prefixes[row] for row in np.flatnonzero(cut)], limit)]
+            order += [waiting[whole], waiting[cut]]
+            # Of the others more is read: the beginning looked at had too few tokens.
+            waiting = waiting[~cut & ~whole]
             characters *= 2
-        return [found[row] for row in range(len(texts))]
+        return Beginnings.join(found).take(np.argsort(np.concatenate(order)))
 
-    def encodings(self, texts: Sequence[str]) -> Iterator[Encoding]:
-        """Encodings of whole texts, some texts at a time."""
-        start = size = 0
-        for row, text in enumerate(texts):
-            size += len(text)
-            if size >= ENCODED_CHARACTERS:
-                yield from self.plain.encode_batch(texts[start : row + 1], add_special_tokens=False)
-                start, size = row + 1, 0
-        yield from self.plain.encode_batch(texts[start:], add_special_tokens=False)
+    def encode(self, texts: Sequence[str]) -> TokenSequences:
+        """Ids of whole texts, some texts at a time."""
+        return TokenSequences.join([self._ids(part) for part in _parts(texts)])
+
+    def _ids(self, texts: list[str]) -> TokenSequences:
+        fast = fast_tokenizer(self.text)
+        return reference_ids(self.plain, texts) if fast is None else fast.encode(texts)
+
+    def _cut(self, texts: list[str], limit: int) -> Beginnings:
+        """The first ``limit`` tokens of texts that have more. Where they end, only ``tokenizers`` can tell."""
+        ids, ends = [], []
+        for part in _parts(texts):
+            for encoding in self.plain.encode_batch(part, add_special_tokens=False):
+                ids.append(np.array(encoding.ids[:limit], np.int32))
+                ends.append(encoding.offsets[limit - 1][1])
+        return Beginnings(TokenSequences.of(ids), np.array(ends, np.int64), np.zeros(len(ends), bool))
 
     def frame(self) -> tuple[list[int], list[int]]:
         """The special tokens that the tokenizer puts before and behind a text."""
@@ -147,6 +174,20 @@ class TextEncoder:
             return text
         found = HARD_BOUNDARY.finditer(text, max(0, characters - SEARCHED_CHARACTERS), characters + 1)
         return text[: max((match.start() for match in found), default=len(text))]
+
+
+def _nothing() -> Beginnings:
+    return Beginnings(TokenSequences.of([]), np.empty(0, np.int64), np.empty(0, bool))
+
+
+def _parts(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Some texts at a time, so that what a tokenizer holds of them stays small."""
+    start = size = 0
+    for row, text in enumerate(texts, 1):
+        size += len(text)
+        if size >= ENCODED_CHARACTERS or row == len(texts):
+            yield list(texts[start:row])
+            start, size = row, 0
 
 
 def _without_control_tokens(tokenizer: dict[str, Any], *, keep_added: bool) -> dict[str, Any]:

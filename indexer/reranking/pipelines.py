@@ -11,6 +11,7 @@ from indexer.cluster.pipeline import Pipeline
 from indexer.inference.engine import Embedder, Scorer
 from indexer.inference.model import Model, Reranker
 from indexer.inference.pair_inputs import PairBatch
+from indexer.inference.sequences import TokenSequences
 from indexer.progress import Stopwatch
 from indexer.reranking import pairs
 from indexer.reranking.pairs import RowRange
@@ -30,7 +31,7 @@ class QueriesInFlight:
     ids: list[str]
     queries: list[str]
     instructions: list[str | None]
-    tokens: list[list[int]]
+    tokens: TokenSequences
     unusable: int
     vectors: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
@@ -81,7 +82,7 @@ class SearchPipeline(Pipeline[RowRange, Embedder, QueriesInFlight, PartReceipt])
             rows=part.num_rows,
             unscored=held.unusable,
             truncated=0,
-            tokens=sum(map(len, held.tokens)),
+            tokens=held.tokens.tokens,
             cached_tokens=0,
             fragments=[],
             seconds=watch.seconds,
@@ -200,7 +201,7 @@ class ScorePipeline(Pipeline[RowRange, Scorer, PairsInFlight, PartReceipt]):
             rows=part.num_rows,
             unscored=part["score"].null_count,
             truncated=pc.sum(part["truncated"]).as_py() or 0,
-            tokens=sum(map(len, held.batch.ids)),
+            tokens=held.batch.ids.tokens,
             cached_tokens=held.cached_tokens,
             fragments=fragments,
             seconds=watch.seconds,

@@ -17,6 +17,7 @@ import numpy as np
 from indexer.errors import EngineDead
 from indexer.inference.deadline import deadline
 from indexer.inference.model import Model, Reranker
+from indexer.inference.sequences import TokenSequences
 
 
 class FakeEngine:
@@ -63,18 +64,18 @@ class FakeEngine:
         self._swells_on = swells_on
         self._turned_to = turned_to
 
-    def embed(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
-        """Unit vectors, float32, shape (len(token_ids), dimension)."""
-        self.calls += len(token_ids)
-        time.sleep(self._seconds_per_token * sum(map(len, token_ids)))
-        vectors = np.empty((len(token_ids), self.dimension), np.float32)
-        for row, ids in enumerate(token_ids):
+    def embed(self, sequences: TokenSequences) -> np.ndarray:
+        """Unit vectors, float32, shape (len(sequences), dimension)."""
+        self.calls += len(sequences)
+        time.sleep(self._seconds_per_token * sequences.tokens)
+        vectors = np.empty((len(sequences), self.dimension), np.float32)
+        for row, ids in enumerate(sequences.tolist()):
             vectors[row] = self._turned(self._vector(ids))
         return vectors
 
-    def score(self, token_ids: Sequence[Sequence[int]], second: Sequence[int] | None = None) -> np.ndarray:  # noqa: ARG002
-        """Scores in (0, 1), float32, shape (len(token_ids),)."""
-        return 1.0 / (1.0 + np.exp(-4.0 * self.embed(token_ids)[:, 0]))
+    def score(self, sequences: TokenSequences, second: np.ndarray | None = None) -> np.ndarray:  # noqa: ARG002
+        """Scores in (0, 1), float32, shape (len(sequences),)."""
+        return 1.0 / (1.0 + np.exp(-4.0 * self.embed(sequences)[:, 0]))
 
     def _turned(self, vector: np.ndarray) -> np.ndarray:
         """The vector, turned by an angle in the plane that it spans with its neighbour-swapped self."""

@@ -11,6 +11,7 @@ import pytest
 from indexer.cluster.connection import Cluster
 from indexer.errors import SettingsError
 from indexer.inference.model import open_model, open_reranker
+from indexer.inference.sequences import TokenSequences
 from indexer.settings import ClusterSettings, EngineSettings, ModelSettings, RerankerSettings
 from indexer.testing.checkpoints import minilm_path
 from jobs.demo import python_docs
@@ -112,8 +113,8 @@ class _Recorded:
     def __init__(self) -> None:
         self.asked: list[list[list[int]]] = []
 
-    def embed(self, ids: list[list[int]]) -> np.ndarray:
-        self.asked.append(ids)
+    def embed(self, ids: TokenSequences) -> np.ndarray:
+        self.asked.append(ids.tolist())
         return np.ones((len(ids), 256), np.float32)
 
 
@@ -131,8 +132,8 @@ def test_queries_carry_the_tasks_own_instruction_and_documents_none(qwen_path: s
         vectors = encoder.encode([{"text": ["one text"]}], prompt_type=kind, **given)
         assert vectors.shape == (1, 64)
         assert np.linalg.norm(vectors[0]) == pytest.approx(1)
-    assert recorded.asked[0] == model.tokenizer.queries(["one text"], [INSTRUCTION])
-    assert recorded.asked[1] == model.tokenizer.documents(["one text"]).ids
+    assert recorded.asked[0] == model.tokenizer.queries(["one text"], [INSTRUCTION]).tolist()
+    assert recorded.asked[1] == model.tokenizer.documents(["one text"]).ids.tolist()
 
 
 def test_models_that_give_several_vectors_are_refused(qwen_path: str) -> None:

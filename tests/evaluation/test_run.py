@@ -22,6 +22,7 @@ from indexer.evaluation.measures import MRR, NDCG, RECALL
 from indexer.evaluation.workbench import Workbench
 from indexer.evaluation_settings import KnownItemsSettings, SyntheticSettings
 from indexer.indexing import run
+from indexer.inference.sequences import TokenSequences
 from indexer.inference.tokenizer import TextEncoder
 from indexer.search.published import Published, open_published
 from indexer.settings import EngineSettings, EvaluateSettings, Settings
@@ -337,7 +338,7 @@ def test_written_queries_are_kept_where_the_document_answers(small: Published, q
     written = ["", "same", "same", *(f'"question {at}"\nand more' for at in range(3, 10))]
     scores = np.array([0.9] * 7 + [0.1, 0.2, np.nan], np.float32)
 
-    def write(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    def write(prompts: TokenSequences) -> list[list[int]]:
         assert [len(prompt) <= 240 for prompt in prompts] == [True] * 10
         return [encode(text).ids for text in written]
 

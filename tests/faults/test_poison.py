@@ -2,7 +2,6 @@
 
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from indexer.indexing import run
 from indexer.inference.embed_inputs import EmbedTokenizer
 from indexer.inference.engine import Embedder
 from indexer.inference.model import Model, open_model
+from indexer.inference.sequences import TokenSequences
 from tests.support.fakes import published_rows, quarantine, settings, words, write
 
 DOCUMENTS = 2000
@@ -28,10 +28,10 @@ class Aborting:
         self._marker = marker
         self.dimension = engine.dimension
 
-    def embed(self, token_ids: Sequence[Sequence[int]]) -> np.ndarray:
-        if any(self._marker in ids for ids in token_ids):
+    def embed(self, sequences: TokenSequences) -> np.ndarray:
+        if any(self._marker in ids for ids in sequences):
             os.abort()
-        return self._engine.embed(token_ids)
+        return self._engine.embed(sequences)
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def test_one_of_two_thousand_kills_the_engine(tmp_path: Path) -> None:
     documents[777] = ("killer", f"{MARKER} {MARKER}")
     write(tmp_path / "corpus" / "a.parquet", documents)
     given = settings(tmp_path, engine={"enforce_eager": True}, run={"shard_mb": 8.0, "progress": "none"})
-    (ids,) = EmbedTokenizer(given.model.name, max_tokens=128).documents([MARKER]).ids
+    (ids,) = EmbedTokenizer(given.model.name, max_tokens=128).documents([MARKER]).ids.tolist()
     opened = open_model(given.model, given.engine)
     summary = run.run(given, AbortingModel(opened.settings, opened.engine_settings, opened.revision, ids[1]))
     print(f"{summary['restarts']} restarts, {summary['indexed']} documents indexed")

@@ -15,6 +15,7 @@ from indexer.inference.engine import Engine
 from indexer.inference.engine_arguments import argument_names, check_arguments
 from indexer.inference.engine_spec import EngineSpec
 from indexer.inference.pair_inputs import PairTokenizer
+from indexer.inference.sequences import TokenSequences
 from indexer.testing import corpora, random_weights
 
 MAX_TOKENS = 64
@@ -35,14 +36,14 @@ def embed_cases(path: str) -> dict[str, Any]:
     found = {
         "dimension": engine.dimension,
         "together": engine.embed(ids),
-        "shuffled": engine.embed([ids[row] for row in shuffled])[np.argsort(shuffled)],
-        "alone": np.concatenate([engine.embed([row]) for row in ids]),
-        "none": engine.embed([]),
+        "shuffled": engine.embed(ids.take(shuffled))[np.argsort(shuffled)],
+        "alone": np.concatenate([engine.embed(ids[row : row + 1]) for row in range(len(ids))]),
+        "none": engine.embed(TokenSequences.of([])),
         "refused": [_refusal(engine, row) for row in ([], [1] * (MAX_TOKENS + 1))],
         "after refusals": engine.embed(ids[:1]),
     }
     # No such row in the embedding table: vLLM itself fails.
-    found["dead"] = [_refusal(engine, row) for row in ([random_weights.QWEN_VOCABULARY + 10**6], ids[0])]
+    found["dead"] = [_refusal(engine, row) for row in ([random_weights.QWEN_VOCABULARY + 10**6], ids[0].tolist())]
     return found
 
 
@@ -55,7 +56,7 @@ def score_cases(path: str) -> tuple[np.ndarray, np.ndarray]:
     ids = PairTokenizer(path, 256).pairs(["one query", "another query"] * 10, documents).ids
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     with torch.no_grad():
-        logits = torch.stack([model(input_ids=torch.tensor([row])).logits[0, -1, [NO, YES]] for row in ids])
+        logits = torch.stack([model(input_ids=torch.tensor([row])).logits[0, -1, [NO, YES]] for row in ids.tolist()])
     engine = Engine(EngineSpec(path, "float32", 256, EAGER), ids[:2], mode="score")
     return engine.score(ids), torch.softmax(logits, dim=1)[:, 1].numpy()
 
@@ -63,7 +64,7 @@ def score_cases(path: str) -> tuple[np.ndarray, np.ndarray]:
 def refused_start(path: str, max_tokens: int, arguments: dict[str, Any], canary: list[list[int]]) -> str:
     """The message with which an engine refuses to start."""
     with pytest.raises(EngineError) as refused:
-        Engine(EngineSpec(path, "auto", max_tokens, {**EAGER, **arguments}), canary)
+        Engine(EngineSpec(path, "auto", max_tokens, {**EAGER, **arguments}), TokenSequences.of(canary))
     return str(refused.value)
 
 
@@ -81,7 +82,7 @@ def read_argument_names() -> tuple[set[str], bool]:
 
 def _refusal(engine: Engine, row: list[int]) -> tuple[type[Exception], str]:
     with pytest.raises((ValueError, EngineDead)) as refused:
-        engine.embed([row])
+        engine.embed(TokenSequences.of([row]))
     return refused.type, str(refused.value)
 
 

@@ -95,7 +95,7 @@ def engine_scores(path: str, pairs: list[tuple[str, str]], max_tokens: int, dtyp
     tokenizer = PairTokenizer(path, max_tokens)
     batch = tokenizer.pairs(*zip(*pairs, strict=True))
     assert batch.truncated.any()
-    second = batch.second and batch.second[:2]
+    second = None if batch.second is None else batch.second[:2]
     engine = Engine(EngineSpec(path, dtype, max_tokens, EAGER), batch.ids[:2], mode="score", canary_second=second)
     return engine.score(batch.ids, batch.second)
 
@@ -105,7 +105,7 @@ def transformers_scores(path: str, pairs: list[tuple[str, str]], max_tokens: int
     import torch
     from transformers import AutoModelForCausalLM
 
-    ids = PairTokenizer(path, max_tokens).pairs(*zip(*pairs, strict=True)).ids
+    ids = PairTokenizer(path, max_tokens).pairs(*zip(*pairs, strict=True)).ids.tolist()
     model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
     order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
     scores = np.empty(len(ids), np.float32)

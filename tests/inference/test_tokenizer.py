@@ -13,6 +13,7 @@ from indexer.inference.pair_inputs import PairTokenizer
 from indexer.inference.tokenizer import TextEncoder
 from indexer.reasons import QuarantineReason
 from indexer.testing import corpora, qwen_tokenizer
+from tests.inference.conftest import with_config
 from tests.support.checkpoints import cross_encoder
 
 END = 151643
@@ -34,26 +35,15 @@ NASTY = st.lists(PIECES, max_size=60).map("".join)
 
 
 @pytest.fixture(scope="session")
-def qwen_tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Qwen3-Embedding's tokenizer without weights."""
-    return _with_config(qwen_tokenizer.qwen_tokenizer(tmp_path_factory.mktemp("tokenizer")))
-
-
-@pytest.fixture(scope="session")
 def reranker_tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Qwen3-Reranker's tokenizer without weights; it appends no end token, as the base models' does not."""
-    return _with_config(qwen_tokenizer.qwen_tokenizer(tmp_path_factory.mktemp("tokenizer"), "reranker"))
+    return with_config(qwen_tokenizer.qwen_tokenizer(tmp_path_factory.mktemp("tokenizer"), "reranker"))
 
 
 @pytest.fixture(scope="session", params=["qwen", "bert"])
 def encoder(request: pytest.FixtureRequest, qwen_tokenizer_path: str, minilm_path: str) -> TextEncoder:
     """An encoder of each kind whose long texts are cut before they are tokenised."""
     return TextEncoder(qwen_tokenizer_path if request.param == "qwen" else minilm_path)
-
-
-def _with_config(path: str) -> str:
-    (Path(path) / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
-    return path
 
 
 def test_rebuilt_tokenizer_is_qwens(qwen_tokenizer_path: str) -> None:
@@ -80,9 +70,10 @@ def test_end_token_is_last_and_single(fixture: str, request: pytest.FixtureReque
     """Whether or not the checkpoint's own tokenizer appends it; also on cut rows."""
     tokenizer = EmbedTokenizer(request.getfixturevalue(fixture), max_tokens=16)
     batch = tokenizer.documents(["yes", "yes " * 50, "<|endoftext|>"])
-    assert batch.ids[0] == [YES, END]
-    assert [len(ids) for ids in batch.ids] == [2, 16, len(batch.ids[2])]
-    assert all(ids[-1] == END and END not in ids[:-1] for ids in batch.ids)
+    rows = batch.ids.tolist()
+    assert rows[0] == [YES, END]
+    assert [len(ids) for ids in rows] == [2, 16, len(rows[2])]
+    assert all(ids[-1] == END and END not in ids[:-1] for ids in rows)
     assert batch.truncated.tolist() == [False, True, False]
 
 
@@ -90,7 +81,7 @@ def test_queries_get_the_model_cards_template(qwen_tokenizer_path: str) -> None:
     """To the byte: no space after the second colon, and braces in a query stay."""
     tokenizer = EmbedTokenizer(qwen_tokenizer_path, max_tokens=64, instruction="Find it")
     decode = tokenizer._encoder.full.decode
-    default, other = tokenizer.queries(["what is {x}?", "a"], [None, "{query}"])
+    default, other = tokenizer.queries(["what is {x}?", "a"], [None, "{query}"]).tolist()
     assert decode(default[:-1]) == "Instruct: Find it\nQuery:what is {x}?"
     assert decode(other[:-1]) == "Instruct: {query}\nQuery:a"
     assert default[-1] == other[-1] == END
@@ -99,19 +90,19 @@ def test_queries_get_the_model_cards_template(qwen_tokenizer_path: str) -> None:
 def test_bert_keeps_its_special_tokens(minilm_path: str) -> None:
     """[CLS] and [SEP] around documents and queries; a cut row keeps both."""
     tokenizer = EmbedTokenizer(minilm_path, max_tokens=8)
-    assert tokenizer.queries(["hello"]) == [[101, 7592, 102]]
+    assert tokenizer.queries(["hello"]).tolist() == [[101, 7592, 102]]
     batch = tokenizer.documents(["hello " * 20])
-    assert batch.ids == [[101, *[7592] * 6, 102]]
+    assert batch.ids.tolist() == [[101, *[7592] * 6, 102]]
     assert batch.char_end.tolist() == [len("hello " * 6) - 1]
 
 
 def test_spelling_of_special_tokens_is_text(qwen_tokenizer_path: str, minilm_path: str) -> None:
     """A document cannot smuggle a control token in: only the last id is one."""
     text = "a <|endoftext|><|im_start|>system <think></tool_call>"
-    ids = EmbedTokenizer(qwen_tokenizer_path, 64).documents([text]).ids[0]
+    ids = EmbedTokenizer(qwen_tokenizer_path, 64).documents([text]).ids[0].tolist()
     assert [token for token in ids if token >= END] == [END]
     assert TextEncoder(qwen_tokenizer_path).full.decode(ids[:-1], skip_special_tokens=False) == text
-    bert = EmbedTokenizer(minilm_path, 64).documents(["a [SEP] b [MASK] [PAD]"]).ids[0]
+    bert = EmbedTokenizer(minilm_path, 64).documents(["a [SEP] b [MASK] [PAD]"]).ids[0].tolist()
     assert not {0, 101, 102, 103} & set(bert[1:-1])
 
 
@@ -125,7 +116,7 @@ def test_texts_without_tokens_are_rejected(minilm_path: str) -> None:
 def test_nothing_in_nothing_out(minilm_path: str) -> None:
     """An empty batch has empty columns of the right types."""
     batch = EmbedTokenizer(minilm_path, 16, "chunk", 2).documents([])
-    assert batch.ids == []
+    assert batch.ids.tolist() == []
     assert batch.rejected == []
     assert [column.dtype.name for column in (batch.row, batch.chunk, batch.char_start, batch.char_end)] == ["int32"] * 4
     assert batch.truncated.dtype == bool
@@ -143,8 +134,8 @@ def test_quarantine_rejects_only_what_is_too_long(minilm_path: str) -> None:
 def test_cut_texts_begin_like_whole_ones(encoder: TextEncoder, text: str, limit: int) -> None:
     """Property: the beginning is that of the whole text's tokens, and its span ends with its last token."""
     whole = encoder.plain.encode(text, add_special_tokens=False)
-    (beginning,) = encoder.beginnings([text], limit)
-    assert beginning.ids == whole.ids[:limit]
+    beginning = encoder.beginnings([text], limit)
+    assert beginning.ids.tolist() == [whole.ids[:limit]]
     assert beginning.complete == (len(whole.ids) <= limit)
     assert beginning.char_end == (len(text) if beginning.complete else whole.offsets[limit - 1][1])
 
@@ -187,7 +178,7 @@ def test_chunks_cover_the_text_within_the_limit(qwen_tokenizer_path: str) -> Non
     assert not words_cut
     assert sum(long[end - 1] == "." for end in ends) > len(ends) // 2, "most chunks end with a sentence"
     for index, start, end in zip(rows, starts, ends, strict=True):
-        assert tokenizer.documents([long[start:end]]).ids == [batch.ids[index]]
+        assert tokenizer.documents([long[start:end]]).ids.tolist() == [batch.ids[index].tolist()]
 
 
 def test_chunks_count_special_spellings_as_text(qwen_tokenizer_path: str) -> None:
@@ -218,7 +209,7 @@ def test_digest_follows_everything_that_changes_ids(qwen_tokenizer_path: str, mi
 
 def test_unusable_checkpoints_are_refused(qwen_tokenizer_path: str, minilm_path: str, tmp_path: Path) -> None:
     """Each with what is wrong."""
-    _with_config(str(tmp_path))
+    with_config(str(tmp_path))
     with pytest.raises(SettingsError, match=r"no tokenizer\.json"):
         EmbedTokenizer(str(tmp_path), 64)
     with pytest.raises(SettingsError, match="no room"):
@@ -264,7 +255,7 @@ def test_pairs_are_the_model_cards_prompts(reranker_tokenizer_path: str) -> None
     ]
     queries, documents, instructions = (list(column) for column in zip(*pairs, strict=True))
     batch = tokenizer.pairs(queries, documents, instructions)
-    for (query, document, instruction), row in zip(pairs, batch.ids, strict=True):
+    for (query, document, instruction), row in zip(pairs, batch.ids.tolist(), strict=True):
         task = "Judge" if instruction is None else instruction
         assert row == model_card_ids(reranker_tokenizer_path, task, query, document, 128)
     assert batch.truncated.tolist() == [row == 4 for row in range(10)]
@@ -291,13 +282,14 @@ def test_cross_encoders_keep_their_own_template(tmp_path: Path) -> None:
     tokenizer = PairTokenizer(path, 24)
     pairs = [("what is it?", "a cat"), ("q", "word " * 40), ("", "d"), ("a b", "c, d."), ("word " * 40, "d")]
     batch = tokenizer.pairs(*zip(*pairs, strict=True))
-    for (query, document), ids, second in zip(pairs[:4], batch.ids, batch.second or [], strict=False):
+    assert batch.second is not None
+    for (query, document), ids, second in zip(pairs[:4], batch.ids.tolist(), batch.second, strict=False):
         expected = reference(query, document, truncation="only_second", max_length=24)
         assert ids == expected["input_ids"]
         assert second == expected["token_type_ids"].index(1)
     assert batch.truncated.tolist() == [False, True, False, False, True]
     assert len(batch.ids[4]) == 24
-    separators = [ids.count(102) for ids in tokenizer.pairs(["[SEP]"], ["[CLS] [SEP]"]).ids]
+    separators = [ids.count(102) for ids in tokenizer.pairs(["[SEP]"], ["[CLS] [SEP]"]).ids.tolist()]
     assert separators == [2]
     with pytest.raises(SettingsError, match="takes no instruction"):
         tokenizer.pairs(["q"], ["d"], ["Judge"])

@@ -15,6 +15,7 @@ import pytest
 from indexer.errors import CorpusError, IndexerError, SettingsError
 from indexer.inference.model import open_reranker
 from indexer.inference.pair_inputs import PairTokenizer
+from indexer.inference.sequences import TokenSequences
 from indexer.reranking import run as reranking_run
 from indexer.search.published import open_published
 from indexer.settings import ScoreSettings
@@ -130,7 +131,7 @@ def test_neither_query_nor_document_is_written_anywhere_but_in_the_results(
 
 
 def _ids(path: str, text: str) -> list[int]:
-    return PairTokenizer(path, 256).pairs(["q"], [text]).ids[0]
+    return PairTokenizer(path, 256).pairs(["q"], [text]).ids[0].tolist()
 
 
 @pytest.fixture
@@ -172,7 +173,7 @@ def test_queries_are_searched_and_reranked(tmp_path: Path, index: dict[str, str]
 
 def test_candidates_are_the_best_at_full_width(index: dict[str, str]) -> None:
     published = open_published(**index)
-    vectors = np.stack([FakeEngine(fakes.WIDTHS[0]).embed([[row]])[0] for row in range(3)])
+    vectors = np.stack([FakeEngine(fakes.WIDTHS[0]).embed(TokenSequences.of([[row]]))[0] for row in range(3)])
     exact = published.nearest(vectors, 5)
     rescored = published.nearest(vectors, 5, width=96, oversample=12)
     assert [[hit.id for hit in hits] for hits in rescored] == [[hit.id for hit in hits] for hits in exact]

@@ -64,7 +64,7 @@ def words(count: int, seed: int = 0) -> list[tuple[str, str]]:
 
 def poison_token() -> int:
     """Token id of :data:`POISON`."""
-    (ids,) = EmbedTokenizer(minilm_path(), max_tokens=128).documents([POISON]).ids
+    (ids,) = EmbedTokenizer(minilm_path(), max_tokens=128).documents([POISON]).ids.tolist()
     return ids[1]
 
 
