@@ -293,3 +293,46 @@ def test_cross_encoders_keep_their_own_template(tmp_path: Path) -> None:
     assert separators == [2]
     with pytest.raises(SettingsError, match="takes no instruction"):
         tokenizer.pairs(["q"], ["d"], ["Judge"])
+
+
+CROSS_LINGUAL = [
+    ("Wie wird das Wetter morgen?", "明天多云转晴，最高气温二十二度，夜间有小雨。"),
+    ("如何备份数据库？", "Die Sicherung schreibt alle Tabellen in eine Datei; größere Dateien werden geteilt."),
+    ("ما هي عاصمة اليابان؟", "東京は日本の首都であり、世界最大級の都市圏の中心である。"),
+    ("где находится музей", "Le musée se trouve à côté de l'hôtel de ville, près de la rivière."),
+    (
+        "reverse a linked list",
+        (
+            "def reverse(head):\n    last = None\n    while head:\n"
+            "        head.next, last, head = last, head, head.next\n    return last\n"
+        ),
+    ),
+    ("两个日期之间的天数", "SELECT DATEDIFF(day, '2024-02-29', NOW()) AS n FROM t WHERE x <> 'it''s' -- TODO\n;"),
+    (
+        "trier un tableau",
+        (
+            "template <class T>\nvoid sort(T* a, size_t n) {\n"
+            "\t// <|endoftext|> is text here\n\tfor (;;) ++a[n >> 1];\n}\r\n"
+        ),
+    ),
+    ("पंक्तियाँ कैसे गिनें", "#!/bin/sh\nwc -l \"$1\" | awk '{ print $1 }' >> out.txt\n"),
+]
+"""A query in one language, and a document or code in another."""
+
+
+def test_queries_and_documents_of_other_languages_and_code_are_transformers_ids(qwen_tokenizer_path: str) -> None:
+    """Id for id as the model card's own tokenizer gives them, whole and cut; control tokens in code stay text."""
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(qwen_tokenizer_path)
+    queries, documents = (list(side) for side in zip(*CROSS_LINGUAL, strict=True))
+    for limit in (512, 24, 9):
+        ours = EmbedTokenizer(qwen_tokenizer_path, limit, instruction="Given a question, retrieve what answers it")
+        prompts = [f"Instruct: Given a question, retrieve what answers it\nQuery:{query}" for query in queries]
+        assert ours.queries(queries) == theirs(prompts, truncation=True, max_length=limit)["input_ids"]
+        plain = [text for text in documents if "<|" not in text]
+        batch = ours.documents(plain)
+        assert batch.ids == theirs(plain, truncation=True, max_length=limit)["input_ids"]
+        assert batch.truncated.tolist() == [len(ids) > limit for ids in theirs(plain)["input_ids"]]
+    (hostile,) = ours.documents([documents[6]]).ids
+    assert hostile.count(END) == 1
