@@ -8,11 +8,18 @@ with an HTML page. Exit status: 0 done, 1 failed, 2 unusable settings, queries o
 import json
 
 from indexer.commands.command import command_line, load
-from indexer.evaluation import run
+from indexer.evaluation import precision, run
 from indexer.settings import EvaluateSettings
 
 
 def main() -> None:
     """Evaluates."""
-    settings, _ = load(EvaluateSettings, command_line(__doc__ or ""))
-    print(json.dumps(run.run(settings)))
+    command = command_line(__doc__ or "")
+    command.add_argument(
+        "--quantization", metavar="NAME", help="instead: what this precision of the model costs, e.g. fp8"
+    )
+    settings, arguments = load(EvaluateSettings, command)
+    if arguments.quantization is not None:
+        print(json.dumps(precision.compare(settings, arguments.quantization)))
+    else:
+        print(json.dumps(run.run(settings)))

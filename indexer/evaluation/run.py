@@ -141,7 +141,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     listed = configurations.listed(settings.compare, layout.widths, layout.precision, reranked=reranker is not None)
     with ExitStack() as stack:
         cluster = stack.enter_context(Cluster(settings.cluster, settings.engine.replicas_per_gpu))
-        questions = _questions(settings, published, reranker, cluster)
+        questions = make_questions(settings, published, reranker, cluster)
         say(
             f"{len(questions.texts):,} queries"
             + "".join(f"; {count:,} {name}" for name, count in questions.notes.items())
@@ -158,9 +158,10 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     return report.finished(folder) or summary
 
 
-def _questions(
+def make_questions(
     settings: EvaluateSettings, published: Published, reranker: Reranker | None, cluster: Cluster
 ) -> Questions:
+    """Queries and what answers them, from the source that the settings name."""
     if settings.queries is not None and settings.judgements is not None:
         found = judgements.read(settings.queries, settings.judgements)
         names = found.named_documents()

@@ -1,0 +1,61 @@
+"""What a quantised model costs, with a stand-in: an engine whose vectors are turned by a known angle."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from indexer.errors import SettingsError
+from indexer.evaluation.precision import compare
+from indexer.inference.model import Model
+from indexer.settings import EvaluateSettings
+from indexer.testing import corpora
+from indexer.testing.fakes import FakeEngine, FakeModel
+from tests.support import fakes
+from tests.support.local_cluster import LocalCluster
+
+
+def index(root: Path, **model: Any) -> EvaluateSettings:
+    """An index with texts in its payload, and queries that are some of the texts."""
+    texts = corpora.random_texts(40, words=(12, 30))
+    (root / "corpus").mkdir()
+    pq.write_table(pa.table({"id": [f"d{at}" for at in range(40)], "text": texts}), root / "corpus" / "a.parquet")
+    base = {"name": fakes.settings(root).model.name, "max_tokens": 128}
+    corpus = {"uri": str(root / "corpus"), "payload": ["text"]}
+    fakes.run_here(fakes.settings(root, corpus=corpus, model=base | model))
+    pq.write_table(pa.table({"_id": [f"q{at}" for at in range(10)], "text": texts[:10]}), root / "queries.parquet")
+    judged = {
+        "query-id": [f"q{at}" for at in range(10)],
+        "corpus-id": [f"d{at}" for at in range(10)],
+        "score": [1] * 10,
+    }
+    pq.write_table(pa.table(judged), root / "judgements.parquet")
+    return EvaluateSettings(
+        index={"uri": str(root / "index")},
+        queries={"uri": str(root / "queries.parquet")},
+        judgements={"uri": str(root / "judgements.parquet")},
+        output={"uri": str(root / "out")},
+        run={"progress": "none"},
+    )
+
+
+def test_cosine_and_change_in_quality_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = index(tmp_path)
+    monkeypatch.setattr(Model, "engine", lambda _: FakeEngine(fakes.WIDTHS[0]))
+    stand_in = FakeModel.of(fakes.model(fakes.settings(tmp_path)), turned_to=0.9)
+    found = compare(given, "fp8", stand_in, LocalCluster())  # type: ignore[arg-type]
+    assert (found["documents"], found["queries"]) == (40, 10)
+    assert found["cosine"]["least"] == pytest.approx(0.9, abs=1e-3)
+    assert found["ndcg_at_10"] == {"exact": 1.0, "quantised": pytest.approx(1.0)}
+    difference = found["difference"]
+    assert difference["low"] <= difference["mean"] <= difference["high"]
+    assert np.isfinite(list(difference.values())).all()
+
+
+def test_an_index_that_is_quantised_itself_is_no_measure(tmp_path: Path) -> None:
+    given = index(tmp_path, quantization="fp8")
+    with pytest.raises(SettingsError, match="the index was made with fp8"):
+        compare(given, "int8", cluster=LocalCluster())  # type: ignore[arg-type]
