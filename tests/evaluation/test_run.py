@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -14,22 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from indexer.errors import CorpusError, IndexerError, SettingsError
-from indexer.evaluation import known_items, synthetic
+from indexer.errors import IndexerError, SettingsError
+from indexer.evaluation import known_items
 from indexer.evaluation import run as evaluation_run
-from indexer.evaluation.configurations import Configuration
 from indexer.evaluation.measures import MRR, NDCG, RECALL
-from indexer.evaluation.workbench import Workbench
-from indexer.evaluation_settings import KnownItemsSettings, SyntheticSettings
+from indexer.evaluation_settings import KnownItemsSettings
 from indexer.indexing import run
-from indexer.inference.sequences import TokenSequences
-from indexer.inference.tokenizer import TextEncoder
-from indexer.search.published import Published, open_published
-from indexer.settings import EngineSettings, EvaluateSettings, Settings
+from indexer.search.published import open_published
+from indexer.settings import EvaluateSettings, Settings
 from indexer.storage import scratch
 from indexer.testing.checkpoints import minilm_path, qwen3_checkpoint
 from jobs.demo import python_docs
-from tests.support import fakes
 from tests.support.checkpoints import FAST_DTYPE, cross_encoder
 
 pytestmark = pytest.mark.timeout(1200)
@@ -319,59 +314,6 @@ def test_queries_are_written_by_a_generator_and_filtered(
     summary = evaluation_run.run(given)
     assert summary["queries"] > 1
     assert summary["queries"] + sum(summary["notes"].values()) == 20, "noise is often empty or the same, and counted"
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Published:
-    """50 documents with the fake engine's vectors: for what becomes of tables, never of quality."""
-    fakes.write(tmp_path / "corpus" / "a.parquet", fakes.words(50))
-    given = fakes.settings(tmp_path, corpus={"payload": ["text"]})
-    fakes.run_here(given)
-    return open_published(given.index.uri, given.index.name)
-
-
-def test_written_queries_are_kept_where_the_document_answers(small: Published, qwen_path: str) -> None:
-    """Ten documents; one query is empty, one is given twice, three are not answered."""
-    given = SyntheticSettings(name=qwen_path, count=10, max_tokens=256, query_tokens=16)
-    writer = synthetic.open_writer(given, EngineSettings())
-    encode = TextEncoder(qwen_path).plain.encode
-    written = ["", "same", "same", *(f'"question {at}"\nand more' for at in range(3, 10))]
-    scores = np.array([0.9] * 7 + [0.1, 0.2, np.nan], np.float32)
-
-    def write(prompts: TokenSequences) -> list[list[int]]:
-        assert [len(prompt) <= 240 for prompt in prompts] == [True] * 10
-        return [encode(text).ids for text in written]
-
-    found = synthetic.make(small, writer, write, lambda *_: scores)
-    assert list(found.texts.values()) == ["same", "question 3", "question 4", "question 5", "question 6"]
-    assert found.judgements == {name: {name: 1} for name in found.texts}
-    assert found.notes == {
-        "written queries that the reranker finds unanswered": 3,
-        "written queries that are empty or the same": 2,
-    }
-    with pytest.raises(
-        CorpusError, match=r"no query is left of 10: 9 have a score below synthetic\.least_score = 0\.5"
-    ):
-        synthetic.make(small, writer, write, lambda *_: scores * 0)
-
-
-@pytest.fixture
-def bench(small: Published, tmp_path: Path) -> Iterator[Workbench]:
-    bench = Workbench(small, str(tmp_path / "tables"), None, 0.95)
-    yield bench
-    bench.drop()
-    assert not list((tmp_path / "tables").glob("*"))
-
-
-def test_published_tables_serve_where_they_can(bench: Workbench, small: Published, tmp_path: Path) -> None:
-    own = bench.trial(Configuration(96, "float32"))
-    assert own.opened.uri == small.uri
-    copied = bench.trial(Configuration(96, "float16"))
-    assert copied.opened.uri == str(tmp_path / "tables")
-    vectors = small.read(384, ["vector"])["vector"].combine_chunks().flatten().to_numpy().reshape(-1, 384)
-    hits, rounded = (trial.ranked(vectors, ["x"] * 50, 5, 1) for trial in (own, copied))
-    assert [[hit.id for hit in row[:1]] for row in hits] == [[hit.id for hit in row[:1]] for row in rounded]
-    assert hits[0][0].score == pytest.approx(rounded[0][0].score, abs=1e-3)
 
 
 def test_settings_that_contradict_the_index_are_named(root: Path) -> None:

@@ -1,0 +1,97 @@
+"""Configurations on an index with the fake engine's vectors: tables, written queries, queries that are documents."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from indexer.errors import CorpusError
+from indexer.evaluation import judgements, synthetic
+from indexer.evaluation import run as evaluation_run
+from indexer.evaluation.configurations import Configuration
+from indexer.evaluation.judgements import Questions
+from indexer.evaluation.measures import NDCG
+from indexer.evaluation.run import Evaluation
+from indexer.evaluation.workbench import Workbench
+from indexer.evaluation_settings import SyntheticSettings
+from indexer.inference.sequences import TokenSequences
+from indexer.inference.tokenizer import TextEncoder
+from indexer.search.published import Published, open_published
+from indexer.settings import EngineSettings, EvaluateSettings
+from tests.support import fakes
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Published:
+    """50 documents with the fake engine's vectors: for what becomes of tables, never of quality."""
+    fakes.write(tmp_path / "corpus" / "a.parquet", fakes.words(50))
+    given = fakes.settings(tmp_path, corpus={"payload": ["text"]})
+    fakes.run_here(given)
+    return open_published(given.index.uri, given.index.name)
+
+
+def test_written_queries_are_kept_where_the_document_answers(small: Published, qwen_path: str) -> None:
+    """Ten documents; one query is empty, one is given twice, three are not answered."""
+    given = SyntheticSettings(name=qwen_path, count=10, max_tokens=256, query_tokens=16)
+    writer = synthetic.open_writer(given, EngineSettings())
+    encode = TextEncoder(qwen_path).plain.encode
+    written = ["", "same", "same", *(f'"question {at}"\nand more' for at in range(3, 10))]
+    scores = np.array([0.9] * 7 + [0.1, 0.2, np.nan], np.float32)
+
+    def write(prompts: TokenSequences) -> list[list[int]]:
+        assert [len(prompt) <= 240 for prompt in prompts] == [True] * 10
+        return [encode(text).ids for text in written]
+
+    found = synthetic.make(small, writer, write, lambda *_: scores)
+    assert list(found.texts.values()) == ["same", "question 3", "question 4", "question 5", "question 6"]
+    assert found.judgements == {name: {name: 1} for name in found.texts}
+    assert found.notes == {
+        "written queries that the reranker finds unanswered": 3,
+        "written queries that are empty or the same": 2,
+    }
+    with pytest.raises(
+        CorpusError, match=r"no query is left of 10: 9 have a score below synthetic\.least_score = 0\.5"
+    ):
+        synthetic.make(small, writer, write, lambda *_: scores * 0)
+
+
+@pytest.fixture
+def bench(small: Published, tmp_path: Path) -> Iterator[Workbench]:
+    bench = Workbench(small, str(tmp_path / "tables"), None, 0.95)
+    yield bench
+    bench.drop()
+    assert not list((tmp_path / "tables").glob("*"))
+
+
+def test_published_tables_serve_where_they_can(bench: Workbench, small: Published, tmp_path: Path) -> None:
+    own = bench.trial(Configuration(96, "float32"))
+    assert own.opened.uri == small.uri
+    copied = bench.trial(Configuration(96, "float16"))
+    assert copied.opened.uri == str(tmp_path / "tables")
+    vectors = small.read(384, ["vector"])["vector"].combine_chunks().flatten().to_numpy().reshape(-1, 384)
+    hits, rounded = (trial.ranked(vectors, ["x"] * 50, 5, 1) for trial in (own, copied))
+    assert [[hit.id for hit in row[:1]] for row in hits] == [[hit.id for hit in row[:1]] for row in rounded]
+    assert hits[0][0].score == pytest.approx(rounded[0][0].score, abs=1e-3)
+
+
+def test_a_query_that_is_a_document_does_not_find_itself(bench: Workbench, small: Published, tmp_path: Path) -> None:
+    """As in ArguAna: every query is a document, and the nearest other document answers it."""
+    found = small.read(384, ["id", "text", "vector"])
+    names, texts = found["id"].to_pylist(), found["text"].to_pylist()
+    vectors = found["vector"].combine_chunks().flatten().to_numpy().reshape(-1, 384)
+    scores = vectors @ vectors.T
+    np.fill_diagonal(scores, -1)
+    answers = {name: {names[best]: 1} for name, best in zip(names, scores.argmax(1), strict=True)}
+    questions = judgements.checked(Questions(dict(zip(names, texts, strict=True)), answers), set(names))
+    place = {"uri": str(tmp_path / "index")}
+    given = EvaluateSettings(index=place, output=place, known_items={}, compare={"timed_queries": 1})
+    with ExitStack() as stack:
+        nobody: Any = None
+        evaluation = Evaluation(given, small, questions, vectors, bench, None, nobody, stack)
+        measured = evaluation_run._measured(evaluation, Configuration(384, "float32"))
+    assert measured is not None
+    assert measured.queries[NDCG].to_list() == [1.0] * len(names)
+    assert sum(questions.notes.values()) == len(names)
