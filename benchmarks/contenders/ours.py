@@ -114,8 +114,12 @@ def _on_workers(work: Work, settings: ClusterSettings) -> Outcome:
     begun = time.perf_counter()
     make: Any = MakeFloor(work)
     with Cluster(settings) as cluster, cluster.pool(make, _shard_count(work)) as pool:
-        for _ in pool.run([Shard("0", (), WARM, 0)] * pool.size, retries=0, most_restarts=0):
-            pass
+        warm = 0
+        while warm < pool.size:
+            # Of what all of them are given at once, each gets its share.
+            warm = pool.ready
+            for _ in pool.run([Shard("0", (), WARM, 0)] * pool.size, retries=0, most_restarts=0):
+                pass
         start = time.perf_counter()
         ended = pool.run(_shards(work), retries=0, most_restarts=0)
         tokens = sum(done.receipt.tokens for done in ended if isinstance(done, Done))

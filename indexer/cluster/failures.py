@@ -11,7 +11,7 @@ def death(error: RayError) -> str:
     return next(lines, first_line(error)).split(". ")[0].rstrip(".")
 
 
-def cause(error: RayTaskError) -> Exception:
+def cause(error: RayTaskError) -> IndexerError:
     """What a task or an actor raised: our own errors as they were; of others the type and the first line."""
     if isinstance(error.cause, IndexerError):
         return error.cause

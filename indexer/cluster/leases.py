@@ -52,21 +52,24 @@ class WorkerHandle:
 
     Attributes:
         actor: Ray's handle.
-        starting: Reference that ends when the engine has started, or cannot be.
-        ready: Whether the engine has started. Only ready workers get work: one that the cluster cannot place would
-            never return it.
+        placed: Reference that ends with the worker's machine and GPU when Ray has found a place.
+        started: Reference that ends when the engine has started, or cannot be.
+        tries: Starts of this worker so far, this one included.
+        asked: When Ray was asked for it, by the monotonic clock; once it is placed, when that was seen.
+        where: Machine and GPU, once it is placed.
         leases: What it holds, by the references that end with the receipts.
     """
 
     actor: Any
-    starting: Any
-    ready: bool = False
+    placed: Any
+    started: Any
+    tries: int
+    asked: float
+    where: str = ""
     leases: dict[Any, Lease] = field(default_factory=dict)
 
     def takes(self, lease: Lease) -> bool:
         """Whether the lease may be given now: suspects run alone."""
-        if not self.ready:
-            return False
         if lease.suspect or any(held.suspect for held in self.leases.values()):
             return not self.leases
         return len(self.leases) < PIECES_INSIDE

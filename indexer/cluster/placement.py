@@ -1,51 +1,115 @@
-"""Where workers fit: the resources that one asks for, and how many the cluster's machines hold."""
+"""Where workers fit: the resources that one asks for, how many the machines hold, and how many are free."""
 
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray._private.state import available_resources_per_node
 
 from indexer.cluster.leases import WorkerHandle
 from indexer.cluster.pipeline import PIECES_INSIDE
 from indexer.cluster.worker import MakePipeline, Worker
+from indexer.errors import SettingsError
+from indexer.progress import say
 from indexer.settings import ClusterSettings
 
+RELEASE_SECONDS = 5.0
+"""How long Ray may take to see that cores and GPUs are free again, which tasks and workers of ours have just left."""
 
-@dataclass(frozen=True)
+
+@dataclass
 class Placement:
     """How workers are placed on the machines of a connected cluster.
 
     Attributes:
         settings: The cluster section.
-        replicas: Workers that share a GPU.
+        replicas: Workers that may share a GPU.
         gpus: Whether workers want GPUs. It is decided once: a cluster that loses its GPUs must not get workers
             without any.
+        share: Workers that share a GPU.
     """
 
     settings: ClusterSettings
     replicas: int
     gpus: bool
+    share: int = 0
 
     @property
     def capacity(self) -> int:
         """Workers that the machines can hold: one per GPU (times the replicas), and cores for each."""
-        return sum(self._fit(node["Resources"]) for node in ray.nodes() if node["Alive"])
+        return self._fit(_machines(), self.replicas)
 
-    def _fit(self, resources: dict[str, float]) -> int:
-        """Workers that one machine can hold."""
-        by_cores = int(resources.get("CPU", 0)) // self.settings.cpus_per_worker
-        return min(by_cores, int(resources.get("GPU", 0)) * self.replicas) if self.gpus else by_cores
+    @property
+    def free(self) -> int:
+        """Workers for which there is a place now."""
+        # Ray has no public way to what is free on each machine, and a worker never spans two.
+        return self._fit(available_resources_per_node().values(), self.replicas)
+
+    def _fit(self, machines: Iterable[Mapping[str, float]], share: int) -> int:
+        fit = 0
+        for resources in machines:
+            by_cores = int(resources.get("CPU", 0)) // self.settings.cpus_per_worker
+            fit += min(by_cores, int(resources.get("GPU", 0) * share + 1e-6)) if self.gpus else by_cores
+        return fit
 
     @property
     def workers(self) -> int:
-        """Workers that the settings ask for."""
+        """Workers that the settings ask for, where nobody else uses the machines."""
         return self.capacity if self.settings.workers == "auto" else self.settings.workers
 
-    def start_worker(self, make_pipeline: MakePipeline) -> WorkerHandle:
+    @property
+    def needs(self) -> str:
+        """What a worker asks for, in words."""
+        cores = f"{self.settings.cpus_per_worker} cores" if self.settings.cpus_per_worker > 1 else "a core"
+        return f"a GPU and {cores} each" if self.gpus else f"{cores} each"
+
+    def choose(self, most: int) -> int:
+        """How many workers to start: what the settings name, or what is free, and at least one.
+
+        Args:
+            most: No more than this.
+
+        Raises:
+            SettingsError: The cluster has no place for so many workers, whatever others use.
+        """
+        wanted = min(max(self.workers, 1), most)
+        capacity = self.capacity
+        if wanted > capacity:  # Ray would wait for ever
+            raise SettingsError(
+                f"cluster.workers: the machines of this cluster have room for {capacity} workers of "
+                f"{self.settings.cpus_per_worker} cores, not for {wanted}"
+            )
+        if self.settings.workers == "auto":
+            wanted = self._free(wanted)
+        # Breadth first: a worker asks for as large a share of a GPU as leaves a place for all of them.
+        shares = range(1, self.replicas + 1)
+        self.share = next((share for share in shares if self._fit(_machines(), share) >= wanted), self.replicas)
+        return wanted
+
+    def _free(self, wanted: int) -> int:
+        """Workers that have a place now, once Ray has seen what we have left ourselves."""
+        end = time.monotonic() + RELEASE_SECONDS
+        while (free := self.free) < wanted and time.monotonic() < end:
+            time.sleep(0.1)
+        if free < wanted:
+            say(
+                f"others use this cluster: {free} of {wanted} workers have a place"
+                + ("" if free else f"; waiting for {self.needs}")
+            )
+        return min(wanted, max(free, 1))
+
+    def start_worker(self, make_pipeline: MakePipeline, tries: int = 1) -> WorkerHandle:
         """Asks Ray for a worker, which starts its engine as soon as it has a place."""
         options: dict[str, Any] = {"num_cpus": self.settings.cpus_per_worker}
         if self.gpus:
-            options["num_gpus"] = 1 / self.replicas
+            options["num_gpus"] = 1 / self.share
         cores = 0 if self.gpus else self.settings.cpus_per_worker
         actor: Any = ray.remote(Worker).options(max_concurrency=PIECES_INSIDE, **options).remote(cores)
-        return WorkerHandle(actor, actor.start.remote(make_pipeline))
+        placed, started = actor.where.remote(), actor.start.remote(make_pipeline)
+        return WorkerHandle(actor, placed, started, tries, time.monotonic())
+
+
+def _machines() -> list[Mapping[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]

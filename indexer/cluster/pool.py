@@ -12,9 +12,10 @@ from indexer.cluster.failures import cause, death
 from indexer.cluster.leases import Done, GivenUp, Lease, WorkerHandle
 from indexer.cluster.pipeline import Piece, PieceT
 from indexer.cluster.placement import Placement
+from indexer.cluster.starting import Starting
 from indexer.cluster.stopping import asked_to_stop
 from indexer.cluster.worker import MakePipeline
-from indexer.errors import CorpusError, IndexerError, SettingsError
+from indexer.errors import CorpusError, IndexerError
 from indexer.progress import say
 
 STOP_SECONDS = 1.0
@@ -41,44 +42,44 @@ class WorkerPool:
             most: No more workers than this: there is no use for an engine without work.
         """
         self._placement = placement
-        self._make_pipeline = make_pipeline
+        self._starting = Starting(placement, make_pipeline)
         self._most = most
         self._members: list[WorkerHandle] = []
         self.size = 0
         self.restarts = 0
 
     def __enter__(self) -> Self:
-        """Starts the engines and waits until they are ready.
+        """Starts the engines and waits until the first one is ready; the others take part when they are.
 
         Raises:
             SettingsError: The cluster has no place for so many workers.
-            IndexerError: An engine cannot be started.
+            IndexerError: No engine can be started.
         """
-        wanted = min(max(self._placement.workers, 1), self._most)
-        if wanted > self._placement.capacity:  # Ray would wait for ever
-            raise SettingsError(
-                f"cluster.workers: the machines of this cluster have room for {self._placement.capacity} workers of "
-                f"{self._placement.settings.cpus_per_worker} cores, not for {wanted}"
-            )
+        self.size = self._placement.choose(self._most)
         try:
-            for _ in range(wanted):
-                self._members.append(self._placement.start_worker(self._make_pipeline))
-            for member in self._members:
-                _wait_until_ready(member)
+            for _ in range(self.size):
+                self._starting.begin()
+            while not self._members:
+                self._members += self._starting.settle(_wait(self._starting.references))
         except BaseException:
             self._stop()
             raise
-        self.size = wanted
         return self
+
+    @property
+    def ready(self) -> int:
+        """Workers whose engines have started."""
+        return len(self._members)
 
     def __exit__(self, *_: object) -> None:
         """Ends the worker processes and with them their engines."""
         self._stop()
 
     def _stop(self) -> None:
-        for member in self._members:
+        for member in [*self._members, *self._starting.members]:
             ray.kill(member.actor)
         self._members = []
+        self._starting.forget()
 
     def run(
         self, pieces: Iterable[PieceT], retries: int, most_restarts: int
@@ -114,10 +115,10 @@ class WorkerPool:
                 leased = {reference: member for member in self._members for reference in member.leases}
                 if not leased and (asked.is_set() or not queue):
                     break
-                references = leased | {member.starting: member for member in self._members if not member.ready}
-                ended, _ = ray.wait(list(references), num_returns=1, timeout=STOP_SECONDS)
-                for reference in ended:
-                    yield from self._settle(references[reference], reference, queue, retries)
+                ended = _wait([*leased, *self._starting.references])
+                for reference in leased.keys() & ended:
+                    yield from self._settle(leased[reference], reference, queue, retries)
+                self._members += self._starting.settle(ended, others=bool(self._members))
                 if not leased:
                     self._check_capacity()
                 if self.restarts > most_restarts:
@@ -130,6 +131,9 @@ class WorkerPool:
         given = True
         while given:
             given = False
+            # Also where no worker is ready: what is queued keeps the run going until one is.
+            if not queue and (piece := next(fresh, None)) is not None:
+                queue.append(Lease(piece))
             for member in sorted(self._members, key=lambda member: len(member.leases)):
                 if not queue and (piece := next(fresh, None)) is not None:
                     queue.append(Lease(piece))
@@ -151,20 +155,18 @@ class WorkerPool:
     def _settle(
         self, member: WorkerHandle, reference: Any, queue: deque[Lease], retries: int
     ) -> Iterator[Done[Any, Any] | GivenUp[Any]]:
-        """What came of a reference: a worker is ready, a piece is done or failed, or a worker died."""
+        """What came of a reference: a piece is done or failed, or its worker died."""
         try:
             receipt = ray.get(reference)
         except RayTaskError as error:
             raised = cause(error)
-            if not member.ready or not isinstance(raised, CorpusError):
+            if not isinstance(raised, CorpusError):
                 raise raised from None
             yield from member.leases.pop(reference).fail(queue, retries, str(raised))
         except RayError as error:
-            yield from self._replace_dead(member, queue, retries, f"worker died: {death(error)}")
+            yield from self._replace_dead(member, queue, retries, f"worker died: {death(error)} ({member.where})")
         else:
-            if member.ready:
-                yield Done(member.leases.pop(reference).piece, receipt)
-            member.ready = True
+            yield Done(member.leases.pop(reference).piece, receipt)
 
     def _replace_dead(
         self, member: WorkerHandle, queue: deque[Lease], retries: int, reason: str
@@ -184,14 +186,13 @@ class WorkerPool:
         ray.kill(member.actor)  # Ray may only have lost sight of it, and it holds a GPU
         self.restarts += 1
         self._members.remove(member)
-        self._members.append(self._placement.start_worker(self._make_pipeline))
+        self._starting.begin()
 
 
-def _wait_until_ready(member: WorkerHandle) -> None:
-    try:
-        ray.get(member.starting)
-    except RayTaskError as error:
-        raise cause(error) from None
-    except RayError as error:
-        raise IndexerError(f"a worker died while its engine started: {death(error)}") from None
-    member.ready = True
+def _wait(references: list[Any]) -> set[Any]:
+    """References that have ended, after a moment at most; none may be left where all workers rest before a start."""
+    if not references:
+        time.sleep(STOP_SECONDS / 4)
+        return set()
+    ended, _ = ray.wait(references, num_returns=1, timeout=STOP_SECONDS)
+    return set(ended)

@@ -3,6 +3,7 @@
 import fcntl
 import logging
 import os
+import socket
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
@@ -32,6 +33,11 @@ class Worker:
         """
         logging.getLogger("vllm").setLevel(logging.ERROR)
         self._claims = _pin(cores) if cores else []
+
+    def where(self) -> str:
+        """This machine and its GPU, as messages name them."""
+        gpu = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return socket.gethostname() + (f", GPU {gpu}" if gpu else "")
 
     def start(self, make_pipeline: MakePipeline) -> int:
         """Starts the engine, one at a time per GPU: vLLM sizes its memory by what is free when it starts.

@@ -19,7 +19,8 @@ IDENTITY = [schema.ID, schema.CONTENT_HASH, schema.PAYLOAD_HASH]
 
 MIB = 1 << 20
 
-SHARDS_WANTED = 64
+SHARDS_WANTED = 256
+"""Of a large enough job: a worker holds three at a time, and the last ones are what the others wait for."""
 
 SMALLEST_SHARD = MIB // 16
 

@@ -104,6 +104,9 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     Raises:
         SettingsError: Names the argument and what to use instead.
     """
+    for name in ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"):
+        if str(arguments.get(name, 1)) != "1":  # it would wait for GPUs that nobody gives it
+            raise SettingsError(f"engine.{name}: a worker has one GPU, which the model has to fit; leave this out")
     for name in arguments:
         if name in OWNED:
             instead = OWNED[name]

@@ -1,0 +1,132 @@
+"""Workers on their way to a ready engine: placed, started, tried again, given up."""
+
+import time
+from collections.abc import Collection
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from indexer.cluster.failures import cause, death
+from indexer.cluster.leases import WorkerHandle
+from indexer.cluster.placement import Placement
+from indexer.cluster.worker import MakePipeline
+from indexer.errors import IndexerError
+from indexer.progress import say
+
+START_TRIES = 2
+"""Starts of a worker before it is given up: the memory of another tenant or a hub may be back in a moment."""
+
+PAUSE_SECONDS = 10.0
+"""Between two starts of a worker."""
+
+START_SECONDS = 3600.0
+"""How long an engine may take to start once it has a place: the first one on a machine fetches its model too."""
+
+QUIET_SECONDS = 20.0
+"""How long workers wait for a place without a word."""
+
+
+class Starting:
+    """Workers that are not ready yet.
+
+    Attributes:
+        members: Workers that Ray was asked for.
+    """
+
+    def __init__(self, placement: Placement, make_pipeline: MakePipeline) -> None:
+        """Describes the workers.
+
+        Args:
+            placement: Where workers fit.
+            make_pipeline: Builds the pipeline in a worker's process.
+        """
+        self._placement = placement
+        self._make_pipeline = make_pipeline
+        self._resting: list[tuple[float, int]] = []
+        self._reason: IndexerError | None = None
+        self._said = False
+        self.members: list[WorkerHandle] = []
+
+    def begin(self, tries: int = 1) -> None:
+        """Asks Ray for a worker."""
+        self.members.append(self._placement.start_worker(self._make_pipeline, tries))
+
+    def forget(self) -> None:
+        """Nothing is started any more."""
+        self.members, self._resting = [], []
+
+    @property
+    def references(self) -> list[Any]:
+        """What to wait for: an answer of the worker, then of its engine."""
+        return [member.started if member.where else member.placed for member in self.members]
+
+    def settle(self, ended: Collection[Any], *, others: bool = False) -> list[WorkerHandle]:
+        """Takes notice of references that have ended, and of the time.
+
+        Args:
+            ended: References of :attr:`references` that have ended, among others.
+            others: Whether other workers are at work: then a start that fails ends nothing.
+
+        Returns:
+            Workers that are ready.
+
+        Raises:
+            IndexerError: No worker is left, or the settings, the corpus or the index stand in the way of every worker.
+        """
+        ready: list[WorkerHandle] = []
+        for member in list(self.members):
+            if member.where and time.monotonic() - member.asked > START_SECONDS:
+                self._failed(member, IndexerError(f"its engine has not started within {START_SECONDS:.0f} s"))
+            elif member.where and member.started in ended:
+                ready += self._started(member)
+            elif not member.where and member.placed in ended:
+                self._placed(member)
+        for at, tries in [rest for rest in self._resting if rest[0] <= time.monotonic()]:
+            self._resting.remove((at, tries))
+            self.begin(tries)
+        if not (self.members or self._resting or ready or others) and self._reason is not None:
+            raise self._reason
+        self._say_what_is_awaited()
+        return ready
+
+    def _placed(self, member: WorkerHandle) -> None:
+        try:
+            member.where = ray.get(member.placed)
+        except RayError as error:
+            self._failed(member, IndexerError(f"its process died: {death(error)}"))
+        else:
+            member.asked = time.monotonic()
+
+    def _started(self, member: WorkerHandle) -> list[WorkerHandle]:
+        try:
+            ray.get(member.started)
+        except RayTaskError as error:
+            raised = cause(error)
+            if raised.exit_code != IndexerError.exit_code:  # settings, corpus, index: the same on every machine
+                raise raised from None
+            self._failed(member, raised)
+        except RayError as error:
+            self._failed(member, IndexerError(f"it died while its engine started: {death(error)}"))
+        else:
+            self.members.remove(member)
+            return [member]
+        return []
+
+    def _failed(self, member: WorkerHandle, error: IndexerError) -> None:
+        """A start that failed costs this worker: it is tried once more after a pause, then given up."""
+        ray.kill(member.actor)  # Ray may only have lost sight of it, and it holds a GPU
+        self.members.remove(member)
+        place = f"the worker on {member.where}" if member.where else "a worker without a place"
+        self._reason = type(error)(f"{place} cannot start: {error}")
+        if member.tries < START_TRIES:
+            say(f"{self._reason}; tried again in {PAUSE_SECONDS:.0f} s")
+            self._resting.append((time.monotonic() + PAUSE_SECONDS, member.tries + 1))
+        else:
+            say(f"{self._reason}; given up, the others go on")
+
+    def _say_what_is_awaited(self) -> None:
+        waiting = [member for member in self.members if not member.where]
+        if waiting and not self._said and time.monotonic() - waiting[0].asked > QUIET_SECONDS:
+            self._said = True
+            say(f"{len(waiting)} workers wait for {self._placement.needs} that others use")

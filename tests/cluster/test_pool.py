@@ -1,0 +1,165 @@
+"""Workers on real Ray whose GPUs are numbers only: placed, started, given up; work goes to those that are ready."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from indexer.cluster import placement, starting
+from indexer.cluster.connection import Cluster
+from indexer.cluster.leases import Done
+from indexer.cluster.pipeline import Pipeline
+from indexer.cluster.pool import WorkerPool
+from indexer.errors import EngineError, IndexerError, SettingsError
+from indexer.inference.engine_arguments import check_arguments
+from indexer.progress import Stopwatch
+from indexer.settings import ClusterSettings
+from tests.support.rays import ray_head
+
+CORES, GPUS, REPLICAS = 4, 2, 2
+
+
+@dataclass(frozen=True)
+class Number:
+    """A piece of work."""
+
+    value: int
+    size: int = 1
+
+    @property
+    def shard_id(self) -> str:
+        return str(self.value)
+
+    def halves(self) -> tuple["Number", ...]:
+        return ()
+
+
+class WhereAmI(Pipeline[Number, str, list[str], tuple[int, str]]):
+    """Gives the GPU of its worker."""
+
+    def _read(self, piece: Number, watch: Stopwatch) -> list[str]:  # noqa: ARG002
+        return []
+
+    def _compute(self, held: list[str], watch: Stopwatch) -> None:  # noqa: ARG002
+        held.append(self._engine)
+
+    def _store(self, piece: Number, held: list[str], watch: Stopwatch) -> tuple[int, str]:  # noqa: ARG002
+        return piece.value, held[0]
+
+
+def start(folder: Path, broken: frozenset[int], gated: frozenset[int]) -> WhereAmI:
+    """The n-th start of an engine, which may fail, or wait for a file that no test writes."""
+    number = next(n for n in range(99) if _first(folder / str(n)))
+    if number in broken:
+        raise EngineError(f"no memory for start {number}")
+    while number in gated and not (folder / "open").exists():
+        time.sleep(0.05)
+    return WhereAmI(partial(os.environ.get, "CUDA_VISIBLE_DEVICES", ""))
+
+
+def _first(path: Path) -> bool:
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+MakePool = Callable[..., WorkerPool]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with ray_head(CORES, GPUS) as head:
+        yield head.address
+
+
+@pytest.fixture
+def make_pool(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakePool]:
+    monkeypatch.setattr(starting, "PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(placement, "RELEASE_SECONDS", 20.0)  # the workers of the test before
+
+    def make(workers: Any, broken: Any = (), gated: Any = ()) -> WorkerPool:
+        settings = ClusterSettings(address=address, workers=workers)
+        cluster = opened(Cluster(settings, REPLICAS))
+        return cluster.pool(partial(start, tmp_path, frozenset(broken), frozenset(gated)), most=99)
+
+    connections: list[Cluster] = []
+
+    def opened(cluster: Cluster) -> Cluster:
+        connections.append(cluster.__enter__())
+        return cluster
+
+    yield make
+    for cluster in connections:
+        cluster.__exit__()
+
+
+def results(pool: WorkerPool, pieces: int = 8) -> dict[int, str]:
+    ended = list(pool.run(map(Number, range(pieces)), retries=0, most_restarts=0))
+    assert all(isinstance(one, Done) for one in ended)
+    return dict(one.receipt for one in ended)
+
+
+def test_each_gpu_has_a_worker_before_one_has_two(make_pool: MakePool) -> None:
+    with make_pool(2) as pool:
+        while pool.ready < 2:
+            results(pool)
+        assert len({member.where for member in pool._members}) == 2
+
+
+def test_a_worker_that_cannot_start_is_one_lost_slot(make_pool: MakePool, capsys: pytest.CaptureFixture[str]) -> None:
+    with make_pool(2, broken={0, 2}) as pool:
+        assert results(pool).keys() == set(range(8))
+    said = capsys.readouterr().err
+    assert f"the worker on {os.uname().nodename}, GPU " in said
+    assert "no memory for start 0; tried again in" in said
+
+
+def test_a_run_without_any_worker_ends_with_the_reason(make_pool: MakePool, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="cannot start: no memory for start"), make_pool(2, broken=range(99)):
+        pass
+    assert len(list(tmp_path.iterdir())) == 2 * starting.START_TRIES
+
+
+def test_work_is_done_before_the_last_engine_is_ready(make_pool: MakePool) -> None:
+    with make_pool(2, gated={1}) as pool:
+        assert results(pool).keys() == set(range(8))
+
+
+def test_an_engine_that_never_starts_is_given_up(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starting, "START_SECONDS", 0.5)
+    with pytest.raises(IndexerError, match=r"has not started within 0 s"), make_pool(1, gated=range(99)):
+        pass
+
+
+def test_auto_counts_what_is_free(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @ray.remote(num_cpus=1, num_gpus=1)
+    class Tenant:
+        def hello(self) -> None:
+            pass
+
+    pool = make_pool("auto")
+    tenant: Any = Tenant.remote()
+    ray.get(tenant.hello.remote())
+    monkeypatch.setattr(placement, "RELEASE_SECONDS", 1.0)
+    with pool:
+        assert pool.size == REPLICAS
+        results(pool)
+    ray.kill(tenant)
+    assert f"others use this cluster: {REPLICAS} of {CORES} workers have a place" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["tensor_parallel_size", "pipeline_parallel_size"])
+def test_engines_of_several_gpus_are_refused_by_name(name: str) -> None:
+    with pytest.raises(SettingsError, match=rf"engine\.{name}: a worker has one GPU"):
+        check_arguments({name: 2})
+    check_arguments({name: 1})
