@@ -13,7 +13,7 @@ COMMANDS = {
     "search": "ask a published index a question",
     "score": "score pairs with a reranker, or rerank what a search finds",
     "evaluate": "measure widths, precisions, vector indices and reranking on judged queries",
-    "epochs": "list, show, roll back and prune what is published",
+    "epochs": "list, show, roll back and prune what is published; resume after a rollback",
 }
 """Module of this package by sub-command, with what it does."""
 

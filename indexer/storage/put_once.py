@@ -71,7 +71,7 @@ class PutOnceFolder:
         try:
             self._store = _open(uri)
         except OSError as error:
-            raise IndexerError(f"{setting}: {first_line(error)}") from None
+            raise IndexerError(f"{setting}: {_why(error)}") from None
         except (RemoteError, ValueError) as error:
             # obstore quotes the URI.
             raise IndexerError(f"{setting}: {shown(uri)} cannot be opened ({type(error).__name__})") from None
@@ -99,7 +99,7 @@ class PutOnceFolder:
             self._store.delete(path)
             return self._store.put(path, content)
         except (RemoteError, OSError) as error:
-            raise IndexerError(f"cannot write {name}: {first_line(error)}") from None
+            raise IndexerError(f"cannot write {name}: {_why(error)}") from None
 
     def put_table(self, name: str, table: pa.Table) -> bool:
         """Puts a table as Parquet, like :meth:`put`."""
@@ -116,7 +116,7 @@ class PutOnceFolder:
         try:
             return self._store.get(self._path(name))
         except (RemoteError, OSError) as error:
-            raise IndexerError(f"cannot read {name}: {first_line(error)}") from None
+            raise IndexerError(f"cannot read {name}: {_why(error)}") from None
 
     def get_table(self, name: str) -> pa.Table:
         """A whole Parquet file; errors as :meth:`get`."""
@@ -131,7 +131,7 @@ class PutOnceFolder:
         try:
             return pq.ParquetFile(self._store.open(self._path(name)))
         except (RemoteError, OSError, pa.ArrowInvalid) as error:
-            raise IndexerError(f"cannot read {name}: {first_line(error)}") from None
+            raise IndexerError(f"cannot read {name}: {_why(error)}") from None
 
     def delete(self, name: str) -> int:
         """Deletes a file; deleting one that is gone is no error.
@@ -146,7 +146,7 @@ class PutOnceFolder:
         except FileNotFoundError:
             return 0
         except (RemoteError, OSError) as error:
-            raise IndexerError(f"cannot delete {name}: {first_line(error)}") from None
+            raise IndexerError(f"cannot delete {name}: {_why(error)}") from None
         return size
 
     def refresh(self, name: str) -> None:
@@ -156,7 +156,7 @@ class PutOnceFolder:
         except FileNotFoundError:
             return
         except (RemoteError, OSError) as error:
-            raise IndexerError(f"cannot write {name}: {first_line(error)}") from None
+            raise IndexerError(f"cannot write {name}: {_why(error)}") from None
 
     def names(self, folder: str) -> Iterator[str]:
         """Names of all files below ``folder``, ours or not, none where it does not exist.
@@ -183,7 +183,7 @@ class PutOnceFolder:
         try:
             return self._store.folders()
         except (RemoteError, OSError) as error:
-            raise IndexerError(f"cannot list: {first_line(error)}") from None
+            raise IndexerError(f"cannot list: {_why(error)}") from None
 
     def _ours(self, folder: str) -> Iterator[tuple[str, int, float]]:
         for name, size, time in self._listed(folder):
@@ -199,7 +199,7 @@ class PutOnceFolder:
         except FileNotFoundError:
             return
         except (RemoteError, OSError) as error:
-            raise IndexerError(f"cannot list {folder}: {first_line(error)}") from None
+            raise IndexerError(f"cannot list {folder}: {_why(error)}") from None
 
     def _path(self, name: str) -> str:
         return f"{self._folder}/{name}" if self._folder else name
@@ -211,3 +211,9 @@ def _open(uri: str) -> Disk | Remote:
     if uri.startswith("file://"):
         return Disk(Path(unquote(urlsplit(uri).path)))
     return Remote(uri)
+
+
+def _why(error: BaseException) -> str:
+    """The error's first line; obstore says "builder error" where it may not speak plain http."""
+    hint = "; a server on plain http needs AWS_ALLOW_HTTP=true" if "HTTP error: builder error" in str(error) else ""
+    return first_line(error) + hint
