@@ -178,7 +178,10 @@ def prune(uri: str, store: ControlStore, keep: int) -> Pruned:
     needed: dict[str, dict[int, int]] = {}
     for epoch in kept:
         for name, version in epoch.versions().items():
-            needed.setdefault(name, {})[epoch.number] = version
+            versions = needed.setdefault(name, {})
+            # Somebody may have deleted the table, or restored an older one: of that nothing can be kept.
+            if tables.has_version(uri, name, version):
+                versions[epoch.number] = version
     known = {name for epoch in published for name in epoch.versions()} | _older(uri, store.name, published)
     # A rebuild that a rollback gave up: no epoch names its tables, and no later run takes its generation.
     known |= {name for intent in store.closed_intents(latest) for name in intent.bases}
@@ -189,8 +192,8 @@ def prune(uri: str, store: ControlStore, keep: int) -> Pruned:
     for name in sorted(known - needed.keys()):
         pruned.bytes += cleanup.drop(uri, name, store.name)
         pruned.tables += 1
-    for name, versions in needed.items():
-        freed = cleanup.prune(uri, name, versions, staged.get(name, ()), begun.get(name, ()))
+    for name, versions in ((name, versions) for name, versions in needed.items() if versions):
+        freed = cleanup.prune(uri, name, versions, latest, staged.get(name, ()), begun.get(name, ()))
         pruned.versions += freed.versions
         pruned.orphans += freed.orphans
         pruned.bytes += freed.bytes

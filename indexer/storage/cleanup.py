@@ -21,7 +21,9 @@ class Freed:
     bytes: int
 
 
-def prune(uri: str, name: str, needed: Mapping[int, int], staged: Iterable[str], open_files: Iterable[str]) -> Freed:
+def prune(
+    uri: str, name: str, needed: Mapping[int, int], closed: int, staged: Iterable[str], open_files: Iterable[str]
+) -> Freed:
     """Deletes versions that nobody needs and staged files that no version holds.
 
     Versions after the last needed one belong to a commit under way and stay, and so do versions with a tag.
@@ -30,6 +32,7 @@ def prune(uri: str, name: str, needed: Mapping[int, int], staged: Iterable[str],
         uri: LanceDB database.
         name: Table name.
         needed: Version to keep, by epoch.
+        closed: The latest published epoch.
         staged: Data files staged for epochs that are published or given up.
         open_files: Data files staged for an epoch that is not published yet.
 
@@ -44,7 +47,7 @@ def prune(uri: str, name: str, needed: Mapping[int, int], staged: Iterable[str],
         folder.refresh(path)  # Lance's clean-up takes files that no version holds once they are a week old
     dataset = open_version(uri, name, max(needed.values()))
     try:
-        release(dataset, needed, max(needed))
+        release(dataset, needed, closed)
         known = _versions(dataset)
         old = sorted(v for v in known - set(needed.values()) - tagged(dataset) if v < max(needed.values()))
         # One that is tagged in this very moment is passed over.

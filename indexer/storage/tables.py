@@ -74,7 +74,8 @@ def _create_missing(uri: str, name: str, table_schema: pa.Schema, owner: str, kn
         return
     if epoch_of(dataset):
         raise IndexerError(
-            f"table {name} at {shown(uri)} has other columns than this run makes; choose another index.name"
+            f"table {name} at {shown(uri)} has other columns than this run makes, and no epoch tells of it: build "
+            "a new generation beside it with --rebuild always, or choose another index.name"
         )
     # Left by a run that was killed before its first commit, and whose settings were others.
     _create(uri, name, marked, "overwrite")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import lance
 
+from indexer.errors import IndexerError, first_line
 from indexer.storage.tables import open_version
 
 OURS = re.compile(r"indexer-(\d{12})-(\d+)")
@@ -29,9 +30,10 @@ def protect(uri: str, versions: Mapping[str, int], epoch: int) -> None:
             continue
         try:
             dataset.tags.create(tag, version)
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
             if tag not in dataset.tags.list():  # another process may have made it
-                raise
+                open_version(uri, name, version)  # or pruned the version a moment ago, which this says
+                raise IndexerError(f"version {version} of table {name} cannot be tagged: {first_line(error)}") from None
 
 
 def release(dataset: lance.LanceDataset, kept: Mapping[int, int], closed: int) -> None:

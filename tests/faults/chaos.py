@@ -10,7 +10,6 @@ import functools
 import json
 import os
 import random
-import shutil
 import signal
 import sys
 import tempfile
@@ -35,9 +34,9 @@ from indexer.storage import commits, filters, tables, vector_index
 from indexer.storage.control import ControlStore
 from indexer.storage.receipts import Receipts
 from indexer.storage.records import Intent
-from indexer.testing.checkpoints import minilm_path
 from indexer.testing.fakes import FakeEngine
 from tests.support import fakes
+from tests.support.checkpoints import tokenizer_only
 
 tokenizer.TextEncoder = functools.cache(tokenizer.TextEncoder)  # type: ignore[misc,assignment]
 
@@ -67,7 +66,7 @@ class World:
         self.drivers: list[int] = []
         self.counts = dict.fromkeys(("kills", "pauses", "runs", "refused", "crashed", "nights", "epochs"), 0)
         self.seen: dict[str, str] = {}
-        self._model = _model(root)
+        self._model = tokenizer_only(root, DIMENSION)
         tokenizer.TextEncoder(self._model)  # drivers inherit it
 
     @property
@@ -229,17 +228,6 @@ class World:
             os.kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
         self.drivers.clear()
-
-
-def _model(root: Path) -> str:
-    """MiniLM's tokenizer beside weights that nobody loads."""
-    path = root / "model"
-    path.mkdir()
-    shutil.copy(Path(minilm_path()) / "tokenizer.json", path)
-    config = json.loads((Path(minilm_path()) / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps(config | {"hidden_size": DIMENSION}))
-    (path / "model.safetensors").write_bytes(b"none")
-    return str(path)
 
 
 def _append_instead_of_commit() -> None:

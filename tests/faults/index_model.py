@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from indexer.errors import IndexerError
+from indexer.indexing.job import Rebuild
 from indexer.inference.embed_inputs import EmbedTokenizer
 from indexer.publishing import history
 from indexer.search.published import open_published
@@ -72,6 +73,11 @@ class IndexModel:
         """Folder of the control files."""
         return self.root / "index" / f"_{self.name}"
 
+    @property
+    def numbers(self) -> list[int]:
+        """Epochs whose files can be read, ascending."""
+        return [epoch.number for epoch in self.store.epochs()]
+
     def settings(self, setup: Setup | None = None) -> Settings:
         """The settings of a run; every gate that bounds a share lets all through."""
         given = setup or self.setup
@@ -91,10 +97,10 @@ class IndexModel:
                 "precision": given.precision,
             },
             run={"shard_mb": 0.0008},
-            gates={"max_removed": 1.0, "max_quarantined": 1.0},
+            gates={"max_removed": 1.0, "max_quarantined": 1.0, "max_changed": 1.0},
         )
 
-    def run(self, setup: Setup | None = None, *, rebuild: bool = False) -> IndexerError | None:
+    def run(self, setup: Setup | None = None, *, rebuild: Rebuild = False) -> IndexerError | None:
         """One run; what it must hold is looked at if it says that it is done.
 
         Returns:
@@ -104,11 +110,11 @@ class IndexModel:
         wanted = expected(self.corpus.rows, given)
         self._begun.append(wanted)
         try:
-            fakes.run(self.settings(given), cluster=LocalCluster(), rebuild=rebuild)
+            summary = fakes.run(self.settings(given), cluster=LocalCluster(), rebuild=rebuild)
         except IndexerError as error:
             return error
         if not self.loose:
-            self._compare(wanted, given)
+            self._compare(summary["epoch"], wanted, given)
         return None
 
     def settle(self, make_way: Callable[[str], bool]) -> None:
@@ -121,7 +127,7 @@ class IndexModel:
             Broken: It names none, or none helps.
         """
         said = []
-        rebuild = False
+        rebuild: Rebuild = False
         for _ in range(WAYS_OUT):
             refused = self.run(rebuild=rebuild)
             if refused is None:
@@ -130,20 +136,20 @@ class IndexModel:
                 self.check()
                 return
             said.append(f"{type(refused).__name__}: {refused}")
-            rebuild = "--rebuild" in str(refused)
+            rebuild = "always" if "--rebuild always" in str(refused) else "--rebuild" in str(refused)
             if not rebuild and not make_way(str(refused)) and not self._follow(str(refused)):
                 break
         raise Broken(f"{self.name} is stuck: {' | '.join(said)}")
 
     def _follow(self, text: str) -> bool:
-        if "resume" in text and hasattr(history, "resume"):
+        if "resume" in text:
             history.resume(self.store)
             return True
         return "again" in text or "given up by a rollback" in text
 
     def check(self) -> None:
         """Every epoch that is listed can be read and is what it was; what is new is what some run was to make."""
-        numbers = self.store.epoch_numbers()
+        numbers = self.numbers
         for number in [number for number in self.known if number not in numbers]:
             del self.known[number]
         for number in numbers:
@@ -161,7 +167,7 @@ class IndexModel:
         """The folder is another one now: what epochs it has must be what they were, where they can be read at all."""
         self.lost.clear()
         self.known = dict(known)
-        for number in self.store.epoch_numbers():
+        for number in self.numbers:
             try:
                 found = _digest(self._content(number))
             except IndexerError:
@@ -182,20 +188,17 @@ class IndexModel:
         if wrong and None not in wrong and not self.loose:
             raise Broken(f"{self.name}: epoch {number} is nothing that was asked for: {wrong}")
 
-    def _compare(self, wanted: Expected, setup: Setup) -> None:
-        """The latest epoch against the corpus."""
-        epoch = self.store.latest_epoch()
-        if epoch is None:
-            raise Broken(f"{self.name}: a run is done and nothing is published")
-        found = self._content(epoch.number)
+    def _compare(self, number: int, wanted: Expected, setup: Setup) -> None:
+        """What a run says it has published against the corpus."""
+        found = self._content(number)
         if sorted(found["tables"]) != sorted(setup.widths):
-            raise Broken(f"{self.name}: epoch {epoch.number} has widths {sorted(found['tables'])}")
+            raise Broken(f"{self.name}: epoch {number} has widths {sorted(found['tables'])}")
         wrong = _difference(found, wanted)
         if wrong:
-            raise Broken(f"{self.name}: epoch {epoch.number} after a run with {setup}: {wrong}")
-        self.lost.discard(epoch.number)
-        if self.known.setdefault(epoch.number, _digest(found)) != _digest(found):
-            raise Broken(f"{self.name}: epoch {epoch.number} is no longer what it was")
+            raise Broken(f"{self.name}: epoch {number} after a run with {setup}: {wrong}")
+        self.lost.discard(number)
+        if self.known.setdefault(number, _digest(found)) != _digest(found):
+            raise Broken(f"{self.name}: epoch {number} is no longer what it was")
 
     def _content(self, number: int) -> dict[str, Any]:
         """All that an epoch holds."""

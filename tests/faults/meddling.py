@@ -127,18 +127,28 @@ def leftovers(index: Path, store: ControlStore, name: str, before: dict[str, set
         name: Its name.
         before: For every table the data files that versions or closed receipts named before the prune.
     """
-    numbers = store.epoch_numbers()
+    epochs = store.epochs()
     needed: dict[str, set[int]] = {}
-    for epoch in map(store.epoch, numbers):
+    for epoch in epochs:
         for table, version in epoch.versions().items():
             needed.setdefault(table, set()).add(version)
     found = []
+    latest = store.epoch_numbers()[-1]
     for table, versions in sorted(needed.items()):
-        known = {int(version["version"]) for version in lance.dataset(str(index / f"{table}.lance")).versions()}
-        found += [f"{table} version {old}" for old in sorted(known - versions) if old < max(versions)]
+        if not (index / f"{table}.lance").is_dir():
+            continue  # somebody deleted it
+        dataset = lance.dataset(str(index / f"{table}.lance"))
+        # A tag of a later epoch is that of a run, or of epochs that the control folder no longer knows.
+        later = {tag["version"] for name, tag in dataset.tags.list().items() if int(name.split("-")[1]) > latest}
+        known = {int(version["version"]) for version in dataset.versions()}
+        if not versions & known:
+            continue  # nothing is left of what the epochs say: somebody restored an older table
+        found += [f"{table} version {old}" for old in sorted(known - versions - later) if old < max(versions)]
         found += [f"{table} file {file}" for file in sorted(unreferenced(index, table) & before.get(table, set()))]
     control = index / f"_{name}"
     for kind in ("intents", "receipts", "removals"):
-        closed = [path for path in (control / kind).glob("0*") if path.stem.isdigit() and int(path.stem) <= numbers[-1]]
-        found += [f"{kind} {path.name}" for path in closed if path.is_file() or any(path.rglob("*"))]
+        closed = [path for path in (control / kind).glob("0*") if path.stem.isdigit() and int(path.stem) <= latest]
+        found += [
+            f"{kind} {path.name}" for path in closed if path.stat().st_size and (path.is_file() or any(path.rglob("*")))
+        ]
     return found

@@ -17,9 +17,13 @@ FEW_STEPS = 8
 
 KEEP = 3
 
-OTHER_SETUP = 0.0
+OTHER_SETUP = 0.3
 
-SECOND_INDEX = 0.0
+SECOND_INDEX = 0.3
+
+HOLD = 0.5
+
+CLEANED = 0.3
 
 
 class World:
@@ -50,9 +54,10 @@ class World:
         return self.random.choice(self.models)
 
     def tables(self, model: IndexModel) -> list[str]:
-        """Tables of the latest epoch of an index."""
+        """Tables of the latest epoch of an index that are there."""
         epoch = model.store.latest_epoch()
-        return sorted(epoch.versions()) if epoch else []
+        there = set(meddling.table_folders(self.index))
+        return sorted(there & epoch.versions().keys()) if epoch else []
 
     def check(self) -> None:
         """What every index and every table of others must be."""
@@ -119,7 +124,20 @@ def killed_night(world: World) -> str:
     """A run dies, or storage fails, at a durable step."""
     model = world.model
     setup = other_setup(model.setup, world.random) if world.random.random() < OTHER_SETUP else model.setup
-    return _interrupted(world, lambda: model.run(setup), f"night of {model.name} with {setup}")
+    rebuild = setup != model.setup
+    return _interrupted(world, lambda: model.run(setup, rebuild=rebuild), f"night of {model.name} with {setup}")
+
+
+def corrected_night(world: World) -> str:
+    """A run with wrong settings dies; they are corrected, and the next run finds what is staged. Or no longer."""
+    model = world.model
+    wrong = other_setup(model.setup, world.random)
+    said = _interrupted(world, lambda: model.run(wrong, rebuild=True), f"night of {model.name} with {wrong}")
+    for name in meddling.table_folders(world.index) if world.random.random() < CLEANED else ():
+        said += f"; {meddling.optimize(world.index, name)}"
+    model.setup = world.random.choice((model.setup, wrong, other_setup(wrong, world.random)))
+    world.settle(model)
+    return f"{said}; {model.setup}"
 
 
 def together(world: World) -> str:
@@ -161,12 +179,12 @@ def _pruned(world: World, model: IndexModel) -> str:
 
 
 def _rolled_back(world: World, model: IndexModel) -> str:
-    numbers = [number for number in model.store.epoch_numbers() if number not in model.lost]
+    numbers = [number for number in model.numbers if number not in model.lost]
     if not numbers:
         return "no epoch"
-    number = world.random.choice(numbers)
-    epoch = history.rollback(str(world.index), model.store, number)
-    return f"epoch {epoch.number} is {number} again"
+    number, hold = world.random.choice(numbers), world.random.random() < HOLD
+    epoch = history.rollback(str(world.index), model.store, number, hold=hold)
+    return f"epoch {epoch.number} is {number} again{', held' if hold else ''}"
 
 
 def _stray(world: World, model: IndexModel) -> str:
@@ -174,7 +192,7 @@ def _stray(world: World, model: IndexModel) -> str:
     return meddling.write_astray(world.index, world.random.choice(names), world.random) if names else "no table"
 
 
-BESIDE = (_same_run, _edit_beside)
+BESIDE = (_other_run, _same_run, _edit_beside, _pruned, _rolled_back, _stray)
 
 
 def rollback(world: World) -> str:
@@ -191,14 +209,14 @@ def killed_rollback(world: World) -> str:
 def prune(world: World) -> str:
     """Old epochs are forgotten, and nothing is left of them."""
     model = world.model
-    numbers = model.store.epoch_numbers()
-    if not numbers or numbers[-1] in model.lost:
+    numbers = model.numbers
+    if not numbers:
         return "nothing to prune"
     before = {name: _named(world, model, name) for name in meddling.table_folders(world.index)}
     keep = world.random.randint(1, KEEP)
     history.prune(str(world.index), model.store, keep)
     left = meddling.leftovers(world.index, model.store, model.name, before)
-    if left or model.store.epoch_numbers() != numbers[-keep:]:
+    if left or model.numbers != numbers[-keep:]:
         raise Broken(f"{model.name}: a prune has left {left}")
     return f"{model.name}, {keep} kept"
 
@@ -206,9 +224,10 @@ def prune(world: World) -> str:
 def _named(world: World, model: IndexModel, table: str) -> set[str]:
     """Data files that a version or a closed receipt names."""
     latest = model.store.epoch_numbers()[-1]
+    staged = model.store.staged_files(latest)
     data = world.index / f"{table}.lance" / "data"
     held = {file.name for file in data.glob("*")} - meddling.unreferenced(world.index, table)
-    return held | model.store.staged_files(latest).get(table, set())
+    return held | staged.get(table, set())
 
 
 def killed_prune(world: World) -> str:
@@ -288,16 +307,51 @@ def power_loss(world: World) -> str:
     return f"{said}; {emptied}"
 
 
+def restore_tables(world: World) -> str:
+    """Only the tables are restored, or were copied before the control files."""
+    if not world.backup.is_dir():
+        return "no backup"
+    for name in meddling.table_folders(world.index):
+        if name not in world.user_tables:
+            meddling.replace_folder(world.index / f"{name}.lance", world.backup / f"{name}.lance")
+    for model in world.models:
+        model.forget(model.known)
+    return ""
+
+
+def lose_table(world: World) -> str:
+    """Somebody deletes a table."""
+    model = world.model
+    names = world.tables(model)
+    if not names:
+        return "no table"
+    name = world.random.choice(names)
+    meddling.replace_folder(world.index / f"{name}.lance", world.backup / "nothing")
+    model.forget(model.known)
+    return name
+
+
 OPERATIONS: dict[Operation, int] = {
-    edit: 10,
-    night: 8,
-    correct: 2,
-    killed_night: 6,
-    together: 4,
-    rollback: 2,
-    killed_rollback: 1,
-    prune: 2,
-    back_up: 1,
+    edit: 20,
+    night: 16,
+    correct: 4,
+    killed_night: 12,
+    corrected_night: 6,
+    together: 12,
+    rollback: 4,
+    killed_rollback: 2,
+    prune: 4,
+    killed_prune: 2,
+    stray: 4,
+    optimize: 2,
+    user_table: 1,
+    foreign: 2,
+    power_loss: 2,
+    back_up: 2,
     restore: 1,
+    restore_control: 1,
+    restore_tables: 1,
+    remove_control: 1,
+    lose_table: 1,
 }
 """What is drawn, and how often."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.chaos import ACTIONS, POINTS, World, failpoint
+from tests.faults.mendings import TAKEN_BACK
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,10 +21,24 @@ def storm(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
 
 
+def tester(operations: int, seed: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Likewise a process of its own, for what the tester wraps."""
+    command = [sys.executable, "-m", "tests.faults.tester", "--ops", str(operations), "--seed", str(seed), *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800, check=False)
+
+
 def test_five_hundred_operations_lose_double_and_mix_nothing() -> None:
-    command = [sys.executable, "-m", "tests.faults.tester", "--ops", "500", "--seed", "1"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    done = tester(500, 1)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mending", sorted(TAKEN_BACK))
+def test_a_mending_that_is_taken_back_is_found(mending: str) -> None:
+    done = tester(2000, 0, "--without", mending)
+    print(done.stdout)
+    assert done.returncode == 1
+    assert "again with:" in done.stdout
 
 
 def test_a_hundred_kills_lose_and_double_nothing() -> None:

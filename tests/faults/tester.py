@@ -11,6 +11,7 @@ import functools
 import io
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -25,8 +26,13 @@ from indexer.inference import tokenizer
 from indexer.inference.embed_inputs import EmbedTokenizer
 from indexer.inference.model import Model
 from tests.faults import index_model, steps
-from tests.faults.chaos import _model
+from tests.faults.index_model import Broken
+from tests.faults.mendings import TAKEN_BACK
 from tests.faults.operations import OPERATIONS, World
+from tests.support.checkpoints import tokenizer_only
+
+MOST_SECONDS = 120
+"""Seconds that an operation may take, on the slowest machine, before it counts as one that never ends."""
 
 LIFETIME = 60
 """Operations of a world: few enough to be read when one ends badly."""
@@ -53,12 +59,19 @@ class ProcessHere:
     flush = close = kill = wait = _nothing
 
 
-def prepare() -> None:
+def _hangs(*_: object) -> None:
+    raise Broken(f"it takes more than {MOST_SECONDS} s")
+
+
+def prepare(without: str | None = None) -> None:
     """Makes runs quick, and every durable step of them one at which something can happen. Once per process."""
+    signal.signal(signal.SIGALRM, _hangs)
     tokenizer.TextEncoder = functools.cache(tokenizer.TextEncoder)  # type: ignore[misc,assignment]
     Model.tokenizer = property(_tokenizer)  # type: ignore[assignment,method-assign]
     sandbox._start = ProcessHere  # type: ignore[assignment]
     worklist.SMALLEST_SHARD = worklist.FEWEST_DOCUMENTS = 1
+    if without:
+        TAKEN_BACK[without]()
     steps.install()
 
 
@@ -90,13 +103,14 @@ def play(root: Path, seed: str, operations: int, counts: Counter[str]) -> list[s
     Returns:
         What happened, up to what must not; the last line is an error then.
     """
-    path = _model(root)
+    path = tokenizer_only(root, index_model.DIMENSION)
     index_model.use_model(path)
     world = World(root, seed, path)
     chosen, weights = list(OPERATIONS), list(OPERATIONS.values())
     for _ in range(operations):
         (operation,) = world.random.choices(chosen, weights)
         world.history.append(operation.__name__)
+        signal.alarm(MOST_SECONDS)
         try:
             with _quiet():
                 world.history[-1] += f": {operation(world)}"
@@ -130,9 +144,10 @@ def main() -> None:
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_argument("--ops", type=int, default=20_000)
     command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--without", choices=list(TAKEN_BACK), help="a mending to take back")
     command.add_argument("--world", type=int, default=0, help="the first world; worlds follow each other")
     arguments = command.parse_args()
-    prepare()
+    prepare(arguments.without)
     started = time.monotonic()
     counts, history = chaos(arguments.ops, arguments.seed, arguments.world)
     for number, line in enumerate(history):

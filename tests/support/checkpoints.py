@@ -81,3 +81,14 @@ def converted_reranker(original: str, path: Path) -> str:
     config |= {"architectures": ["Qwen3ForSequenceClassification"], **labels}
     (path / "config.json").write_text(json.dumps(config))
     return str(path)
+
+
+def tokenizer_only(root: Path, dimension: int) -> str:
+    """MiniLM's tokenizer beside weights that nobody loads."""
+    path = root / "model"
+    path.mkdir()
+    shutil.copy(Path(minilm_path()) / "tokenizer.json", path)
+    config = json.loads((Path(minilm_path()) / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"hidden_size": dimension}))
+    (path / "model.safetensors").write_bytes(b"none")
+    return str(path)

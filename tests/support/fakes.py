@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from indexer.indexing import run as indexing_run
+from indexer.indexing.job import Rebuild
 from indexer.inference.embed_inputs import EmbedTokenizer
 from indexer.inference.model import open_model
 from indexer.search import published
@@ -39,7 +40,7 @@ def model(given: Settings, **faults: Any) -> FakeModel:
     return FakeModel.of(open_model(given.model, given.engine), **faults)
 
 
-def run(given: Settings, *, cluster: Any = None, rebuild: bool = False, **faults: Any) -> dict[str, Any]:
+def run(given: Settings, *, cluster: Any = None, rebuild: Rebuild = False, **faults: Any) -> dict[str, Any]:
     """Indexes with the fake engine."""
     return indexing_run.run(given, model(given, **faults), cluster, rebuild=rebuild)
 

@@ -1,0 +1,47 @@
+"""Tables that somebody deleted or restored: runs and prunes go on, without Ray and with the fake engine."""
+
+import shutil
+from pathlib import Path
+
+from indexer.publishing import history
+from indexer.search.published import open_published
+from indexer.settings import Settings
+from indexer.storage.control import ControlStore
+from indexer.storage.tables import open_version
+from indexer.storage.tags import tagged
+from tests.support.fakes import published_rows, run_here, settings, words, write
+
+
+def night(given: Settings, root: Path, count: int) -> int:
+    """Indexes so many documents and gives the epoch."""
+    write(root / "corpus" / "a.parquet", words(count))
+    return int(run_here(given)["epoch"])
+
+
+def test_a_prune_keeps_epochs_of_which_a_table_is_gone(tmp_path: Path) -> None:
+    given = settings(tmp_path)
+    night(given, tmp_path, 20)
+    night(given, tmp_path, 22)
+    shutil.rmtree(tmp_path / "index" / "docs_d96.lance")
+    night(given, tmp_path, 24)
+    store = ControlStore(given.index.uri, "docs")
+    assert history.prune(given.index.uri, store, keep=2).epochs == [1]
+    assert store.epoch_numbers() == [2, 3]
+    assert len(published_rows(given, 96)) == 24
+    history.prune(given.index.uri, store, keep=1)
+    assert not (tmp_path / "index" / "docs_d384.lance").exists()
+    assert len(open_published(given.index.uri, "docs").read(384, ["id"])) == 24
+
+
+def test_a_prune_releases_old_generations_of_tags_that_no_epoch_has(tmp_path: Path) -> None:
+    given = settings(tmp_path)
+    night(given, tmp_path, 20)
+    night(given, tmp_path, 22)
+    store = ControlStore(given.index.uri, "docs")
+    first = store.epoch(2)
+    # A rollback was killed after it had set its tags: its number went to a rebuild.
+    table = first.tables[0]
+    open_version(given.index.uri, table.name, 2).tags.create("indexer-000000000003-2", 2)
+    run_here(given, rebuild="always")
+    history.prune(given.index.uri, store, keep=2)
+    assert tagged(open_version(given.index.uri, table.name, table.version)) == {table.version}
