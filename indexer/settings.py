@@ -92,6 +92,10 @@ class EngineSettings(BaseModel):
     slowest: float = Field(
         10.0, gt=0, description="tokens per second; a step that takes a minute more than this rate asks for is a hang"
     )
+    packed: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="steps without vLLM's scheduler; auto: where they give what its own loop gives, on: or not at all",
+    )
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -34,7 +34,7 @@ OWNED = {
 }
 """vLLM arguments that are ours, with the setting that stands for them where there is one."""
 
-NOT_VLLMS = ("replicas_per_gpu", "slowest")
+NOT_VLLMS = ("packed", "replicas_per_gpu", "slowest")
 """Keys of ``[engine]`` beside vLLM's arguments; where only vLLM is installed, the settings cannot be asked."""
 
 

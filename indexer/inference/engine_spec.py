@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+Packed = Literal["auto", "on", "off"]
 
 SLOWEST = 10.0
 """Tokens per second below which an engine hangs: the largest Qwen3-Embedding reaches more on two cores."""
@@ -20,6 +22,8 @@ class EngineSpec:
         overrides: Those that stand for settings of ``[model]``: ``quantization``, ``hf_overrides``, ``pooler_config``.
         slowest: Tokens per second. A step that takes :data:`indexer.inference.start.GRACE_SECONDS` more than its tokens
             need at this rate ends the process.
+        packed: Whether batches run in packed steps: ``auto`` where they are proven at the start, ``on`` or not at all,
+            ``off`` for vLLM's own loop.
     """
 
     path: str
@@ -28,3 +32,4 @@ class EngineSpec:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     overrides: Mapping[str, Any] = field(default_factory=dict)
     slowest: float = SLOWEST
+    packed: Packed = "auto"

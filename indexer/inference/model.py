@@ -91,6 +91,7 @@ class Configured(ABC, Generic[SettingsT]):
             arguments=self.engine_settings.arguments,
             overrides=self.overrides,
             slowest=self.engine_settings.slowest,
+            packed=self.engine_settings.packed,
         )
 
     @property

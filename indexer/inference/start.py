@@ -14,7 +14,7 @@ from indexer.inference.engine_arguments import check_arguments
 from indexer.inference.engine_spec import EngineSpec
 
 if TYPE_CHECKING:
-    from vllm import EngineArgs, LLMEngine
+    from vllm import EngineArgs, LLMEngine, PoolingParams
 
 
 Mode = Literal["embed", "score"]
@@ -84,6 +84,16 @@ def start_engine(spec: EngineSpec, mode: Literal[Mode, "write"]) -> "LLMEngine":
         raise
     except Exception as error:
         raise EngineError(f"vLLM does not start: {failure_reason(error)}") from error
+
+
+def pooling_params(task: str) -> "PoolingParams":
+    """What vLLM is told of every sequence.
+
+    Vectors are always made unit vectors, also where the checkpoint leaves that to cosine similarity.
+    """
+    from vllm import PoolingParams
+
+    return PoolingParams(task=task, use_activation=True if task == "embed" else None)
 
 
 def _defaults(path: str, mode: Literal[Mode, "write"], *, on_cpu: bool) -> dict[str, Any]:

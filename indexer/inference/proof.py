@@ -1,0 +1,94 @@
+"""Proof at every start that packed steps give what vLLM's own loop gives, and the way back where they do not."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from indexer.errors import EngineError
+from indexer.inference.deadline import deadline
+from indexer.inference.engine_spec import EngineSpec
+from indexer.inference.packed import PackedRunner
+from indexer.inference.sequences import TokenSequences
+from indexer.inference.start import GRACE_SECONDS, failure_reason
+from indexer.inference.step_loop import StepLoop
+from indexer.progress import say
+
+if TYPE_CHECKING:
+    from vllm import LLMEngine
+
+SEQUENCES = 64
+"""Sequences of mixed lengths that both paths run beside the canary."""
+
+LONGEST = 300
+"""Most ids of one of them: proof takes a second of a small model, some seconds of one of 0.6B on a CPU."""
+
+LEAST_COSINE = 0.9999
+"""Least cosine of both paths' vectors of a sequence. Equal kernels on other batches differ by rounding alone."""
+
+MOST_DIFFERENCE = 0.01
+"""Largest difference of both paths' scores, probabilities or logits, of a prompt."""
+
+
+def proven(
+    llm_engine: "LLMEngine",
+    loop: StepLoop,
+    spec: EngineSpec,
+    width: int,
+    canary: TokenSequences,
+    second: np.ndarray | None,
+) -> tuple[PackedRunner | None, str | None]:
+    """Packed steps for an engine, or ``None`` and the reason, which is said.
+
+    Args:
+        llm_engine: A started engine.
+        loop: Its own loop.
+        spec: The model and how it is computed.
+        width: Components of a result, 1 for scores.
+        canary: Token ids of some texts or pairs.
+        second: Place of the document's first token in each, for models with token types.
+
+    Raises:
+        EngineError: ``spec.packed`` is ``on``, and packed steps are not possible or give something else.
+    """
+    sequences, places = _mixed(canary, second, spec.max_tokens)
+    expected = loop.run(sequences, width, places)
+    packed: PackedRunner | None = None
+    try:
+        packed = PackedRunner(llm_engine, step_deadline=lambda tokens: deadline(GRACE_SECONDS + tokens / spec.slowest))
+        reason = _difference(expected, packed.run(sequences, places))
+    except Exception as error:  # noqa: BLE001  # of whatever kind, the loop runs the model
+        reason = failure_reason(error)
+    if reason is None:
+        return packed, None
+    if spec.packed == "on":
+        raise EngineError(f"engine.packed is on, and packed steps cannot run this model: {reason}; set it to auto")
+    say(f"vLLM's own step loop runs the model, since packed steps cannot: {reason}")
+    return None, reason
+
+
+def _difference(expected: np.ndarray, found: np.ndarray) -> str | None:
+    """What differs, if anything does."""
+    if not np.isfinite(found).all():
+        return "they give values that are not finite"
+    if expected.shape[1] == 1:
+        most = float(np.abs(found - expected).max())
+        return None if most <= MOST_DIFFERENCE else f"a score differs by {most:.4f}, allowed {MOST_DIFFERENCE}"
+    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+    least = float(((found * expected).sum(axis=1) / np.maximum(norms, 1e-12)).min())
+    return None if least >= LEAST_COSINE else f"a vector's cosine is {least:.4f}, allowed {LEAST_COSINE}"
+
+
+def _mixed(
+    canary: TokenSequences, second: np.ndarray | None, max_tokens: int
+) -> tuple[TokenSequences, np.ndarray | None]:
+    """The canary, and sequences of many lengths made of its ids, which begin like it as pairs of a query do."""
+    drawn = np.random.default_rng(0)
+    most = min(LONGEST, max_tokens)
+    rows, places = list(canary), [] if second is None else second.tolist()
+    for length in np.geomspace(1, most, SEQUENCES).astype(int):
+        stem = canary[int(drawn.integers(len(canary)))]
+        kept = int(drawn.integers(0, min(length, len(stem)) + 1)) if second is None else min(length, len(stem))
+        rows.append(np.append(stem[:kept], drawn.choice(canary.ids, length - kept)).astype(np.int32))
+        if second is not None:
+            places.append(int(drawn.integers(0, length)))
+    return TokenSequences.of(rows), None if second is None else np.array(places, np.int32)

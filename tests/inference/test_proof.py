@@ -1,0 +1,68 @@
+"""Every engine proves packed steps against vLLM's own loop when it starts, and takes the loop where they differ."""
+
+from concurrent.futures import Executor
+from typing import Any
+
+import numpy as np
+import pytest
+
+from indexer.errors import EngineError
+from indexer.inference import proof
+from indexer.inference.embed_inputs import EmbedTokenizer
+from indexer.inference.engine import Engine
+from indexer.inference.engine_spec import EngineSpec, Packed
+from indexer.inference.packed import PackedRunner
+from indexer.inference.sequences import TokenSequences
+from indexer.testing import corpora
+
+
+def started(path: str, packed: Packed) -> tuple[Engine, TokenSequences]:
+    """An engine, and what it is tried with."""
+    ids = EmbedTokenizer(path, 128).documents(corpora.random_texts(40, words=(1, 60))).ids
+    return Engine(EngineSpec(path, "float32", 128, {"enforce_eager": True}, packed=packed), ids[:3]), ids
+
+
+def both_ways(path: str) -> dict[str, Any]:
+    """Vectors of an engine that proved packed steps, of one that does not use them, and of one that finds faults."""
+    found: dict[str, Any] = {}
+    engine, ids = started(path, "auto")
+    found["auto"], found["way back"] = engine.embed(ids), engine.way_back
+    with pytest.MonkeyPatch.context() as patch:
+        real = PackedRunner.run
+        patch.setattr(PackedRunner, "run", lambda *given: _turned(real(*given)))
+        engine, _ = started(path, "auto")
+        found["turned"], found["turned back"] = engine.embed(ids), engine.way_back
+        with pytest.raises(EngineError) as refused:
+            started(path, "on")
+        found["on"] = str(refused.value)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PackedRunner, "__init__", lambda *_, **__: 1 / 0)
+        found["broken back"] = started(path, "auto")[0].way_back
+    found["off"] = started(path, "off")[0].embed(ids)
+    return found
+
+
+def _turned(vectors: np.ndarray) -> np.ndarray:
+    """One of the vectors turned by an angle whose cosine is 0.99."""
+    across = np.roll(vectors[-1], 1)
+    across -= (across @ vectors[-1]) * vectors[-1]
+    vectors[-1] = 0.99 * vectors[-1] + np.sqrt(1 - 0.99**2) * across / np.linalg.norm(across)
+    return vectors
+
+
+def test_an_engine_that_differs_takes_the_loop(qwen_path: str, engine_process: Executor) -> None:
+    found = engine_process.submit(both_ways, qwen_path).result()
+    assert found["way back"] is None
+    assert (found["auto"] * found["off"]).sum(axis=1).min() >= 0.99999
+    assert found["turned back"] == "a vector's cosine is 0.9900, allowed 0.9999"
+    assert np.array_equal(found["turned"], found["off"])
+    assert found["broken back"] == "ZeroDivisionError: division by zero"
+    assert "engine.packed is on" in found["on"]
+    assert "cosine is 0.9900" in found["on"]
+
+
+def test_scores_that_differ_are_seen() -> None:
+    given = np.array([[0.1], [0.9]], np.float32)
+    assert proof._difference(given, given + 0.001) is None
+    assert proof._difference(given, given + 0.1) == "a score differs by 0.1000, allowed 0.01"
+    assert proof._difference(given, given * np.nan) == "they give values that are not finite"
