@@ -1,12 +1,8 @@
 # What is installed decides: after `make install DEVICE=cuda` every target works with that.
 DEVICE ?= $(or $(patsubst .venv/installed-%,%,$(firstword $(wildcard .venv/installed-*))),cpu)
 INSTALLED := .venv/installed-$(DEVICE)
+DEV := .venv/with-dev
 BIN := .venv/bin
-
-# uv reads its own index settings (UV_DEFAULT_INDEX), not pip's. One lock file holds for all supported versions of Python:
-# what is pinned for the oldest has wheels for the others.
-COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --no-annotate --no-header --python-version 3.11 \
-	--python-platform x86_64-manylinux_2_34 --extra quickstart --extra evaluate --extra mteb --extra bench --extra dev
 
 # Container images often forbid bytecode files, and every process would compile vLLM and transformers anew: 20 seconds.
 unexport PYTHONDONTWRITEBYTECODE
@@ -14,70 +10,78 @@ unexport PYTHONDONTWRITEBYTECODE
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart evaluate-demo nightly-demo chaos kills fuzz audit bench check test test-fast test-slow test-gpu
-.PHONY: cases lint format types imports sizes settings lock clean
+.PHONY: help install dev download quickstart evaluate-demo nightly-demo chaos kills fuzz audit bench check
+.PHONY: test test-fast test-slow test-gpu cases lint format types imports sizes settings lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-install: $(INSTALLED) ## Install into .venv from the lock file; DEVICE=cuda for NVIDIA GPUs, PYTHON=... for another Python
+install: $(INSTALLED) ## Install into .venv what a run needs; DEVICE=cuda for NVIDIA GPUs, PYTHON=... for another Python
 
 $(INSTALLED): requirements-$(DEVICE).lock .ci/install.sh
 	@.ci/install.sh $(DEVICE)
 
+dev: $(DEV) ## Install also what tests, evaluation and benchmarks need
+
+$(DEV): $(INSTALLED) requirements-dev.lock
+	@.ci/install.sh dev
+
+download: ## Fill wheels/ with all that the lock files name, for a machine of the same kind without a network
+	@.ci/install.sh download $(DEVICE)
+
 quickstart: $(INSTALLED) ## Index the documentation of this Python and ask it three questions
 	@$(BIN)/python -m jobs.demo.quickstart
 
-evaluate-demo: quickstart ## Evaluate the quickstart's index: every width, precision and index on queries made of it
+evaluate-demo: $(DEV) quickstart ## Evaluate the quickstart's index: every width, precision and index on queries made of it
 	@$(BIN)/python -m jobs.evaluate --config configs/evaluate-quickstart.toml
 
 nightly-demo: $(INSTALLED) ## Play some nights: change, kill, resume, roll back
 	@$(BIN)/python -m jobs.demo.nights
 
-chaos: $(INSTALLED) ## Do 20,000 random operations to indices and check what they hold; OPS=... and SEED=...
+chaos: $(DEV) ## Do 20,000 random operations to indices and check what they hold; OPS=... and SEED=...
 	$(BIN)/python -m tests.faults.tester --ops $(or $(OPS),20000) --seed $(or $(SEED),0)
 
-kills: $(INSTALLED) ## Kill drivers 2,000 times on real tables and check what is left; KILLS=... for another number
+kills: $(DEV) ## Kill drivers 2,000 times on real tables and check what is left; KILLS=... for another number
 	$(BIN)/python -m tests.faults.chaos --kills $(or $(KILLS),2000)
 
-fuzz: $(INSTALLED) ## Push 2 x 200,000 generated rows and 5,000 mutated files through; N=... for another number of rows
+fuzz: $(DEV) ## Push 2 x 200,000 generated rows and 5,000 mutated files through; N=... for another number of rows
 	$(BIN)/python -m tests.faults.fuzz --rows $(or $(N),200000) --typed $(or $(N),200000) --files $(or $(FILES),5000)
 
-# Versions with the suffix of a local build are not known to any database.
-audit: $(INSTALLED) ## Compare both lock files with the known vulnerabilities; needs PyPI itself
-	for lock in cpu cuda; do sed "s/+cpu$$//" requirements-$$lock.lock > .venv/audited; \
+# Versions with the suffix of a local build are not known to any database, and this looks at versions, not at files.
+audit: $(DEV) ## Compare the lock files with the known vulnerabilities; needs PyPI itself
+	for lock in cpu cuda dev; do sed -nE 's/^([^ #]+==[^ +]+).*/\1/p' requirements-$$lock.lock > .venv/audited; \
 		$(BIN)/uv tool run pip-audit -r .venv/audited --no-deps --disable-pip --strict; done
 
-bench: $(INSTALLED) ## Compare with other ways to the same vectors and scores, about 15 minutes
+bench: $(DEV) ## Compare with other ways to the same vectors and scores, about 15 minutes
 	$(BIN)/python -m benchmarks.throughput --documents 4000 --rounds 2
 	$(BIN)/python -m benchmarks.throughput --mode score --rounds 1
 
-test: $(INSTALLED) ## Run the tests, without those marked slow or gpu
+test: $(DEV) ## Run the tests, without those marked slow or gpu
 	$(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile
 
-test-fast: $(INSTALLED) ## Run the tests that need neither Ray nor vLLM, each in seconds
+test-fast: $(DEV) ## Run the tests that need neither Ray nor vLLM, each in seconds
 	$(BIN)/python -m pytest -m "not slow and not gpu and not heavy" --numprocesses 2 --dist loadfile --timeout 60
 
 check: lint types imports sizes test-fast ## Check what a commit needs: format, style, types, imports, sizes, fast tests
 
-test-slow: $(INSTALLED) ## Run the tests marked slow
+test-slow: $(DEV) ## Run the tests marked slow
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
-test-gpu: $(INSTALLED) ## Run the tests that need an NVIDIA GPU
+test-gpu: $(DEV) ## Run the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu
 
-lint: $(INSTALLED) ## Check formatting and style
+lint: $(DEV) ## Check formatting and style
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-format: $(INSTALLED) ## Format, and fix what can be fixed safely
+format: $(DEV) ## Format, and fix what can be fixed safely
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-types: $(INSTALLED) ## Check types
+types: $(DEV) ## Check types
 	$(BIN)/mypy
 
-imports: $(INSTALLED) ## Check that imports point one way
+imports: $(DEV) ## Check that imports point one way
 	$(BIN)/lint-imports
 
 sizes: $(INSTALLED) ## Print lines per file, function and class; fail above 400, 50 and 200
@@ -87,15 +91,11 @@ settings: $(INSTALLED) ## Write configs/README.md anew: every setting with type,
 	$(BIN)/python -m indexer.commands.settings > .venv/settings
 	mv .venv/settings configs/README.md
 
-cases: $(INSTALLED) ## Run every run.sh of a folder of cases, CASES=...; fails if one does
+cases: $(DEV) ## Run every run.sh of a folder of cases, CASES=...; fails if one does
 	@.ci/cases.sh "$(CASES)"
 
-# vLLM for CPUs works without the packages left out; torch's suffix is that of the wheel for CPUs.
-lock: $(INSTALLED) ## Write both lock files anew from pyproject.toml, with the newest versions it allows
-	$(COMPILE) --extra cpu | sed -E '/^(cuda-|nvidia-|torch(audio|codec|vision)==|triton==)/d; s/^torch==.*/&+cpu/; 1i # Written by `make lock`.' > .venv/lock
-	mv .venv/lock requirements-cpu.lock
-	$(COMPILE) --extra cuda | sed '1i # Written by `make lock`.' > .venv/lock
-	mv .venv/lock requirements-cuda.lock
+lock: $(DEV) ## Write the lock files anew from pyproject.toml; UPGRADE=1 takes the newest versions it allows
+	.ci/lock.sh $(if $(UPGRADE),--upgrade)
 
 clean: ## Remove .venv, caches and what the quickstart wrote
 	rm -rf .venv data/quickstart build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -75,6 +75,20 @@ def test_every_command_starts(site: Path, name: str) -> None:
     )
 
 
+def test_evaluation_without_its_packages_is_one_line() -> None:
+    script = (
+        "import sys; sys.modules['ir_measures'] = None\n"
+        "from indexer.commands import command, evaluate\n"
+        "command.execute(evaluate.main)\n"
+    )
+    arguments = [sys.executable, "-c", script, "--config", "configs/evaluate-quickstart.toml"]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: ir_measures is not installed; run `make dev` or install the extra evaluate\n",
+    )
+
+
 def test_the_face_is_lazy_and_complete() -> None:
     script = (
         "import sys, indexer\n"
