@@ -204,10 +204,10 @@ def batches(
             for row, batch in _decoded(parquet, names, start, last):
                 yield row, batch
                 wanted = row + batch.num_rows
-        except pa.ArrowInvalid:
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             if not any(holds_dictionary(type_) for type_ in parquet.schema_arrow.types):
                 raise
-            # Arrow refuses a whole dictionary for one entry that is not UTF-8; as ordinary columns it is read.
+            # Arrow refuses a whole dictionary for one entry that is not UTF-8, and nested ones of several row groups.
             for row, batch in _decoded(parquet.without_dictionaries(), names, wanted, last):
                 yield row, batch
                 wanted = row + batch.num_rows

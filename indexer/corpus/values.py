@@ -105,6 +105,8 @@ def _from_list(column: pa.Array, target: pa.DataType) -> tuple[pa.Array, np.ndar
 
 def _from_leaf(column: pa.Array, target: pa.DataType) -> tuple[pa.Array, np.ndarray]:
     faults = np.zeros(len(column), np.uint8)
+    if types.is_integer(column.type) and types.is_duration(target):
+        column = column.cast(target)  # Parquet itself has no durations
     bounds = _bounds(column.type, target)
     if bounds is not None:
         outside = _outside(column, *bounds)
