@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 NO_BLOCKS = np.zeros(0, np.int32)
+ID_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -165,17 +166,16 @@ class KvBlocks:
 
     def _common(self, before: bytes, after: bytes) -> int:
         """Whole blocks that begin both sequences; the last token of ``after`` is always computed."""
-        block = 4 * self.size
-        most = min(len(before), len(after) - 4) // block
+        block = ID_BYTES * self.size
+        most = min(len(before), len(after) - ID_BYTES) // block
         return bisect_left(range(most), 1, key=lambda at: before[: (at + 1) * block] != after[: (at + 1) * block])
 
 
 def split(ids: np.ndarray, begins: np.ndarray, lengths: np.ndarray) -> list[bytes]:
     """Each sequence's ids, int32, as bytes."""
-    flat = np.ascontiguousarray(ids, np.int32).tobytes()
-    return [
-        flat[begin:end] for begin, end in zip((4 * begins).tolist(), (4 * (begins + lengths)).tolist(), strict=True)
-    ]
+    flat = np.ascontiguousarray(ids, np.int32).view(np.uint8).data
+    spans = zip((begins * ID_BYTES).tolist(), ((begins + lengths) * ID_BYTES).tolist(), strict=True)
+    return [bytes(flat[begin:end]) for begin, end in spans]
 
 
 def lay_out(plan: Plan, part: slice, size: int, free: np.ndarray, taken: np.ndarray) -> Step:
@@ -249,10 +249,12 @@ def block_table(
     Returns:
         int32, shape (n, blocks of the longest); meaningless behind a sequence's last block.
     """
-    parts = np.stack([given, written], axis=1).ravel()
-    ours = np.repeat(np.arange(len(parts)) % 2 == 1, parts)
-    flat = np.empty(len(ours), np.int32)
-    flat[ours], flat[~ours] = numbers, held
+    flat = numbers
+    if len(held):
+        parts = np.stack([given, written], axis=1).ravel()
+        ours = np.repeat(np.arange(len(parts)) % 2 == 1, parts)
+        flat = np.empty(len(ours), np.int32)
+        flat[ours], flat[~ours] = numbers, held
     columns = np.arange((inherited + given + written).max())
     first = np.cumsum(given + written) - given - written - inherited
     source = np.arange(len(written))[:, None]
