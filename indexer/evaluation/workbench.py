@@ -19,7 +19,7 @@ from indexer.evaluation.configurations import Configuration
 from indexer.evaluation.trial import KEY, PASSAGE, Trial
 from indexer.inference import matryoshka
 from indexer.inference.sequences import TokenSequences
-from indexer.search.hits import Hit
+from indexer.search.hits import span_text
 from indexer.search.published import Published
 from indexer.storage import cleanup, scratch, tables, vector_index
 from indexer.storage.records import TableState
@@ -164,7 +164,9 @@ class Workbench:
         )
         target = target.append(self._schema(width, precision).field(schema.VECTOR))
         batches = self._batches(width, precision, [*KEY, *spans, *columns])
-        scratch.write(self._uri, name, target, (_passage(batch, columns, target) for batch in batches))
+        skip = self._published.epoch.description.skip_empty
+        passages = (_passage(batch, columns, target, skip_empty=skip) for batch in batches)
+        scratch.write(self._uri, name, target, passages)
 
     def _batches(self, width: int, precision: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Rows of the index with vectors of a width and precision, altered documents as they are altered."""
@@ -239,8 +241,8 @@ def _with_vectors(
     )
 
 
-def _passage(batch: pa.RecordBatch, columns: Sequence[str], target: pa.Schema) -> pa.RecordBatch:
+def _passage(batch: pa.RecordBatch, columns: Sequence[str], target: pa.Schema, *, skip_empty: bool) -> pa.RecordBatch:
     spans = batch.select([schema.CHAR_START, schema.CHAR_END, *columns]).to_pylist()
-    texts = [Hit("", 0, 0.0, 0.0, row).text(columns) for row in spans]
+    texts = [span_text(row, columns, skip_empty=skip_empty) for row in spans]
     arrays = [batch[name] for name in KEY]
     return pa.RecordBatch.from_arrays([*arrays, pa.array(texts, pa.string()), batch[schema.VECTOR]], schema=target)

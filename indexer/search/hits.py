@@ -23,6 +23,7 @@ class Hit:
         score: What the hits are ordered by: the reranker's probability, else ``vector_score``.
         vector_score: Similarity to the query, larger is nearer: 1 - distance for cosine and dot, -distance for l2.
         payload: Payload columns and the chunk's character span.
+        skip_empty: Whether an empty text column adds nothing to the index's texts; otherwise it adds a newline.
     """
 
     id: str
@@ -30,10 +31,11 @@ class Hit:
     score: float
     vector_score: float
     payload: dict[str, Any]
+    skip_empty: bool = True
 
     def text(self, columns: Sequence[str]) -> str:
         """Text of the chunk, from the payload columns that hold the document's."""
-        return span_text(self.payload, columns)
+        return span_text(self.payload, columns, skip_empty=self.skip_empty)
 
 
 def shown_columns(names: Sequence[str]) -> list[str]:
@@ -41,18 +43,19 @@ def shown_columns(names: Sequence[str]) -> list[str]:
     return [name for name in names if name not in HIDDEN | {schema.ID, schema.CHUNK}]
 
 
-def make_hit(row: dict[str, Any], metric: str) -> Hit:
+def make_hit(row: dict[str, Any], metric: str, *, skip_empty: bool) -> Hit:
     """A hit of one result row of LanceDB."""
     distance = float(row.pop(DISTANCE))
     score = -distance if metric == "l2" else 1.0 - distance
-    return Hit(str(row.pop(schema.ID)), int(row.pop(schema.CHUNK)), score, score, row)
+    return Hit(str(row.pop(schema.ID)), int(row.pop(schema.CHUNK)), score, score, row, skip_empty)
 
 
-def joined_text(row: Mapping[str, Any], columns: Sequence[str]) -> str:
+def joined_text(row: Mapping[str, Any], columns: Sequence[str], *, skip_empty: bool) -> str:
     """The text as the corpus reader joined it."""
-    return "\n".join(str(row[name]) for name in columns if row.get(name) is not None)
+    texts = (row.get(name) for name in columns)
+    return "\n".join(str(text) for text in texts if text or (text is not None and not skip_empty))
 
 
-def span_text(row: Mapping[str, Any], columns: Sequence[str]) -> str:
+def span_text(row: Mapping[str, Any], columns: Sequence[str], *, skip_empty: bool) -> str:
     """Text of one chunk."""
-    return joined_text(row, columns)[row[schema.CHAR_START] : row[schema.CHAR_END]]
+    return joined_text(row, columns, skip_empty=skip_empty)[row[schema.CHAR_START] : row[schema.CHAR_END]]

@@ -144,10 +144,11 @@ class Snapshot:
         """
         columns = self.text_columns
         rows = self.rows(ids, [schema.ID, schema.CHUNK, schema.CHAR_START, schema.CHAR_END, *columns]).to_pylist()
+        skip = self.epoch.description.skip_empty
         if chunks is None:
-            whole = {row[schema.ID]: joined_text(row, columns) for row in rows}
+            whole = {row[schema.ID]: joined_text(row, columns, skip_empty=skip) for row in rows}
             return [whole.get(name) for name in ids]
-        spans = {(row[schema.ID], row[schema.CHUNK]): span_text(row, columns) for row in rows}
+        spans = {(row[schema.ID], row[schema.CHUNK]): span_text(row, columns, skip_empty=skip) for row in rows}
         return [spans.get(key) for key in zip(ids, chunks, strict=True)]
 
     def column(self, ids: Sequence[str], name: str) -> list[Any]:
@@ -196,7 +197,7 @@ class Snapshot:
             rows = (query.where(where) if where else query).to_list()
         except (ValueError, RuntimeError) as error:
             raise SettingsError(f"the search was refused: {first_line(error)}") from None
-        return [make_hit(row, self._metric) for row in rows]
+        return [make_hit(row, self._metric, skip_empty=self.epoch.description.skip_empty) for row in rows]
 
     @property
     def _metric(self) -> str:
