@@ -6,16 +6,24 @@ from indexer.errors import IndexerError, RefusedError
 from indexer.schema import Layout
 from indexer.storage.control import ControlStore
 from indexer.storage.records import Epoch
-from indexer.storage.tables import epoch_of, has_version, open_latest, owner_of
+from indexer.storage.tables import epoch_of, has_version, metadata, open_latest, owner_of
 
 
 def missing_tables(uri: str, epoch: Epoch) -> list[str]:
-    """Tables of an epoch whose version is gone: a clean-up took it, or somebody deleted the table.
+    """Tables of an epoch whose version is gone: a clean-up took it, or somebody deleted or restored the table.
 
     Raises:
         IndexerError: The store does not answer.
     """
-    return [name for name, version in epoch.versions().items() if not has_version(uri, name, version)]
+    return [name for name, version in epoch.versions().items() if not _is_there(uri, name, version, epoch.intent)]
+
+
+def _is_there(uri: str, name: str, version: int, intent: str) -> bool:
+    """Whether the version is there and is the epoch's: a table restored from a backup may have another of its number.
+
+    Epochs made before 0.2 do not tell which intent they were made of.
+    """
+    return has_version(uri, name, version) and intent in {"", metadata(uri, name, version).get("intent")}
 
 
 def refuse_newer_tables(uri: str, store: ControlStore, layout: Layout, number: int) -> None:

@@ -159,6 +159,17 @@ def together(world: World) -> str:
     return f"{model.name}: {work.__name__} with {beside.__name__} at step {at} ({said}): {done}"
 
 
+def stray_night(world: World) -> str:
+    """Somebody writes to the tables while a run that has something to do is at a durable step."""
+    model = world.model
+    edits = model.corpus.edit(), model.corpus.edit()
+    said: list[str] = []
+    at = world.random.randint(1, MOST_STEPS)
+    with at_step(at, before=lambda: said.append(_stray(world, model))):
+        refused = model.run()
+    return f"{model.name} after {edits}: {said} at step {at}: {refused}"
+
+
 def _other_run(world: World, model: IndexModel) -> str:
     setup = other_setup(model.setup, world.random)
     return f"{setup}: {model.run(setup)}"
@@ -337,6 +348,7 @@ OPERATIONS: dict[Operation, int] = {
     correct: 4,
     killed_night: 12,
     corrected_night: 6,
+    stray_night: 8,
     together: 12,
     rollback: 4,
     killed_rollback: 2,

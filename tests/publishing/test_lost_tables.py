@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from indexer.publishing import history
+from indexer.publishing.condition import missing_tables
 from indexer.search.published import open_published
 from indexer.settings import Settings
 from indexer.storage.control import ControlStore
@@ -45,3 +46,19 @@ def test_a_prune_releases_old_generations_of_tags_that_no_epoch_has(tmp_path: Pa
     run_here(given, rebuild="always")
     history.prune(given.index.uri, store, keep=2)
     assert tagged(open_version(given.index.uri, table.name, table.version)) == {table.version}
+
+
+def test_a_version_of_a_restored_table_is_not_the_epochs_because_of_its_number(tmp_path: Path) -> None:
+    given = settings(tmp_path)
+    night(given, tmp_path, 20)
+    index = tmp_path / "index"
+    shutil.copytree(index, tmp_path / "backup")
+    shutil.rmtree(index)
+    night(given, tmp_path, 22)
+    store = ControlStore(given.index.uri, "docs")
+    for table in store.epoch(1).versions():
+        shutil.rmtree(index / f"{table}.lance")
+        shutil.copytree(tmp_path / "backup" / f"{table}.lance", index / f"{table}.lance")
+    assert store.epoch(1).versions().keys() == set(missing_tables(given.index.uri, store.epoch(1)))
+    assert night(given, tmp_path, 22) == 2
+    assert len(published_rows(given, 96)) == 22
