@@ -24,8 +24,8 @@ from indexer.storage.tables import (
     OWNER_KEY,
     check_owner,
     epoch_of,
+    open_latest,
     open_version,
-    table_path,
 )
 
 MESSAGE = "__lance_commit_message"
@@ -83,11 +83,13 @@ def commit(uri: str, name: str, change: Change) -> int:
     Raises:
         RefusedError: The table is already at a later epoch.
         SettingsError: The table is not the owner's.
-        CannotFinish: A staged file or the base is gone.
+        CannotFinish: A staged file, the base or the table is gone.
         IndexerError: The table cannot be written.
     """
     while True:
-        dataset = lance.dataset(table_path(uri, name))
+        dataset = open_latest(uri, name)
+        if dataset is None:
+            raise CannotFinish(f"table {name} is gone")
         done = _committed(dataset, change.intent)
         if done is not None:
             return done

@@ -21,8 +21,8 @@ FOLDERS = ("", "epochs", "intents", "receipts", "digests", "quarantine", "remova
 
 
 def table_folders(index: Path) -> list[str]:
-    """Names of the tables of a LanceDB database."""
-    return sorted(path.stem for path in index.glob("*.lance"))
+    """Names of the tables of a LanceDB database; of one that is half deleted a folder may be left."""
+    return sorted(path.stem for path in index.glob("*.lance") if any(path.glob("_versions/*.manifest")))
 
 
 def write_astray(index: Path, name: str, drawn: random.Random) -> str:
@@ -135,7 +135,7 @@ def leftovers(index: Path, store: ControlStore, name: str, before: dict[str, set
     found = []
     latest = store.epoch_numbers()[-1]
     for table, versions in sorted(needed.items()):
-        if not (index / f"{table}.lance").is_dir():
+        if table not in table_folders(index):
             continue  # somebody deleted it
         dataset = lance.dataset(str(index / f"{table}.lance"))
         # A tag of a later epoch is that of a run, or of epochs that the control folder no longer knows.

@@ -3,7 +3,9 @@
 import shutil
 from pathlib import Path
 
-from indexer.publishing import history
+import pytest
+
+from indexer.publishing import history, publish
 from indexer.publishing.condition import missing_tables
 from indexer.search.published import open_published
 from indexer.settings import Settings
@@ -60,5 +62,23 @@ def test_a_version_of_a_restored_table_is_not_the_epochs_because_of_its_number(t
         shutil.rmtree(index / f"{table}.lance")
         shutil.copytree(tmp_path / "backup" / f"{table}.lance", index / f"{table}.lance")
     assert store.epoch(1).versions().keys() == set(missing_tables(given.index.uri, store.epoch(1)))
+    assert night(given, tmp_path, 22) == 2
+    assert len(published_rows(given, 96)) == 22
+
+
+def test_an_epoch_that_was_begun_is_begun_again_when_a_table_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = settings(tmp_path)
+    night(given, tmp_path, 20)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(publish, "_commit", killed)
+        with pytest.raises(KeyboardInterrupt):
+            night(given, tmp_path, 22)
+    shutil.rmtree(tmp_path / "index" / "docs_d96.lance")
     assert night(given, tmp_path, 22) == 2
     assert len(published_rows(given, 96)) == 22
