@@ -178,7 +178,7 @@ def split(ids: np.ndarray, begins: np.ndarray, lengths: np.ndarray) -> list[byte
     return [bytes(flat[begin:end]) for begin, end in spans]
 
 
-def lay_out(plan: Plan, part: slice, size: int, free: np.ndarray, taken: np.ndarray) -> Step:
+def lay_out(plan: Plan, part: slice, size: int, free: np.ndarray, taken: np.ndarray, ramp: np.ndarray) -> Step:
     """Lays out one step.
 
     Args:
@@ -187,6 +187,7 @@ def lay_out(plan: Plan, part: slice, size: int, free: np.ndarray, taken: np.ndar
         size: Tokens of a KV-cache block; 0 without a KV cache.
         free: Numbers of blocks to write, int32.
         taken: Numbers of the blocks that the first sequence takes over, int32.
+        ramp: 0, 1, 2 and so on, int64, at least as many as the step has tokens.
 
     Returns:
         The step.
@@ -200,17 +201,18 @@ def lay_out(plan: Plan, part: slice, size: int, free: np.ndarray, taken: np.ndar
     own = (lengths - reused).astype(np.int32)
     starts = np.zeros(len(own) + 1, np.int32)
     np.cumsum(own, out=starts[1:])
-    ramp = np.arange(starts[-1], dtype=np.int64)
+    ramp = ramp[: starts[-1]]
     positions = np.repeat(reused - starts[:-1], own)
     positions += ramp
     index = np.repeat(plan.begins[part], own)
     index += positions
-    slots, table = np.zeros(len(ramp), np.int64), np.zeros((len(own), 1), np.int32)
     if size:
         written = -(-own // size)
         numbers = free[: written.sum()]
         slots = _slots(own, written, numbers, size, ramp)
         table = block_table(written, inherited, numbers, given, np.concatenate(list(held.values())))
+    else:
+        slots, table = np.zeros(len(ramp), np.int64), np.zeros((len(own), 1), np.int32)
     second = None if plan.second is None else np.repeat(plan.second[part], own)
     return Step(
         rows=plan.order[part],

@@ -4,7 +4,9 @@ Attention builders, model and pooler take a step in vLLM's own way, so weights, 
 compilation stay vLLM's. Requests, scheduler and KV-cache manager are left out.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,7 @@ RUNNER = "engine_core.engine_core.model_executor.driver_worker.worker.model_runn
 
 INTERNALS = {
     "vllm:LLMEngine": "vllm_config has_unfinished_requests reset_prefix_cache",
+    "vllm.config:CompilationConfig": "static_forward_context",
     "vllm.forward_context:set_forward_context": "attn_metadata vllm_config num_tokens slot_mapping",
     "vllm.model_executor.layers.pooler:DispatchPooler": "get_supported_tasks get_pooling_updates",
     "vllm.pooling_params:PoolingParams": "task requires_token_ids verify",
@@ -150,11 +153,12 @@ class PackedModel:
             _refuse_settings(self._config)
             runner = RunnerAccess(llm_engine)
             self.task, self._params, self._pooler = _pooling(runner.model.pooler, self._config)
+            self._to_device = _copier(runner.device)
         except (AttributeError, ImportError, TypeError, ValueError) as error:
             raise PackedUnavailable(f"vLLM {vllm_version()} differs from what is known: {error}") from error
-        self._model, self._device, self._groups = runner.model, runner.device, runner.groups
+        self._model, self._groups = runner.model, runner.groups
         self.block_size, self.blocks = runner.block_size, runner.blocks
-        self.on_cpu = self._device.type == "cpu"
+        self.on_cpu = runner.device.type == "cpu"
 
     def launch(self, step: Step) -> Launched:
         """Starts a step; on a GPU it returns before the step is done."""
@@ -176,6 +180,13 @@ class PackedModel:
                 )
             pooled, arrived = self._to_host(self._pool(hidden, step, starts))
         return Launched(step.rows, len(step.ids), pooled, arrived)
+
+    def clear_cache(self) -> None:
+        """Fills the KV cache with zeros."""
+        layers = self._config.compilation_config.static_forward_context
+        for group in self._groups:
+            for name in group.layer_names:
+                layers[name].kv_cache.zero_()
 
     def _attention(
         self, step: Step, starts: "torch.Tensor", positions: "torch.Tensor"
@@ -222,11 +233,6 @@ class PackedModel:
         pooled = self._pooler(hidden, metadata)
         return pooled if isinstance(pooled, torch.Tensor) else torch.stack(list(pooled))
 
-    def _to_device(self, array: np.ndarray) -> "torch.Tensor":
-        from vllm.utils.torch_utils import async_tensor_h2d
-
-        return async_tensor_h2d(array, device=self._device)
-
     def _to_host(self, pooled: "torch.Tensor") -> tuple["torch.Tensor", Any]:
         """The tensor in host memory, float32, and the event after which it is there."""
         import torch
@@ -238,6 +244,13 @@ class PackedModel:
         arrived = torch.cuda.Event(blocking=True)
         arrived.record()
         return pinned, arrived
+
+
+def _copier(device: "torch.device") -> Callable[[np.ndarray], "torch.Tensor"]:
+    """Copies arrays to a device, through pinned memory where it is a GPU, without waiting for it."""
+    from vllm.utils.torch_utils import async_tensor_h2d
+
+    return partial(async_tensor_h2d, device=device)
 
 
 def _refuse_settings(config: "VllmConfig") -> None:
