@@ -13,7 +13,7 @@ from indexer.storage import cleanup, tables
 from indexer.storage.control import ControlStore
 from indexer.storage.description import RunTotals
 from indexer.storage.records import Epoch, now
-from indexer.storage.tags import protect
+from indexer.storage.tags import is_begun, protect
 
 
 def epochs(store: ControlStore) -> list[dict[str, Any]]:
@@ -189,7 +189,7 @@ def prune(uri: str, store: ControlStore, keep: int) -> Pruned:
     store.forget_epochs(pruned.epochs)
     staged = store.staged_files(up_to=latest)
     begun = store.begun_files(after=latest)
-    for name in sorted(known - needed.keys()):
+    for name in sorted(name for name in known - needed.keys() if not is_begun(uri, name, latest)):
         pruned.bytes += cleanup.drop(uri, name, store.name)
         pruned.tables += 1
     for name, versions in ((name, versions) for name, versions in needed.items() if versions):

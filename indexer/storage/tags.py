@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import lance
 
 from indexer.errors import IndexerError, first_line
-from indexer.storage.tables import open_version
+from indexer.storage.tables import open_latest, open_version
 
 OURS = re.compile(r"indexer-(\d{12})-(\d+)")
 """Epoch and version: two runs that finish one epoch tag different versions."""
@@ -48,6 +48,17 @@ def release(dataset: lance.LanceDataset, kept: Mapping[int, int], closed: int) -
         ours = OURS.fullmatch(tag)
         if ours and int(ours[1]) <= closed and kept.get(int(ours[1])) != int(ours[2]):
             dataset.tags.delete(tag)
+
+
+def is_begun(uri: str, name: str, closed: int) -> bool:
+    """Whether an epoch after the latest published one needs a table: a rollback tags what it is to publish.
+
+    Raises:
+        IndexerError: The table cannot be opened.
+    """
+    dataset = open_latest(uri, name)
+    found = (OURS.fullmatch(tag) for tag in dataset.tags.list()) if dataset is not None else ()
+    return any(ours is not None and int(ours[1]) > closed for ours in found)
 
 
 def tagged(dataset: lance.LanceDataset) -> set[int]:

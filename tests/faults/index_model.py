@@ -48,6 +48,7 @@ class IndexModel:
         corpus: The corpus.
         known: What was found in every kept epoch when it was first seen.
         lost: Epochs that are listed and whose tables somebody replaced by other ones.
+        emptied: What was found in epochs whose files have lost their content: their intents may be finished again.
         loose: Whether the corpus was changed while a run read it, so that its epoch may be of both.
     """
 
@@ -60,6 +61,7 @@ class IndexModel:
         self.known: dict[int, str] = {}
         self.lost: set[int] = set()
         self._model = model
+        self.emptied: dict[int, str] = {}
         self.loose = False
         self._begun: list[Expected] = []
 
@@ -166,6 +168,7 @@ class IndexModel:
     def forget(self, known: Mapping[int, str]) -> None:
         """The folder is another one now: what epochs it has must be what they were, where they can be read at all."""
         self.lost.clear()
+        self.loose = True  # what was begun then may be finished now
         self.known = dict(known)
         for number in self.numbers:
             try:
@@ -183,6 +186,8 @@ class IndexModel:
         if again is not None:
             if again in self.known and self.known[again] != _digest(found):
                 raise Broken(f"{self.name}: epoch {number} is not epoch {again} again")
+            return
+        if self.emptied.get(number) == _digest(found):
             return
         wrong = [_difference(found, wanted) for wanted in self._begun]
         if wrong and None not in wrong and not self.loose:

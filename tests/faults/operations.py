@@ -46,6 +46,7 @@ class World:
         names = ("docs", "docs_g2") if self.random.random() < SECOND_INDEX else ("docs",)
         self.models = [IndexModel(root, name, model, self.random) for name in names]
         self.history: list[str] = []
+        self.backed_up_tables: dict[str, bytes] = {}
         self._backed_up: dict[str, dict[int, str]] = {}
 
     @property
@@ -81,6 +82,7 @@ class World:
     def back_up(self) -> None:
         """Copies the whole folder."""
         meddling.replace_folder(self.backup, self.index)
+        self.backed_up_tables = dict(self.user_tables)
         self._backed_up = {model.name: dict(model.known) for model in self.models}
 
     def restored(self, model: IndexModel, *, control: bool) -> None:
@@ -278,8 +280,7 @@ def restore(world: World) -> str:
     if not world.backup.is_dir():
         return "no backup"
     meddling.replace_folder(world.index, world.backup)
-    tables = meddling.table_folders(world.index)
-    world.user_tables = {name: content for name, content in world.user_tables.items() if name in tables}
+    world.user_tables = dict(world.backed_up_tables)
     for model in world.models:
         world.restored(model, control=True)
     return ""
@@ -314,7 +315,8 @@ def power_loss(world: World) -> str:
     said = killed_night(world)
     emptied = meddling.empty_newest(model.control, (world.random.choice(("epochs", "intents", "receipts")),))
     if emptied.startswith("empty epochs"):
-        model.known.pop(int(emptied.split("/")[-1].split(".")[0]), None)
+        number = int(emptied.split("/")[-1].split(".")[0])
+        model.emptied[number] = model.known.pop(number, "")
     return f"{said}; {emptied}"
 
 

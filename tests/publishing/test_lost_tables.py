@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,3 +83,21 @@ def test_an_epoch_that_was_begun_is_begun_again_when_a_table_is_gone(
     shutil.rmtree(tmp_path / "index" / "docs_d96.lance")
     assert night(given, tmp_path, 22) == 2
     assert len(published_rows(given, 96)) == 22
+
+
+def test_a_prune_takes_no_generation_that_a_rollback_is_returning_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = settings(tmp_path)
+    night(given, tmp_path, 20)
+    run_here(given, rebuild="always")
+    store = ControlStore(given.index.uri, "docs")
+    put_quarantine = ControlStore.put_quarantine
+
+    def put_beside(self: ControlStore, *arguments: Any) -> None:
+        history.prune(given.index.uri, store, keep=1)
+        put_quarantine(self, *arguments)
+
+    monkeypatch.setattr(ControlStore, "put_quarantine", put_beside)
+    assert history.rollback(given.index.uri, store, 1).number == 3
+    assert len(published_rows(given, 96)) == 20
