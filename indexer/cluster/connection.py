@@ -17,14 +17,14 @@ from indexer.errors import IndexerError
 from indexer.settings import ClusterSettings
 
 SMALL_BYTES = 8 << 20
-"""Files of which less is to be read are read in the driver: a process to do it elsewhere takes longer to start."""
+"""Bytes below which the driver reads files itself: another process would take longer to start."""
 
 SMALL_ROWS = 200_000
-"""Likewise rows to compare or to maintain: 0.2 s here were measured, and 2.5 s in new processes."""
+"""Rows below which the driver compares or maintains itself: measured 0.2 s here, 2.5 s in new processes."""
 
 
 class Cluster:
-    """A connection to Ray: the cluster given, the one we run in, or one of our own that ends with the connection."""
+    """A connection to Ray: the configured cluster, the one we run in, or one of our own that ends with it."""
 
     def __init__(self, settings: ClusterSettings, replicas_per_gpu: int = 1) -> None:
         """Describes the cluster; :meth:`__enter__` connects."""
@@ -32,7 +32,7 @@ class Cluster:
         self._replicas = replicas_per_gpu
 
     def __enter__(self) -> Self:
-        """Joins the cluster that was named or that we run in, or starts a Ray on loopback that ends with us."""
+        """Joins the configured cluster or the one we run in; otherwise starts a Ray on loopback that ends with us."""
         self._session = RaySession(self._settings.address)
         try:
             self._session.open()
@@ -52,6 +52,7 @@ class Cluster:
 
     @cached_property
     def _placement(self) -> Placement:
+        """Where workers fit; whether they get GPUs is decided at the first use."""
         return Placement(self._settings, self._replicas, gpus=ray.cluster_resources().get("GPU", 0) >= 1)
 
     @property
@@ -66,8 +67,8 @@ class Cluster:
 
         Args:
             function: Top-level function.
-            items: Arguments; pulled as tasks end, so that any number fits.
-            in_driver: Run in this process: for work that takes less than starting another one.
+            items: Arguments, pulled as tasks end, so that memory does not limit their number.
+            in_driver: Run in this process, for work that is shorter than the start of another process.
 
         Yields:
             Results in the order in which they are ready.
@@ -93,17 +94,18 @@ class Cluster:
 
         Args:
             make_pipeline: Builds the pipeline in a worker's process.
-            most: No more workers than this: there is no use for an engine without work.
+            most: Cap on the workers: an engine without work is useless.
         """
         return WorkerPool(self._placement, make_pipeline, most)
 
 
 def _take_one(waiting: set[Any]) -> Any:
+    """Waits for one task, removes it from the waiting ones and returns its result."""
     ended, _ = ray.wait(list(waiting), num_returns=1)
     waiting.remove(ended[0])
     try:
         return ray.get(ended[0])
     except RayTaskError as error:
         raise cause(error) from None
-    except RayError as error:  # Ray has tried again by itself
+    except RayError as error:  # Ray has retried the task itself
         raise IndexerError(f"the process of a task died: {death(error)}") from None

@@ -13,14 +13,14 @@ from indexer.settings import ProgressStyle
 
 @dataclass(frozen=True)
 class Work(Generic[PieceT]):
-    """Work for a pool, and what may go wrong with it.
+    """Work for a pool, and how many failures it tolerates.
 
     Attributes:
         pieces: The work, pulled as workers take it.
         size: Documents, pairs or sequences of all pieces together.
-        unit: What is counted.
+        unit: Name of the counted unit.
         retries: Further tries of a piece that failed.
-        most_restarts: Workers that may die.
+        most_restarts: Cap on the workers that die.
     """
 
     pieces: Iterable[PieceT]

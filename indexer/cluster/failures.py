@@ -1,4 +1,4 @@
-"""What Ray's errors say, in one line each, without its remote tracebacks."""
+"""Ray's errors in one line each, without remote tracebacks."""
 
 from ray.exceptions import RayError, RayTaskError
 
@@ -6,13 +6,13 @@ from indexer.errors import IndexerError, first_line
 
 
 def death(error: RayError) -> str:
-    """Why a process died, as far as Ray knows: the sentence that says so in its report."""
+    """Why a process died: the sentence of Ray's report that gives the reason."""
     lines = (line for line in str(error).splitlines() if line.startswith("The actor is dead because"))
     return next(lines, first_line(error)).split(". ")[0].rstrip(".")
 
 
 def cause(error: RayTaskError) -> IndexerError:
-    """What a task or an actor raised: our own errors as they were; of others the type and the first line."""
+    """The error of a task or an actor: our own as it was, any other by its type and first line."""
     if isinstance(error.cause, IndexerError):
         return error.cause
     return IndexerError(f"{type(error.cause).__name__}: {first_line(error.cause)}")

@@ -1,4 +1,4 @@
-"""Pieces of work on their way: who holds which, and how each ended."""
+"""Leases: which worker holds which piece of work, and how each piece ended."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -25,12 +25,12 @@ class GivenUp(Generic[PieceT]):
 
 @dataclass
 class Lease:
-    """A piece of work on its way to a receipt.
+    """A piece of work that has no receipt yet.
 
     Attributes:
         piece: The work.
         failures: Workers that died or failed with this piece alone.
-        suspect: A worker died with it, or with what it is a half of; it runs alone, so that the right one is blamed.
+        suspect: A worker died while it held this piece, or the piece that this is a half of.
     """
 
     piece: Piece
@@ -38,7 +38,7 @@ class Lease:
     suspect: bool = False
 
     def fail(self, queue: deque["Lease"], retries: int, reason: str) -> list[GivenUp[Any]]:
-        """Counts a failure of this piece alone: it is queued again, or given up after ``retries`` more."""
+        """Counts a failure of this piece alone and queues it again; gives it up after ``retries`` failures more."""
         self.failures += 1
         if self.failures > retries:
             return [GivenUp(self.piece, reason)]
@@ -48,16 +48,16 @@ class Lease:
 
 @dataclass
 class WorkerHandle:
-    """A worker actor as the driver sees it.
+    """The driver's record of a worker actor.
 
     Attributes:
         actor: Ray's handle.
-        placed: Reference that ends with the worker's machine and GPU when Ray has found a place.
-        started: Reference that ends when the engine has started, or cannot be.
+        placed: Reference that gives the worker's machine and GPU once Ray has placed it.
+        started: Reference that ends when the engine has started or failed to.
         tries: Starts of this worker so far, this one included.
-        asked: When Ray was asked for it, by the monotonic clock; once it is placed, when that was seen.
+        asked: Monotonic time of the request to Ray; once the worker is placed, the time when the driver saw that.
         where: Machine and GPU, once it is placed.
-        leases: What it holds, by the references that end with the receipts.
+        leases: Its leases, by the references that give the receipts.
     """
 
     actor: Any
@@ -69,7 +69,8 @@ class WorkerHandle:
     leases: dict[Any, Lease] = field(default_factory=dict)
 
     def takes(self, lease: Lease) -> bool:
-        """Whether the lease may be given now: suspects run alone."""
+        """Whether the worker may get this lease now."""
+        # A suspect runs alone, in either direction: if the worker dies again, only one piece can be to blame.
         if lease.suspect or any(held.suspect for held in self.leases.values()):
             return not self.leases
         return len(self.leases) < PIECES_INSIDE

@@ -1,7 +1,7 @@
-"""One piece of work end to end on one engine: read, compute, store. Knows nothing of Ray.
+"""One piece of work end to end on one engine: read, compute, store. Independent of Ray.
 
-The three stages each wait for their turn, so that with three pieces inside at once the next one is read and the last
-one is stored while the engine works.
+Each stage handles one piece at a time. With three pieces inside, the next one is read and the last one is stored while
+the engine works.
 """
 
 import threading
@@ -30,7 +30,7 @@ class Piece(Protocol):
         ...
 
     def halves(self) -> Sequence["Piece"]:
-        """Two pieces with half of the work each; none where it cannot be divided."""
+        """Two pieces with half of the work each; empty if it cannot be divided."""
         ...
 
 
@@ -65,7 +65,7 @@ class Pipeline(ABC, Generic[PieceT, EngineT, HeldT, ReceiptT]):
             piece: The work.
 
         Returns:
-            The receipt; another worker's where that one was put first.
+            The receipt that counts: another worker's, if that one was put first.
 
         Raises:
             CorpusError: A file changed or cannot be read.
@@ -84,7 +84,7 @@ class Pipeline(ABC, Generic[PieceT, EngineT, HeldT, ReceiptT]):
 
     @abstractmethod
     def _compute(self, held: HeldT, watch: Stopwatch) -> None:
-        """Puts the engine's results into what is held; runs in the engine's thread."""
+        """Adds the engine's results to the piece in flight; runs in the engine's thread."""
 
     @abstractmethod
     def _store(self, piece: PieceT, held: HeldT, watch: Stopwatch) -> ReceiptT:

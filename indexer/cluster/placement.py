@@ -1,4 +1,4 @@
-"""Where workers fit: the resources that one asks for, how many the machines hold, and how many are free."""
+"""Placement of workers: resources of each, capacity of the machines, free places."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ from indexer.progress import say
 from indexer.settings import ClusterSettings
 
 RELEASE_SECONDS = 5.0
-"""How long Ray may take to see that cores and GPUs are free again, which tasks and workers of ours have just left."""
+"""How long Ray may take to count cores and GPUs as free after our own tasks and workers have ended."""
 
 
 @dataclass
@@ -26,8 +26,7 @@ class Placement:
     Attributes:
         settings: The cluster section.
         replicas: Workers that may share a GPU.
-        gpus: Whether workers want GPUs. It is decided once: a cluster that loses its GPUs must not get workers
-            without any.
+        gpus: Whether workers need GPUs. Decided once: a cluster that loses its GPUs must not get workers without any.
         share: Workers that share a GPU.
     """
 
@@ -38,16 +37,17 @@ class Placement:
 
     @property
     def capacity(self) -> int:
-        """Workers that the machines can hold: one per GPU (times the replicas), and cores for each."""
+        """Workers that the machines can hold: one per GPU (times the replicas), with cores for each."""
         return self._fit(_machines(), self.replicas)
 
     @property
     def free(self) -> int:
         """Workers for which there is a place now."""
-        # Ray has no public way to what is free on each machine, and a worker never spans two.
+        # A worker never spans two machines, and no public function of Ray gives the free resources of each one.
         return self._fit(available_resources_per_node().values(), self.replicas)
 
     def _fit(self, machines: Iterable[Mapping[str, float]], share: int) -> int:
+        """Workers that fit on machines with these resources, if so many share a GPU."""
         fit = 0
         for resources in machines:
             by_cores = int(resources.get("CPU", 0)) // self.settings.cpus_per_worker
@@ -56,23 +56,23 @@ class Placement:
 
     @property
     def workers(self) -> int:
-        """Workers that the settings ask for, where nobody else uses the machines."""
+        """Workers that the settings want, if nobody else uses the machines."""
         return self.capacity if self.settings.workers == "auto" else self.settings.workers
 
     @property
     def needs(self) -> str:
-        """What a worker asks for, in words."""
+        """The resources of a worker, in words."""
         cores = f"{self.settings.cpus_per_worker} cores" if self.settings.cpus_per_worker > 1 else "a core"
         return f"a GPU and {cores} each" if self.gpus else f"{cores} each"
 
     def choose(self, most: int) -> int:
-        """How many workers to start: what the settings name, or what is free, and at least one.
+        """Chooses how many workers to start: the configured number, or the free places, and at least one.
 
         Args:
-            most: No more than this.
+            most: Cap on the workers.
 
         Raises:
-            SettingsError: The cluster has no place for so many workers, whatever others use.
+            SettingsError: The cluster's whole capacity is below the wanted number.
         """
         wanted = min(max(self.workers, 1), most)
         capacity = self.capacity
@@ -83,13 +83,13 @@ class Placement:
             )
         if self.settings.workers == "auto":
             wanted = self._free(wanted)
-        # Breadth first: a worker asks for as large a share of a GPU as leaves a place for all of them.
+        # Fill every GPU before sharing one: each worker gets the largest share that still places all of them.
         shares = range(1, self.replicas + 1)
         self.share = next((share for share in shares if self._fit(_machines(), share) >= wanted), self.replicas)
         return wanted
 
     def _free(self, wanted: int) -> int:
-        """Workers that have a place now, once Ray has seen what we have left ourselves."""
+        """Workers that have a place now; waits until Ray counts what our own tasks have freed."""
         end = time.monotonic() + RELEASE_SECONDS
         while (free := self.free) < wanted and time.monotonic() < end:
             time.sleep(0.1)
@@ -101,7 +101,7 @@ class Placement:
         return min(wanted, max(free, 1))
 
     def start_worker(self, make_pipeline: MakePipeline, tries: int = 1) -> WorkerHandle:
-        """Asks Ray for a worker, which starts its engine as soon as it has a place."""
+        """Requests a worker from Ray; it starts its engine as soon as it is placed."""
         options: dict[str, Any] = {"num_cpus": self.settings.cpus_per_worker}
         if self.gpus:
             options["num_gpus"] = 1 / self.share
@@ -112,4 +112,5 @@ class Placement:
 
 
 def _machines() -> list[Mapping[str, float]]:
+    """Resources of every machine that is alive."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -1,4 +1,4 @@
-"""The worker pool: leases of work, bisection of what kills a worker, replacement of dead workers."""
+"""The worker pool: leases work, bisects pieces that kill a worker, replaces dead workers."""
 
 import time
 from collections import deque
@@ -19,10 +19,10 @@ from indexer.errors import CorpusError, IndexerError
 from indexer.progress import say
 
 STOP_SECONDS = 1.0
-"""How soon a signal to stop is seen while workers work."""
+"""Longest wait before the driver notices a signal to stop."""
 
 DESERTED_SECONDS = 600.0
-"""How long a run whose machines are all lost waits for others, which managed clusters start in minutes."""
+"""How long a run that lost all machines waits for new ones; managed clusters start them in minutes."""
 
 
 class WorkerPool:
@@ -39,7 +39,7 @@ class WorkerPool:
         Args:
             placement: Where workers fit.
             make_pipeline: Builds the pipeline in a worker's process.
-            most: No more workers than this: there is no use for an engine without work.
+            most: Cap on the workers: an engine without work is useless.
         """
         self._placement = placement
         self._starting = Starting(placement, make_pipeline)
@@ -49,7 +49,7 @@ class WorkerPool:
         self.restarts = 0
 
     def __enter__(self) -> Self:
-        """Starts the engines and waits until the first one is ready; the others take part when they are.
+        """Starts the engines and waits until the first one is ready; each later one joins when it is ready.
 
         Raises:
             SettingsError: The cluster has no place for so many workers.
@@ -76,6 +76,7 @@ class WorkerPool:
         self._stop()
 
     def _stop(self) -> None:
+        """Kills every worker process, ready or starting."""
         for member in [*self._members, *self._starting.members]:
             ray.kill(member.actor)
         self._members = []
@@ -86,22 +87,21 @@ class WorkerPool:
     ) -> Iterator[Done[PieceT, Any] | GivenUp[PieceT]]:
         """Takes pieces of work to receipts.
 
-        What a worker held when it died is halved, each half runs alone, and so on: of n documents, one that kills is
-        found with 1 + log2(n) deaths. What cannot be halved is given up after ``retries`` more. A dead worker's
-        replacement takes part once its engine has started: where a machine is lost, the others do its work. On SIGTERM
-        or Ctrl-C the pieces in hand are finished and nothing else is begun; a second signal ends at once.
+        If a worker dies, its pieces are halved and each half runs alone, and so on. One killing document among n is
+        found after 1 + log2(n) deaths. A piece without halves is given up after ``retries`` failures more. A dead
+        worker's replacement joins once its engine has started. On SIGTERM or Ctrl-C the pieces in hand are finished
+        and no other is begun; a second signal ends at once.
 
         Args:
             pieces: Work, pulled as workers take it.
             retries: Further tries of a piece that failed.
-            most_restarts: Workers that may die.
+            most_restarts: Cap on the workers that die.
 
         Yields:
             Finished pieces with what the pipeline returned, and given-up pieces, in the order in which they end.
 
         Raises:
-            IndexerError: Too many workers died, no machine is left for any, or a piece failed for a reason that is not
-                its own.
+            IndexerError: Too many workers died, no machine is left, or a piece failed for a reason outside the corpus.
             KeyboardInterrupt: A signal asked to stop.
         """
         fresh: Iterator[Piece] = iter(pieces)
@@ -119,6 +119,7 @@ class WorkerPool:
                 for reference in leased.keys() & ended:
                     yield from self._settle(leased[reference], reference, queue, retries)
                 self._members += self._starting.settle(ended, others=bool(self._members))
+                # Only an idle run can be deserted: with work in hand, some worker has a machine.
                 if not leased:
                     self._check_capacity()
                 if self.restarts > most_restarts:
@@ -131,9 +132,10 @@ class WorkerPool:
         given = True
         while given:
             given = False
-            # Also where no worker is ready: what is queued keeps the run going until one is.
+            # Queue a piece even if no worker is ready: an empty queue would end the run before one is.
             if not queue and (piece := next(fresh, None)) is not None:
                 queue.append(Lease(piece))
+            # The emptiest worker first, one piece each per round: no worker idles while another holds three.
             for member in sorted(self._members, key=lambda member: len(member.leases)):
                 if not queue and (piece := next(fresh, None)) is not None:
                     queue.append(Lease(piece))
@@ -143,7 +145,7 @@ class WorkerPool:
                     given = True
 
     def _check_capacity(self) -> None:
-        """Ends a run that nobody works on and no machine of the cluster could."""
+        """Ends a run without workers if the cluster has had no machine for one for too long."""
         if self._placement.capacity:
             self._last_capacity = time.monotonic()
         elif time.monotonic() - self._last_capacity > DESERTED_SECONDS:
@@ -155,11 +157,12 @@ class WorkerPool:
     def _settle(
         self, member: WorkerHandle, reference: Any, queue: deque[Lease], retries: int
     ) -> Iterator[Done[Any, Any] | GivenUp[Any]]:
-        """What came of a reference: a piece is done or failed, or its worker died."""
+        """Settles an ended reference: its piece is done or failed, or its worker died."""
         try:
             receipt = ray.get(reference)
         except RayTaskError as error:
             raised = cause(error)
+            # Only a fault of the corpus belongs to this piece; any other error would hit every piece alike.
             if not isinstance(raised, CorpusError):
                 raise raised from None
             yield from member.leases.pop(reference).fail(queue, retries, str(raised))
@@ -171,7 +174,8 @@ class WorkerPool:
     def _replace_dead(
         self, member: WorkerHandle, queue: deque[Lease], retries: int, reason: str
     ) -> Iterator[GivenUp[Any]]:
-        """Replaces a dead worker; what it held is halved, and its only piece, where it has no halves, is to blame."""
+        """Replaces a dead worker. Halves its pieces; blames its only piece if that has no halves."""
+        # Of several pieces nobody can tell which one killed the worker: none is blamed, each runs alone next.
         alone = len(member.leases) == 1
         for lease in member.leases.values():
             lease.suspect = True
@@ -183,14 +187,14 @@ class WorkerPool:
             else:
                 queue.append(lease)
         say(f"{reason}; another one is started")
-        ray.kill(member.actor)  # Ray may only have lost sight of it, and it holds a GPU
+        ray.kill(member.actor)  # it may still live, unreachable to Ray, and hold a GPU
         self.restarts += 1
         self._members.remove(member)
         self._starting.begin()
 
 
 def _wait(references: list[Any]) -> set[Any]:
-    """References that have ended, after a moment at most; none may be left where all workers rest before a start."""
+    """References that have ended within a moment. There are none to wait for while all workers pause before a start."""
     if not references:
         time.sleep(STOP_SECONDS / 4)
         return set()

@@ -1,4 +1,4 @@
-"""The session with Ray: a cluster that was named is joined, otherwise a Ray of our own is started."""
+"""The session with Ray: joins the configured cluster, otherwise starts a Ray of our own."""
 
 import logging
 import os
@@ -25,16 +25,16 @@ LOCAL = "local"
 """Address that always starts a Ray of our own."""
 
 JOB_VARIABLES = ("RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_JOB_ID")
-"""What Ray sets in the environment of a job that it runs."""
+"""Variables that Ray sets in the environment of its jobs."""
 
 PROBE_SECONDS = 5.0
 """How long the head of a cluster may take to accept a connection."""
 
 CONNECT_SECONDS = 120.0
-"""How long a cluster that accepts connections may take to let us in, and a Ray of our own to start."""
+"""How long a cluster may take to complete a connection, and a Ray of our own to start."""
 
 QUIET_SECONDS = 10.0
-"""How long we wait without a word."""
+"""How long we wait without a progress line."""
 
 LEAST_FREE_BYTES = 32 << 20
 """Space that Ray needs for its logs and sockets before its first task."""
@@ -43,14 +43,14 @@ QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 
 
 class RaySession:
-    """A connection to Ray, made by a thread that lives as long as the connection."""
+    """A connection to Ray, opened in a thread of its own that ends with the connection."""
 
     def __init__(self, address: str | None) -> None:
         """Describes the session.
 
         Args:
-            address: Ray's address from the settings, ``local`` for a Ray of our own; by default ``RAY_ADDRESS``, then
-                the cluster of the Ray job that we run in, then a Ray of our own.
+            address: Ray's address from the settings; ``local`` means a Ray of our own. ``None`` means ``RAY_ADDRESS``,
+                else the cluster of the Ray job that we run in, else a Ray of our own.
         """
         self._source = "cluster.address" if address else "RAY_ADDRESS"
         inside = "auto" if any(name in os.environ for name in JOB_VARIABLES) else LOCAL
@@ -61,7 +61,7 @@ class RaySession:
         """Joins or starts; signals and a deadline end the waiting.
 
         Raises:
-            SettingsError: The address is none of a cluster.
+            SettingsError: The address is not one of a Ray cluster.
             IndexerError: Nobody answers there, or no Ray can be started.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -84,7 +84,7 @@ class RaySession:
         self._ended.set()
 
     def _wait_for(self, init: Callable[[], Any], what: str) -> None:
-        """Calls ``ray.init`` in another thread: Ray waits in C++, where no signal is looked at."""
+        """Calls ``ray.init`` in another thread: Ray waits in C++, which ignores signals."""
         done = threading.Event()
         errors: list[BaseException] = []
 
@@ -98,7 +98,7 @@ class RaySession:
                 errors.append(error)
             finally:
                 done.set()
-            # Linux ends Ray's processes with the thread that started them, and not with that thread's process.
+            # Linux ends Ray's processes when the thread that started them ends: this one waits for the session's end.
             self._ended.wait()
 
         began = time.monotonic()
@@ -116,7 +116,7 @@ class RaySession:
 
 
 def _checked(address: str, source: str) -> str:
-    """The address as it may be shown, once somebody answers there; it may have a password in it."""
+    """The address without a password, for messages, once somebody answers there."""
     if address == "auto":
         return "auto"
     scheme, has_scheme, rest = address.rpartition("://")
@@ -135,10 +135,12 @@ def _checked(address: str, source: str) -> str:
 
 
 def _temporary() -> str:
+    """Folder in which Ray puts its logs and sockets."""
     return os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
 
 
 def _check_space() -> None:
+    """Refuses a temporary folder without space: Ray would wait in vain for its own processes."""
     folder = _temporary()
     try:
         free = shutil.disk_usage(folder).free
@@ -152,6 +154,7 @@ def _check_space() -> None:
 
 
 def _start_own() -> None:
+    """Starts a Ray of our own, on loopback and in a process group of its own."""
     with _on_loopback(), _out_of_our_group():
         ray.init(
             address=LOCAL,
@@ -165,9 +168,9 @@ def _start_own() -> None:
 @contextmanager
 def _on_loopback() -> Iterator[None]:
     """A Ray started in this block listens on loopback only."""
-    # Ray takes the machine's own address whatever `ray.init` is told (2.60 replaces 127.0.0.1 by it), except where this
-    # constant says that the machine is no part of a cluster, as on desktops. Processes it starts read the variable; for
-    # this process, which has read it, there is no public way.
+    # Ray listens on the machine's own address whatever `ray.init` is given: 2.60 replaces 127.0.0.1 by it. Only this
+    # constant, meant for desktops outside a cluster, prevents that. Ray's processes read the variable. This process has
+    # read it already, and Ray has no public way to change it afterwards.
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
     os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
@@ -181,8 +184,8 @@ def _on_loopback() -> Iterator[None]:
 @contextmanager
 def _out_of_our_group() -> Iterator[None]:
     """Processes that Ray starts in this block have a session of their own."""
-    # systemd and `timeout` send SIGTERM to the whole group: the driver then finishes what is in hand, for which its
-    # workers have to live on. Ray's own option for it is only of `ray start`, whose Ray outlives a killed driver.
+    # systemd and `timeout` send SIGTERM to the whole group. The driver then finishes the pieces in hand and needs its
+    # workers for that. Only `ray start` has an option for it, and its Ray outlives a killed driver.
     kind = services.ConsolePopen
 
     class Apart(kind):  # type: ignore[misc,valid-type]
@@ -197,5 +200,6 @@ def _out_of_our_group() -> Iterator[None]:
 
 
 def _warn_of_open_cluster() -> None:
+    """Warns if the cluster is joined without token authentication."""
     if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
         say("warning: this Ray cluster is joined without RAY_AUTH_MODE=token: who reaches its ports can run code on it")

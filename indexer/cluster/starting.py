@@ -1,4 +1,4 @@
-"""Workers on their way to a ready engine: placed, started, tried again, given up."""
+"""Workers without a ready engine yet: placed, started, retried, given up."""
 
 import time
 from collections.abc import Collection
@@ -15,16 +15,16 @@ from indexer.errors import IndexerError
 from indexer.progress import say
 
 START_TRIES = 2
-"""Starts of a worker before it is given up: the memory of another tenant or a hub may be back in a moment."""
+"""Starts of a worker before it is given up: memory may become free, or a hub may answer again, in a moment."""
 
 PAUSE_SECONDS = 10.0
 """Between two starts of a worker."""
 
 START_SECONDS = 3600.0
-"""How long an engine may take to start once it has a place: the first one on a machine fetches its model too."""
+"""How long a placed engine may take to start: the first one on a machine also downloads its model."""
 
 QUIET_SECONDS = 20.0
-"""How long workers wait for a place without a word."""
+"""How long workers wait for a place without a progress line."""
 
 
 class Starting:
@@ -49,30 +49,30 @@ class Starting:
         self.members: list[WorkerHandle] = []
 
     def begin(self, tries: int = 1) -> None:
-        """Asks Ray for a worker."""
+        """Requests a worker from Ray."""
         self.members.append(self._placement.start_worker(self._make_pipeline, tries))
 
     def forget(self) -> None:
-        """Nothing is started any more."""
+        """Drops all workers and planned starts."""
         self.members, self._resting = [], []
 
     @property
     def references(self) -> list[Any]:
-        """What to wait for: an answer of the worker, then of its engine."""
+        """References to wait for: each worker's placement, then its engine's start."""
         return [member.started if member.where else member.placed for member in self.members]
 
     def settle(self, ended: Collection[Any], *, others: bool = False) -> list[WorkerHandle]:
-        """Takes notice of references that have ended, and of the time.
+        """Handles ended references and starts whose time has come.
 
         Args:
-            ended: References of :attr:`references` that have ended, among others.
-            others: Whether other workers are at work: then a start that fails ends nothing.
+            ended: Ended references; those outside :attr:`references` are ignored.
+            others: Whether other workers are ready: then a failed start does not end the run.
 
         Returns:
             Workers that are ready.
 
         Raises:
-            IndexerError: No worker is left, or the settings, the corpus or the index stand in the way of every worker.
+            IndexerError: No worker is left, or the settings, the corpus or the index prevent every start.
         """
         ready: list[WorkerHandle] = []
         for member in list(self.members):
@@ -91,6 +91,7 @@ class Starting:
         return ready
 
     def _placed(self, member: WorkerHandle) -> None:
+        """Notes where Ray has placed a worker; the time limit of its start begins here."""
         try:
             member.where = ray.get(member.placed)
         except RayError as error:
@@ -99,11 +100,12 @@ class Starting:
             member.asked = time.monotonic()
 
     def _started(self, member: WorkerHandle) -> list[WorkerHandle]:
+        """The worker if its engine has started, otherwise none."""
         try:
             ray.get(member.started)
         except RayTaskError as error:
             raised = cause(error)
-            if raised.exit_code != IndexerError.exit_code:  # settings, corpus, index: the same on every machine
+            if raised.exit_code != IndexerError.exit_code:  # settings, corpus or index: fails alike on every machine
                 raise raised from None
             self._failed(member, raised)
         except RayError as error:
@@ -114,8 +116,8 @@ class Starting:
         return []
 
     def _failed(self, member: WorkerHandle, error: IndexerError) -> None:
-        """A start that failed costs this worker: it is tried once more after a pause, then given up."""
-        ray.kill(member.actor)  # Ray may only have lost sight of it, and it holds a GPU
+        """Retries a failed start once after a pause, then gives this worker up."""
+        ray.kill(member.actor)  # it may still live, unreachable to Ray, and hold a GPU
         self.members.remove(member)
         place = f"the worker on {member.where}" if member.where else "a worker without a place"
         self._reason = type(error)(f"{place} cannot start: {error}")
@@ -126,6 +128,7 @@ class Starting:
             say(f"{self._reason}; given up, the others go on")
 
     def _say_what_is_awaited(self) -> None:
+        """Says once that workers wait for resources that others use."""
         waiting = [member for member in self.members if not member.where]
         if waiting and not self._said and time.monotonic() - waiting[0].asked > QUIET_SECONDS:
             self._said = True

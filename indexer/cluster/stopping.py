@@ -1,4 +1,4 @@
-"""The first signal asks a run to stop, the second one stops it."""
+"""Signals: the first one ends a run after the pieces in hand, the second one ends it at once."""
 
 import signal
 import threading
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from indexer.progress import say
 
 SAME_SECONDS = 0.2
-"""A signal that comes so soon after the first one is the same request: `timeout` tells its child and then the group."""
+"""A signal so soon after the first one is the same request: `timeout` signals its child, then the group."""
 
 
 @contextmanager

@@ -35,12 +35,12 @@ class Worker:
         self._claims = _pin(cores) if cores else []
 
     def where(self) -> str:
-        """This machine and its GPU, as messages name them."""
+        """This machine and its GPU, for messages."""
         gpu = os.environ.get("CUDA_VISIBLE_DEVICES")
         return socket.gethostname() + (f", GPU {gpu}" if gpu else "")
 
     def start(self, make_pipeline: MakePipeline) -> int:
-        """Starts the engine, one at a time per GPU: vLLM sizes its memory by what is free when it starts.
+        """Starts the engine, one at a time per GPU: vLLM sizes its memory by the memory free at its start.
 
         Returns:
             The process id.
@@ -50,7 +50,7 @@ class Worker:
         return os.getpid()
 
     def run(self, piece: Piece) -> Any:
-        """Takes a piece of work to its receipt; ends the process when the engine is dead, so that nothing hangs."""
+        """Takes a piece of work to its receipt. Ends the process if the engine is dead, so that nothing hangs."""
         try:
             return self._pipeline.run(piece)
         except EngineDead:
@@ -74,6 +74,7 @@ def _pin(count: int) -> list[IO[str]]:
 
 @contextmanager
 def _turn(name: str, *, wait: bool) -> Iterator[None]:
+    """Holds a claim during the block, waiting for it first; without ``wait`` it does nothing."""
     claim = _claim(name, wait=True) if wait else None
     try:
         yield
@@ -83,7 +84,7 @@ def _turn(name: str, *, wait: bool) -> Iterator[None]:
 
 
 def _claim(name: str, *, wait: bool) -> IO[str] | None:
-    """Takes a machine-wide claim that the system itself ends with the process, or ``None`` when it is taken."""
+    """Takes a machine-wide claim, which the system releases when the process ends; ``None`` if it is taken."""
     folder = Path(tempfile.gettempdir()) / f"indexer-claims-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()

@@ -14,7 +14,7 @@ from indexer.storage.tags import release, tagged
 
 @dataclass(frozen=True)
 class Freed:
-    """What pruning a table took away."""
+    """What pruning a table deleted."""
 
     versions: int
     orphans: int
@@ -24,9 +24,9 @@ class Freed:
 def prune(
     uri: str, name: str, needed: Mapping[int, int], closed: int, staged: Iterable[str], open_files: Iterable[str]
 ) -> Freed:
-    """Deletes versions that nobody needs and staged files that no version holds.
+    """Deletes the versions that no epoch needs and the staged files that no version holds.
 
-    Versions after the last needed one belong to a commit under way and stay, and so do versions with a tag.
+    Versions after the last needed one stay: they may belong to a commit under way. Versions with a tag stay too.
 
     Args:
         uri: LanceDB database.
@@ -44,13 +44,13 @@ def prune(
     """
     folder = PutOnceFolder(uri, f"{name}.lance/data", "index.uri")
     for path in open_files:
-        folder.refresh(path)  # Lance's clean-up takes files that no version holds once they are a week old
+        folder.refresh(path)  # Lance's clean-up deletes files that no version holds once they are a week old
     dataset = open_version(uri, name, max(needed.values()))
     try:
         release(dataset, needed, closed)
         known = _versions(dataset)
         old = sorted(v for v in known - set(needed.values()) - tagged(dataset) if v < max(needed.values()))
-        # One that is tagged in this very moment is passed over.
+        # Another process may tag a version at this moment; Lance then skips that version.
         stats = dataset.cleanup_old_versions(versions=old, error_if_tagged_old_versions=False) if old else None
     except (OSError, ValueError) as error:
         raise IndexerError(f"cannot prune table {name}: {first_line(error)}") from None
@@ -67,11 +67,12 @@ def prune(
 
 
 def _versions(dataset: lance.LanceDataset) -> set[int]:
+    """Numbers of the versions that a table still has."""
     return {int(version["version"]) for version in dataset.versions()}
 
 
 def owned_tables(uri: str, owner: str) -> set[str]:
-    """Names of the tables that carry the owner's name."""
+    """Names of the tables whose metadata names the owner."""
     names = [name.removesuffix(".lance") for name in PutOnceFolder(uri, "", "index.uri").folders()]
     found = ((name, open_latest(uri, name)) for name in names if name.startswith(f"{owner}_"))
     return {name for name, dataset in found if dataset is not None and owner_of(dataset) == owner}
@@ -95,7 +96,7 @@ def drop(uri: str, name: str, owner: str) -> int:
     if dataset is not None:
         check_owner(dataset, name, owner, known={name})
     folder = PutOnceFolder(uri, f"{name}.lance", "index.uri")
-    # The manifests last: until they are gone a second call finds what the first one left.
+    # Manifests go last: while one exists, a second call still finds the table and deletes the rest.
     files = sorted(folder.names(""), key=lambda file: file.startswith("_versions/"))
     freed = sum(folder.delete(file) for file in files)
     if "://" not in uri:

@@ -1,4 +1,4 @@
-"""Commits: the change that an epoch makes to a table, once, whoever makes it how often."""
+"""Commits: the change of an epoch to a table, made exactly once, however many processes try."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,15 +32,16 @@ MESSAGE = "__lance_commit_message"
 """Where Lance keeps a commit's message among the properties of its transaction."""
 
 KEEPS_ROWS = (LanceOperation.Rewrite, LanceOperation.CreateIndex)
-"""What maintenance does; its reservation of fragment ids has no class of its own in Python."""
+"""Operations of maintenance. Its reservation of fragment ids has no class of its own in Python."""
 
 UNSHOWN_REWRITE = "RewrittenIndex"
+"""What pylance 14 names in its error when it cannot show a compaction that renumbers rows of an index."""
 
 ADDRESS_BITS = 32
 """A Lance row address is the fragment's id and, in the lower 32 bits, the row's offset in it."""
 
 NOTHING = 0
-"""Base of an epoch that starts from nothing: its rows become the whole content."""
+"""Base of an epoch that starts from nothing: its rows replace the whole content."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,10 @@ class Change:
 
     Attributes:
         epoch: Number of the epoch.
-        intent: Digest of the intent: the change is done where a commit for this very intent is found.
-        base: Version it starts from, or :data:`NOTHING`.
+        intent: Digest of the intent: the change is done if a commit names this intent.
+        base: Version that the change starts from, or :data:`NOTHING`.
         added: Staged fragments, as Lance describes them.
-        dropped: Ids whose rows go; ``None`` when all do and the added fragments become the whole content.
+        dropped: Ids whose rows are deleted; ``None`` if the added fragments replace the whole content.
         metadata: Schema metadata of the result.
         owner: The index, or the job, whose table it is.
     """
@@ -67,10 +68,10 @@ class Change:
 
 
 def commit(uri: str, name: str, change: Change) -> int:
-    """Makes an epoch's change to a table, exactly once whoever calls it how often.
+    """Makes an epoch's change to a table exactly once, however many processes call it.
 
-    The commit replaces the table's list of fragments if its version is still the one read (compare and swap). Its
-    transaction names the intent. Where others have written rows since, it is made again, from the base.
+    The commit replaces the table's list of fragments if the version is still the one read (compare and swap). Its
+    transaction names the intent. If others have written rows since, the commit is made again from the base.
 
     Args:
         uri: LanceDB database.
@@ -90,20 +91,24 @@ def commit(uri: str, name: str, change: Change) -> int:
         dataset = open_latest(uri, name)
         if dataset is None:
             raise CannotFinish(f"table {name} is gone")
+        # Another process, or this one before it was killed, may have made the change already.
         done = _committed(dataset, change.intent)
         if done is not None:
             return done
         check_owner(dataset, name, change.owner, known={name})
+        # A later epoch is committed: writing an older one over it would lose rows.
         if epoch_of(dataset) > change.epoch:
             raise RefusedError(
                 f"table {name} is already at epoch {epoch_of(dataset)}; epoch {change.epoch} is out of date"
             )
+        # Lance commits a fragment without looking for its file; the table would then fail when it is read.
         missing = missing_files(change.added, data_sizes(uri, name))
         if missing:
             raise CannotFinish(f"staged file {missing[0]} of table {name} is missing")
         try:
             written = _overwrite(dataset, change) if _replaces(change) else _merge(dataset, change)
         except CommitConflictError:
+            # Somebody committed after we opened the table. The next round finds our change, or makes it again.
             continue
         except (OSError, ValueError) as error:
             raise IndexerError(f"cannot commit to table {name}: {first_line(error)}") from None
@@ -111,7 +116,7 @@ def commit(uri: str, name: str, change: Change) -> int:
 
 
 def holds(uri: str, name: str, version: int, intent: str) -> bool:
-    """Whether a version has the rows that an intent's commit gave the table: nothing but maintenance lies between."""
+    """Whether only maintenance followed an intent's commit up to a version, so that the rows are the intent's."""
     return _committed(open_version(uri, name, version), intent) is not None
 
 
@@ -121,29 +126,31 @@ def data_sizes(uri: str, name: str) -> dict[str, int]:
 
 
 def missing_files(staged: Sequence[Mapping[str, Any]], there: Mapping[str, int]) -> list[str]:
-    """Files of staged fragments that are not there, or not whole.
+    """Files of staged fragments that do not exist or are not whole.
 
     Args:
         staged: The fragments, as Lance describes them.
-        there: What :func:`data_sizes` gave for their table.
+        there: Result of :func:`data_sizes` for their table.
     """
     files = [file for fragment in staged for file in fragment["files"]]
     return [file["path"] for file in files if not _is_whole(file, there)]
 
 
 def _is_whole(file: Mapping[str, Any], there: Mapping[str, int]) -> bool:
+    """Whether a fragment's file exists with the recorded size; without a recorded size any file counts."""
     return file["path"] in there and file["file_size_bytes"] in {None, there[file["path"]]}
 
 
 def _committed(dataset: lance.LanceDataset, intent: str) -> int | None:
     """Version of the intent's commit, if only maintenance followed it."""
+    # Newest first: the first version that changed rows decides. Numbers are no proof, since a restore adds versions.
     for version in range(int(dataset.version), 0, -1):
         try:
             transaction = dataset.read_transaction(version)
         except (OSError, ValueError):
-            return None  # cleaned up
+            return None  # the version was cleaned up, so that nothing older can be told
         except TypeError as error:
-            # pylance 14 cannot show a compaction that renumbers rows of an index.
+            # pylance 14 cannot show this kind of compaction. It keeps the rows, so look before it.
             if UNSHOWN_REWRITE not in str(error):
                 raise
             continue
@@ -157,25 +164,29 @@ def _committed(dataset: lance.LanceDataset, intent: str) -> int | None:
 
 
 def _message(intent: str) -> str:
+    """Message of the commit that makes an intent's change."""
     return f"intent {intent}"
 
 
 def _replaces(change: Change) -> bool:
+    """Whether the added fragments become the whole content."""
     return change.dropped is None or change.base == NOTHING
 
 
 def _metadata(change: Change) -> dict[str, str]:
+    """Schema metadata of the result: the change's own, the epoch, the intent and the owner."""
     entries = {METADATA_PREFIX + key: value for key, value in change.metadata.items()}
     marks = {EPOCH_KEY: str(change.epoch), INTENT_KEY: change.intent, OWNER_KEY: change.owner}
     return entries | {key.decode(): value for key, value in marks.items()}
 
 
 def _fragment(described: dict[str, Any]) -> FragmentMetadata:
+    """A staged fragment as Lance's own object."""
     return FragmentMetadata.from_json(json.dumps(described))
 
 
 def _at_base(dataset: lance.LanceDataset, base: int) -> lance.LanceDataset:
-    """The table with the content of the published version, whatever happened to it since."""
+    """The table with the content of the published version: rows that others wrote since are dropped."""
     if dataset.version == base:
         return dataset
     if base not in {version["version"] for version in dataset.versions()}:
@@ -184,6 +195,7 @@ def _at_base(dataset: lance.LanceDataset, base: int) -> lance.LanceDataset:
 
 
 def _overwrite(dataset: lance.LanceDataset, change: Change) -> lance.LanceDataset:
+    """Replaces the whole content and keeps the base's columns."""
     columns = dataset if change.base == NOTHING else lance.dataset(dataset.uri, version=change.base)
     target = columns.schema.with_metadata(_metadata(change))
     operation = LanceOperation.Overwrite(target, [_fragment(described) for described in change.added])
@@ -194,14 +206,17 @@ def _overwrite(dataset: lance.LanceDataset, change: Change) -> lance.LanceDatase
 
 
 def _merge(dataset: lance.LanceDataset, change: Change) -> lance.LanceDataset:
+    """Deletes the dropped rows from the base and adds the staged fragments, in one commit."""
+    # Rows that others wrote after the base would stay in the table and count as ours: go back first.
     dataset = _at_base(dataset, change.base)
     kept = [part for part in _kept(dataset, change.dropped) if part is not None]
     added = [_fragment(described) for described in change.added]
+    # Staged fragments have no id of their own; one that an index covers would count as indexed.
     for fragment_id, fragment in enumerate(added, _free_id(dataset)):
         fragment.id = fragment_id
     emptied = {part.fragment_id for part in dataset.get_fragments()} - {part.id for part in kept}
     if emptied:
-        # In a commit of their own: Lance refuses a Merge without one of the fragments there are.
+        # Emptied fragments go in a commit of their own: Lance refuses a Merge that leaves out an existing fragment.
         delete = LanceOperation.Delete([], sorted(emptied), "true")
         dataset = lance.LanceDataset.commit(dataset, delete, dataset.version, max_retries=0)
     target = dataset.schema.with_metadata(_metadata(change))
@@ -210,7 +225,7 @@ def _merge(dataset: lance.LanceDataset, change: Change) -> lance.LanceDataset:
 
 
 def _kept(dataset: lance.LanceDataset, dropped: pa.ChunkedArray | None) -> Iterator[FragmentMetadata | None]:
-    """Every fragment without the dropped rows; ``None`` for one of which nothing is left."""
+    """Every fragment without the dropped rows; ``None`` for a fragment that loses all its rows."""
     for fragment in dataset.get_fragments():
         offsets = _offsets(fragment, dropped) if dropped else []
         yield fragment.delete_rows(offsets) if len(offsets) else fragment.metadata
@@ -224,7 +239,7 @@ def _offsets(fragment: lance.LanceFragment, ids: pa.ChunkedArray) -> list[int]:
 
 
 def _free_id(dataset: lance.LanceDataset) -> int:
-    """First fragment id that neither a fragment nor an index has seen; 0 would be renumbered."""
+    """First fragment id that no fragment has and no index covers; Lance would renumber a fragment with id 0."""
     segments = (segment for found in dataset.describe_indices() for segment in found.segments)
     covered = (fragment for segment in segments for fragment in segment.fragment_ids)
     return 1 + max([0, *(part.fragment_id for part in dataset.get_fragments()), *covered])

@@ -1,7 +1,7 @@
 """Control files: digests, receipts, intents and epochs, each put once and never changed.
 
 Everything lies under ``<index uri>/_<index name>/``. Writing a name that exists returns the existing file. Numbers in
-names are padded: names sort by epoch.
+names are padded, so that names sort by epoch.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -53,11 +53,11 @@ class ControlStore(EpochWork):
             return None
 
     def is_closed(self, epoch: int) -> bool:
-        """Whether an epoch of that number or a later one is published."""
+        """Whether this epoch or a later one is published."""
         return max(self.epoch_numbers(), default=0) >= epoch
 
     def put_epoch(self, epoch: Epoch) -> Epoch:
-        """Publishes; gives the epoch that counts."""
+        """Publishes an epoch; returns the one that counts, which another process may have put first."""
         if self._files.put(_epoch_path(epoch.number), epoch.to_json().encode()):
             return epoch
         return self.epoch(epoch.number)
@@ -71,7 +71,7 @@ class ControlStore(EpochWork):
         return Epoch.from_file(self._files, _epoch_path(number))
 
     def epoch_numbers(self) -> list[int]:
-        """Numbers of the published epochs, ascending, of those whose files are damaged too."""
+        """Numbers of the published epochs, ascending; damaged files count too."""
         return self._numbers("epochs")
 
     def next_number(self) -> int:
@@ -79,11 +79,11 @@ class ControlStore(EpochWork):
         return 1 + max(self.epoch_numbers(), default=0)
 
     def epochs(self) -> list[Epoch]:
-        """The published epochs, ascending; of those whose files are damaged only the names are said."""
+        """The published epochs, ascending; damaged ones are skipped with a progress line."""
         return list(self._readable(self.epoch_numbers()))
 
     def latest_epoch(self) -> Epoch | None:
-        """The published state, or ``None`` before the first; the epoch before where a file is damaged."""
+        """The published state, or ``None`` before the first epoch; damaged files are skipped for earlier ones."""
         return next(self._readable(self.epoch_numbers()[::-1]), None)
 
     def resume(self, epoch: int) -> None:
@@ -91,23 +91,23 @@ class ControlStore(EpochWork):
         self._files.put(f"resumed/{epoch:012d}.json", b"{}")
 
     def is_held(self, epoch: Epoch) -> bool:
-        """Whether runs are to leave the index at this epoch."""
+        """Whether a rollback holds the index at this epoch, so that runs are refused."""
         return epoch.description.hold and f"{epoch.number:012d}" not in self._files.stems("resumed")
 
     def next_generation(self) -> int:
-        """One above all generations there are tables of; also of a rebuild that a rollback gave up."""
+        """One above all generations that have tables; a rebuild that a rollback gave up counts too."""
         known = [epoch.generation for epoch in self.epochs()]
         known += [intent.generation for intent in self.closed_intents(max(self.epoch_numbers(), default=0))]
         return 1 + max(known, default=0)
 
     def forget_epochs(self, numbers: Sequence[int]) -> None:
-        """Deletes epoch files: from now on nobody opens these epochs."""
+        """Deletes epoch files, so that nobody opens these epochs any more."""
         for number in numbers:
             self._files.delete(_epoch_path(number))
             self._files.delete(f"resumed/{number:012d}.json")
 
     def forget_work(self, kept: Sequence[Epoch], closed: int) -> None:
-        """Deletes what made the closed epochs: removals, receipts and, last, intents; quarantine files and digests.
+        """Deletes the files that made the closed epochs. Intents go last, so that a killed call can be repeated.
 
         Args:
             kept: Epochs whose quarantine files, lists of digests and digests stay.
@@ -129,20 +129,20 @@ class ControlStore(EpochWork):
             self._files.delete(intent_path(epoch))
 
     def _forget_digests(self, kept: Sequence[Epoch]) -> None:
-        """Deletes the digests of files that no epoch was made of, and that are older than the latest epoch."""
+        """Deletes digests that no kept epoch uses and that are older than the latest epoch."""
         if not kept or any(epoch.description.files is None for epoch in kept):
-            return  # made before epochs listed their files
+            return  # an epoch from before epochs listed their files: its digests are not known
         needed = {name for epoch in kept for name in self.digests.get_list(str(epoch.description.files)).values()}
         published = self._files.times("epochs").get(f"{kept[-1].number:012d}", 0.0)
-        # Younger ones may be those of a run that is under way.
+        # A younger digest may belong to a run under way.
         self.digests.forget(lambda name, time: name not in needed and time < published)
 
     def put_quarantine(self, epoch: int, version: int, rows: pa.Table) -> None:
-        """Records an epoch's quarantine as Parquet, for those who do not read Lance.
+        """Records an epoch's quarantine as Parquet, for readers without Lance.
 
         Args:
             epoch: The epoch.
-            version: Version of its quarantine table: a run that was given up may have left another file.
+            version: Version of its quarantine table, which tells it from the file of a run that was given up.
             rows: :data:`indexer.schema.QUARANTINE_SCHEMA`.
         """
         self._files.put_table(f"quarantine/{epoch:012d}-{version}.parquet", rows)
@@ -152,6 +152,7 @@ class ControlStore(EpochWork):
         return self._files.get_table(f"quarantine/{epoch.number:012d}-{epoch.quarantine[1]}.parquet")
 
     def _readable(self, numbers: Iterable[int]) -> Iterator[Epoch]:
+        """Epochs of these numbers; a damaged file is reported and skipped."""
         for number in numbers:
             try:
                 yield self.epoch(number)
@@ -160,4 +161,5 @@ class ControlStore(EpochWork):
 
 
 def _epoch_path(epoch: int) -> str:
+    """Name of an epoch's file."""
     return f"epochs/{epoch:012d}.json"

@@ -1,4 +1,4 @@
-"""What an intent and its epoch say of the run that made them. The keys are those of the files on disk."""
+"""Records of the run that made an intent and its epoch. Attribute names are the JSON keys on disk."""
 
 from typing import Any, Literal
 
@@ -8,7 +8,7 @@ from indexer.storage.put_once import Record
 
 
 class LayoutRecord(Record):
-    """What two runs must share to write into the same tables.
+    """Properties that two runs must share to write into the same tables.
 
     Attributes:
         widths: Matryoshka widths, widest first.
@@ -54,12 +54,12 @@ class Counts(Record):
 
     Attributes:
         documents: Rows of the corpus.
-        new: Documents that were not published; likewise ``changed``, ``unchanged`` and ``deleted``.
+        new: Documents that were not published. ``changed``, ``unchanged`` and ``deleted`` count likewise.
         duplicates: Further rows with the id and text of a document.
-        quarantined: Documents that cannot be indexed, as far as that is known without the model.
+        quarantined: Documents that cannot be indexed, as far as the comparison can tell without the model.
         text_bytes: Bytes of the texts to embed.
         moved: Documents whose vectors were published under another id.
-        kept: Documents that stay published although the file that had them cannot be read.
+        kept: Documents that stay published although their file cannot be read.
     """
 
     documents: int
@@ -75,7 +75,7 @@ class Counts(Record):
 
 
 class RunTotals(Record):
-    """What the run did; ``tokens`` has those of ``resumed_tokens``, which an earlier run read."""
+    """Totals of the run; ``tokens`` includes ``resumed_tokens``, which an earlier run read."""
 
     documents: int
     indexed: int
@@ -90,7 +90,7 @@ class RunTotals(Record):
 
 
 class MaintenanceRecord(Record):
-    """What maintenance did to a table, as in :class:`indexer.storage.vector_index.Maintenance`."""
+    """Result of maintenance on a table, as in :class:`indexer.storage.vector_index.Maintenance`."""
 
     compacted: int
     vector_index: Literal["none", "extended", "trained"]
@@ -104,9 +104,8 @@ class EngineRecord(Record):
         made_with: vLLM, torch, device, driver and engine arguments by name.
         probe_ids: Token ids of a fixed set of texts.
         probe_vectors: Their vectors: base64 of little-endian float16, in the order of the ids.
-        published_cosine: Least cosine of the vectors published before to those of this engine; ``None`` before the
-            first epoch.
-        least_cosine: The bound on it, which readers' engines must meet too.
+        published_cosine: Least cosine between published vectors and this engine's; ``None`` before the first epoch.
+        least_cosine: Lower bound on that cosine, which readers' engines must meet too.
     """
 
     made_with: dict[str, str]
@@ -124,7 +123,7 @@ class Description(Record):
         layout: The tables.
         corpus: Digest of the corpus files.
         text_columns: Columns that hold the text.
-        skip_empty: Whether an empty text column adds nothing to a text; before it was recorded, it added a newline.
+        skip_empty: Whether an empty text column adds nothing to a text. Epochs without this key added a newline.
         files: Name of the list of the corpus files' digests.
         model: The model.
         to_retry: Files and documents quarantined for reasons that may pass.
@@ -134,7 +133,7 @@ class Description(Record):
         maintenance: What maintenance did, by table.
         quarantine_reasons: Quarantined documents by reason.
         engine: The engine; ``None`` in epochs of versions that recorded none, whose fingerprints lack its arguments.
-        rollback_of: The epoch whose tables these are, where a rollback published them again.
+        rollback_of: The epoch whose tables a rollback published again.
         hold: Whether runs leave the index at this epoch until it is resumed.
     """
 

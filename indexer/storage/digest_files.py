@@ -77,6 +77,7 @@ class DigestFiles:
                 self._files.delete(_path(name))
 
     def _parquet(self, name: str) -> pq.ParquetFile:
+        """Opens a digest, in the scratch folder if it lies there; that folder is listed once."""
         if self._scratch and self._further is None:
             self._further = self._scratch.stems(FOLDER)
         is_further = self._further is not None and name in self._further
@@ -90,7 +91,7 @@ class DigestFiles:
             names: Name of the digest of every corpus file by the file's path.
 
         Returns:
-            Name of the list, for the epoch: after its content, since a run that was given up may have left another.
+            Name of the list, made from its content: a run that was given up may have left another list.
         """
         digest = hashlib.blake2b(canonical(names).encode(), digest_size=8).hexdigest()
         name = f"{LISTS}/{epoch:012d}-{digest}.parquet"
@@ -107,11 +108,12 @@ _LIST_SCHEMA = pa.schema([("path", pa.string()), ("digest", pa.string())])
 
 
 def _path(name: str) -> str:
+    """Name of a digest's file."""
     return f"{FOLDER}/{name}.parquet"
 
 
 def _overlaps(parquet: pq.ParquetFile, group: int, low: str | None, high: str | None) -> bool:
-    """Whether a row group may hold an id of the range; groups without bounds, as those of null ids, always may."""
+    """Whether a row group may hold an id of the range. A group without bounds, such as one with null ids, may."""
     statistics = parquet.metadata.row_group(group).column(parquet.schema_arrow.get_field_index("id")).statistics
     if statistics is None or not statistics.has_min_max or statistics.null_count:
         return True
@@ -119,4 +121,5 @@ def _overlaps(parquet: pq.ParquetFile, group: int, low: str | None, high: str | 
 
 
 def _least(statistics: pq.Statistics | None) -> str | None:
+    """Least id of a row group, ``None`` without bounds."""
     return statistics.min if statistics is not None and statistics.has_min_max else None

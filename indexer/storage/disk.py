@@ -9,7 +9,7 @@ from uuid import uuid4
 
 
 class Disk:
-    """A directory. Nothing is created before the first put; errors are those of the system."""
+    """A directory. Nothing is created before the first put; errors are :class:`OSError`."""
 
     def __init__(self, root: Path) -> None:
         """Describes the directory.
@@ -22,10 +22,10 @@ class Disk:
         self._root = root
 
     def put(self, path: str, content: bytes | Path) -> bool:
-        """Writes a file if there is none; gives whether it did."""
+        """Writes a file if there is none of the name; returns whether it wrote."""
         target = self._root / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        # A link is made of a file that is whole and on the disk: a power loss leaves all of it or nothing.
+        # The link is made only once the file is whole and on the disk: a power loss leaves all of it or nothing.
         partial = target.with_name(f".{target.name}.{uuid4().hex}")
         try:
             with partial.open("xb") as stream:

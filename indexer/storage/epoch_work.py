@@ -1,4 +1,4 @@
-"""What epochs are made of: receipts, engines, intents and removals, each put once and never changed."""
+"""Files that epochs are made from: receipts, engines, intents and removals, each put once and never changed."""
 
 import hashlib
 import re
@@ -27,7 +27,7 @@ class EpochWork:
         return Receipts(self._files, f"receipts/{epoch:012d}", Receipt)
 
     def put_engine(self, epoch: int, name: str, engine: EngineRecord) -> EngineRecord:
-        """Records an engine of an epoch under construction; gives the one that counts, the first one put.
+        """Records an engine of an epoch under construction; returns the first one put, which counts.
 
         Args:
             epoch: The epoch.
@@ -46,7 +46,7 @@ class EpochWork:
         return EngineRecord.from_file(self._files, f"engines/{epoch:012d}/{name}.json")
 
     def put_intent(self, intent: Intent) -> Intent:
-        """Records what an epoch will be; gives the intent that counts."""
+        """Records an epoch's intent; returns the one that counts, which another process may have put first."""
         path = intent_path(intent.epoch)
         if self._files.put(path, intent.to_json().encode()):
             return intent
@@ -88,6 +88,7 @@ class EpochWork:
         return self._staged(lambda epoch: epoch > after)
 
     def _staged(self, epochs: Callable[[int], bool]) -> dict[str, set[str]]:
+        """Data files by table that receipts and intents of the chosen epochs name; damaged files are skipped."""
         found: dict[str, set[str]] = {}
         for epoch in filter(epochs, self._folders("receipts")):
             receipts = self.receipts(epoch)
@@ -105,7 +106,7 @@ class EpochWork:
         """Records ids whose rows an epoch drops.
 
         Returns:
-            Name of the file, for the intent: after its content, since a run that was given up may have left another.
+            Name of the file, made from its content: a run that was given up may have left another file.
         """
         digest = hashlib.blake2b(canonical(ids.to_pylist()).encode(), digest_size=16).hexdigest()
         name = f"removals/{epoch:012d}/{digest}.parquet"
@@ -123,11 +124,12 @@ class EpochWork:
         return sorted(number for number in parents if number is not None)
 
     def _numbers(self, folder: str) -> list[int]:
+        """Epochs that have a file in a folder, ascending."""
         return sorted(number for number in map(epoch_number, self._files.stems(folder)) if number is not None)
 
 
 def epoch_number(text: str) -> int | None:
-    """The number of an epoch as names of files have it; ``None`` for what others call their files."""
+    """The epoch number in a file's name; ``None`` for a name that is not ours."""
     return int(text) if re.fullmatch(r"\d{12}", text) else None
 
 
@@ -137,4 +139,5 @@ def intent_path(epoch: int) -> str:
 
 
 def _paths(fragments: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """Names of the fragments' data files."""
     return (str(file["path"]) for fragment in fragments for file in fragment["files"])

@@ -8,17 +8,17 @@ if TYPE_CHECKING:
 
 
 def one_of(column: str, values: Iterable[str]) -> str:
-    """Filter for the rows whose column has one of the values; here and in :func:`between` filters are made."""
+    """Filter for the rows whose column has one of the values."""
     return f"{column} IN ({', '.join(map(_quoted, values))})"
 
 
 def between(column: str, low: str | None, high: str | None) -> str | None:
-    """Filter for ``low <= column < high``; ``None`` is no bound, and no filter where there is none at all."""
+    """Filter for ``low <= column < high``. A bound of ``None`` is left out; without bounds there is no filter."""
     bounds = [] if low is None else [f"{column} >= {_quoted(low)}"]
     bounds += [] if high is None else [f"{column} < {_quoted(high)}"]
     return " AND ".join(bounds) or None
 
 
 def _quoted(value: str) -> str:
-    """SQL string literal: a quote inside is doubled, nothing else has a meaning in it."""
+    """SQL string literal. A quote inside is doubled; no other character has a special meaning."""
     return "'" + value.replace("'", "''") + "'"

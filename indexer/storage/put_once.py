@@ -1,8 +1,8 @@
 """Small files at a URI, each put once and never changed.
 
-Writing a name that exists changes nothing and returns false, on local disks and on object stores. So several processes
-may do the same work and agree on the first result.
-An empty file, as a power loss leaves it, is no file.
+Writing a name that exists changes nothing and returns false, on local disks and on object stores. Several processes may
+therefore do the same work and agree on the first result.
+An empty file counts as missing: a power loss can leave one.
 """
 
 import io
@@ -28,7 +28,7 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def to_json(self, indent: int | None = None) -> str:
-        """The record as its file has it: optional keys only where they were given."""
+        """The record as JSON; optional keys appear only if they were given."""
         return self.model_dump_json(exclude_unset=True, indent=indent)
 
     @classmethod
@@ -48,10 +48,10 @@ class Record(BaseModel):
 
 
 GROUP_ROWS = 1 << 14
-"""Rows per row group of a table: a range of a sorted one touches few of them."""
+"""Rows per row group of a table. A range of a sorted table touches few groups."""
 
 OUR_NAME = re.compile(r"([A-Za-z0-9_-]+)\.(json|parquet)")
-"""How the files of a folder are named; whatever else lies there, such as .DS_Store, is not ours."""
+"""Pattern of our file names. Any other file, such as .DS_Store, is not ours."""
 
 
 class PutOnceFolder:
@@ -73,7 +73,7 @@ class PutOnceFolder:
         except OSError as error:
             raise IndexerError(f"{setting}: {_why(error)}") from None
         except (RemoteError, ValueError) as error:
-            # obstore quotes the URI.
+            # obstore quotes the URI, which may hold a secret.
             raise IndexerError(f"{setting}: {shown(uri)} cannot be opened ({type(error).__name__})") from None
         self._folder = folder
 
@@ -96,6 +96,7 @@ class PutOnceFolder:
                 return True
             if self._store.size(path):
                 return False
+            # An empty file is what a power loss left: replace it.
             self._store.delete(path)
             return self._store.put(path, content)
         except (RemoteError, OSError) as error:
@@ -123,7 +124,7 @@ class PutOnceFolder:
         return pq.read_table(io.BytesIO(self.get(name)))
 
     def parquet(self, name: str) -> pq.ParquetFile:
-        """A Parquet file of which only what is asked for is read.
+        """Opens a Parquet file, of which only the requested columns and row groups are read.
 
         Raises:
             IndexerError: It is missing or cannot be read.
@@ -175,7 +176,7 @@ class PutOnceFolder:
         return {stem: time for stem, size, time in self._ours(folder) if size}
 
     def stems(self, folder: str) -> set[str]:
-        """Names without suffix of our files in ``folder``; empty files and those of others are passed over."""
+        """Names without suffix of our files in ``folder``; empty and foreign files are skipped."""
         return {stem for stem, size, _ in self._ours(folder) if size}
 
     def folders(self) -> list[str]:
@@ -186,6 +187,7 @@ class PutOnceFolder:
             raise IndexerError(f"cannot list: {_why(error)}") from None
 
     def _ours(self, folder: str) -> Iterator[tuple[str, int, float]]:
+        """Stem, size and time of our files in a folder."""
         for name, size, time in self._listed(folder):
             ours = OUR_NAME.fullmatch(name.removeprefix(f"{folder}/"))
             if ours:
@@ -202,10 +204,12 @@ class PutOnceFolder:
             raise IndexerError(f"cannot list {folder}: {_why(error)}") from None
 
     def _path(self, name: str) -> str:
+        """Path of a file below the URI."""
         return f"{self._folder}/{name}" if self._folder else name
 
 
 def _open(uri: str) -> Disk | Remote:
+    """The store of a URI: a directory or an object store."""
     if "://" not in uri:
         return Disk(Path(uri).expanduser().absolute())
     if uri.startswith("file://"):
@@ -214,6 +218,6 @@ def _open(uri: str) -> Disk | Remote:
 
 
 def _why(error: BaseException) -> str:
-    """The error's first line; obstore says "builder error" where it may not speak plain http."""
+    """The error's first line, with a hint if obstore refuses plain http, which it calls a "builder error"."""
     hint = "; a server on plain http needs AWS_ALLOW_HTTP=true" if "HTTP error: builder error" in str(error) else ""
     return first_line(error) + hint

@@ -1,4 +1,4 @@
-"""A folder of receipts: one file per finished shard, the first one put counts."""
+"""A folder of receipts: one file per finished shard. The first one put counts."""
 
 from typing import Generic, TypeVar
 
@@ -6,7 +6,7 @@ from indexer.storage.put_once import PutOnceFolder, Record
 
 
 class ShardRecord(Record):
-    """What every receipt says.
+    """Fields that every receipt has.
 
     Attributes:
         shard_id: The shard that is finished.
@@ -60,4 +60,5 @@ class Receipts(Generic[ReceiptT]):
         self._files.delete(self._path(shard_id))
 
     def _path(self, shard_id: str) -> str:
+        """Name of a shard's receipt."""
         return f"{self._folder}/{shard_id}.json"

@@ -39,7 +39,7 @@ class Receipt(ShardRecord):
 
 
 class Intent(Record):
-    """What an epoch will be: complete, so that any process can finish it.
+    """Everything an epoch will be, so that any process can finish it.
 
     Attributes:
         epoch: Its number.
@@ -50,8 +50,8 @@ class Intent(Record):
         vector_index: The setting: ``auto``, ``none`` or an index type.
         trained_rows: Rows each vector index was last trained on.
         receipts: Shards whose fragments are added.
-        quarantine: Fragments that, with those of the receipts, become the content of the quarantine table.
-        removals: Files with ids whose rows are dropped.
+        quarantine: Fragments that the driver staged. With the receipts' fragments they replace the quarantine table.
+        removals: Files with the ids whose rows are deleted.
         documents: Documents each width table must then hold.
         metadata: Schema metadata every table gets.
         description: What the epoch file says of the run.
@@ -87,7 +87,7 @@ class TableState(Record):
         rows: Rows.
         bytes: Size of its data files.
         index: Type of the vector index, ``none`` where there is none.
-        probes: Partitions of the vector index a query must look into for the recall that was asked for.
+        probes: Partitions of the vector index that a query searches to reach the configured recall.
         trained_rows: Rows the vector index was last trained on.
     """
 
@@ -107,11 +107,11 @@ class Epoch(Record):
     Attributes:
         number: Counts up from 1.
         generation: Generation of the tables.
-        published: When, ISO 8601 in UTC; for people, nothing is decided by it.
+        published: Time of publication, ISO 8601 in UTC. It informs people and decides nothing.
         tables: The width tables, widest first.
         quarantine: Name and version of the quarantine table.
         description: As in the intent.
-        intent: Digest of the intent it was made of; empty where a version before 0.2 made it.
+        intent: Digest of its intent; empty if a version before 0.2 made it.
     """
 
     number: int

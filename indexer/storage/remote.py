@@ -1,4 +1,4 @@
-"""Files below a URI of an object store: the only door to obstore."""
+"""Files below a URI of an object store, through obstore."""
 
 import io
 from collections.abc import Iterator
@@ -18,18 +18,18 @@ _probed: set[str] = set()
 
 
 class Remote:
-    """Objects below a URI; errors are :class:`RemoteError` or those of the system."""
+    """Objects below a URI; errors are :class:`RemoteError` or :class:`OSError`."""
 
     def __init__(self, uri: str) -> None:
-        """Opens the store, without asking it anything."""
+        """Opens the store without a request to it."""
         self._uri = uri
         self._store: ObjectStore = from_url(uri)
 
     def put(self, path: str, content: bytes | Path) -> bool:
-        """Writes an object if there is none; gives whether it did.
+        """Writes an object if there is none of the name; returns whether it wrote.
 
         Raises:
-            IndexerError: The store overwrites what it was asked to leave.
+            IndexerError: The store ignores If-None-Match and overwrites objects.
         """
         if self._uri not in _probed:
             self._probe()
@@ -37,6 +37,7 @@ class Remote:
         return self._create(path, content)
 
     def _create(self, path: str, content: bytes | Path) -> bool:
+        """Writes an object if there is none of the name, in one conditional request."""
         try:
             obstore.put(self._store, path, content, mode="create", use_multipart=False)
         except AlreadyExistsError:
@@ -44,7 +45,7 @@ class Remote:
         return True
 
     def _probe(self) -> None:
-        """Some stores ignore If-None-Match: two runs would overwrite each other's files without a word."""
+        """Refuses a store that ignores If-None-Match: two runs would silently overwrite each other's files."""
         path = f"_probe-{uuid4().hex}"
         try:
             self._create(path, b"1")
@@ -87,7 +88,7 @@ class Remote:
 
 
 class _RandomAccess(io.RawIOBase):
-    """A stored file as the file object Arrow asks for; obstore's own reader lacks part of the protocol."""
+    """A stored file with the file protocol that Arrow needs; obstore's own reader lacks part of it."""
 
     def __init__(self, reader: Any) -> None:
         self._reader = reader

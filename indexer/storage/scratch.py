@@ -1,4 +1,4 @@
-"""Tables that no epoch knows: copies for an evaluation, with the indices it compares."""
+"""Tables outside every epoch: copies for an evaluation, with the indices it compares."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 OWNER = "jobs.evaluate"
-"""Whose tables the copies are."""
+"""Owner that the copies' metadata names."""
 
 
 def write(uri: str, name: str, table_schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
-    """Writes a table of its own, that no epoch knows, in place of one of the same name.
+    """Writes a table outside every epoch; replaces one of the same name.
 
     Raises:
         SettingsError: Somebody else made the table of that name.

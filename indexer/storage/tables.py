@@ -36,20 +36,20 @@ INTENT_KEY = b"indexer.intent"
 METADATA_PREFIX = "indexer."
 
 NOT_FOUND = "not found"
-"""What Lance says of a table or version that is not there, among other things."""
+"""Part of Lance's message about a table or version that does not exist."""
 
 IDS_AT_ONCE = 500
 """Ids named in one filter."""
 
 
 def create_missing(uri: str, schemas: Mapping[str, pa.Schema], owner: str, known: Container[str] = ()) -> None:
-    """Creates the tables that are missing, empty; likewise those that no epoch has touched and that are otherwise made.
+    """Creates missing tables, empty. Replaces tables with other columns that no epoch has committed to.
 
     Args:
         uri: LanceDB database.
         schemas: Schema of every table by name.
         owner: The index, or the job, whose tables they are.
-        known: Tables that the owner committed before tables carried its name.
+        known: Tables that the owner committed before tables named their owner.
 
     Raises:
         SettingsError: A table of that name is not the owner's.
@@ -60,13 +60,14 @@ def create_missing(uri: str, schemas: Mapping[str, pa.Schema], owner: str, known
 
 
 def _create_missing(uri: str, name: str, table_schema: pa.Schema, owner: str, known: Container[str]) -> None:
+    """Creates one table, or replaces one that a killed run left before its first commit."""
     marked = table_schema.with_metadata({OWNER_KEY: owner})
     dataset = open_latest(uri, name)
     if dataset is None:
         _create(uri, name, marked)
         return
     is_same = dataset.schema.remove_metadata().equals(table_schema.remove_metadata())
-    # Before tables carried their owner's name, a run that was killed early left them empty and without metadata.
+    # Before tables named their owner, a run that was killed early left them empty and without metadata.
     is_untouched = is_same and dataset.version == 1 and not dataset.count_rows()
     if not is_untouched:
         check_owner(dataset, name, owner, known)
@@ -77,7 +78,7 @@ def _create_missing(uri: str, name: str, table_schema: pa.Schema, owner: str, kn
             f"table {name} at {shown(uri)} has other columns than this run makes, and no epoch tells of it: build "
             "a new generation beside it with --rebuild always, or choose another index.name"
         )
-    # Left by a run that was killed before its first commit, and whose settings were others.
+    # A run with other settings left it: it was killed before its first commit.
     _create(uri, name, marked, "overwrite")
 
 
@@ -99,7 +100,7 @@ def has_version(uri: str, name: str, version: int) -> bool:
     """Whether a table has a version.
 
     Raises:
-        IndexerError: It cannot be told, or the version is there and cannot be opened.
+        IndexerError: The version cannot be looked up, or it exists and cannot be opened.
     """
     try:
         lance.dataset(table_path(uri, name), version=version)
@@ -124,7 +125,7 @@ def check_owner(dataset: lance.LanceDataset, name: str, owner: str, known: Conta
 
 
 def owner_of(dataset: lance.LanceDataset) -> str | None:
-    """Name of the index or job that made a table; ``None`` of tables made by others or before 0.2."""
+    """Name of the index or job that made a table; ``None`` for tables made elsewhere or before 0.2."""
     owner = (dataset.schema.metadata or {}).get(OWNER_KEY)
     return None if owner is None else owner.decode()
 
@@ -149,7 +150,7 @@ def stage(uri: str, name: str, table: pa.Table) -> list[dict[str, Any]]:
         IndexerError: They cannot be written.
     """
     try:
-        # Like for a table of its own: a column that somebody added to the latest version is no reason to refuse.
+        # "overwrite" stages as for a new table: "append" refuses if somebody added a column to the latest version.
         fragments = write_fragments(
             table,
             table_path(uri, name),
@@ -163,7 +164,7 @@ def stage(uri: str, name: str, table: pa.Table) -> list[dict[str, Any]]:
 
 
 def lancedb_table(uri: str, name: str) -> "Table":
-    """LanceDB is imported here: workers, which only stage, start 1.5 s sooner without it."""
+    """A LanceDB table. LanceDB is imported here: workers, which only stage, start 1.5 s sooner without it."""
     import lancedb
 
     return lancedb.connect(uri).open_table(name)
@@ -176,7 +177,7 @@ def to_matrix(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
 
 
 def metadata(uri: str, name: str, version: int) -> dict[str, str]:
-    """What the indexer recorded in a table's schema, by key without the ``indexer.`` prefix."""
+    """The indexer's entries in a table's schema metadata, by key without the ``indexer.`` prefix."""
     entries = {
         key.decode(): value.decode() for key, value in (open_version(uri, name, version).schema.metadata or {}).items()
     }
@@ -272,6 +273,7 @@ def open_version(uri: str, name: str, version: int) -> lance.LanceDataset:
 
 
 def _create(uri: str, name: str, table_schema: pa.Schema, mode: Literal["create", "overwrite"] = "create") -> None:
+    """Creates an empty table, or replaces one by an empty table."""
     try:
         path = table_path(uri, name)
         lance.write_dataset(table_schema.empty_table(), path, mode=mode, data_storage_version=STORAGE_VERSION)

@@ -1,4 +1,4 @@
-"""Tags on published versions: Lance's clean-up, whoever starts it, does not take a version that has one."""
+"""Tags on published versions. Lance's clean-up, whoever starts it, never deletes a tagged version."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from indexer.errors import IndexerError, first_line
 from indexer.storage.tables import open_latest, open_version
 
 OURS = re.compile(r"indexer-(\d{12})-(\d+)")
-"""Epoch and version: two runs that finish one epoch tag different versions."""
+"""Pattern of our tags: epoch and version. Two runs that finish one epoch may tag different versions."""
 
 
 def protect(uri: str, versions: Mapping[str, int], epoch: int) -> None:
@@ -37,7 +37,7 @@ def protect(uri: str, versions: Mapping[str, int], epoch: int) -> None:
 
 
 def release(dataset: lance.LanceDataset, kept: Mapping[int, int], closed: int) -> None:
-    """Deletes our tags of epochs that are forgotten; those of other people stay, and those of an epoch under way.
+    """Deletes our tags of forgotten epochs. Foreign tags and tags of an epoch under way stay.
 
     Args:
         dataset: The table.

@@ -1,4 +1,4 @@
-"""Whether payload columns can be stored and searched: one row of the real schema in a scratch place."""
+"""Tries whether payload columns can be stored and searched, with rows of the real schema in a temporary folder."""
 
 import datetime
 import tempfile
@@ -16,15 +16,15 @@ from indexer.storage import scratch, tables
 WIDTH = 32
 
 STAGED, SEARCHED = "staged", "searched"
-"""Tables of the scratch place."""
+"""Tables of the temporary folder."""
 
 DISTANCE = "_distance"
 
 ADDED = frozenset({DISTANCE, "_score", "_relevance_score", "_rowid", "_rowaddr", "_rowoffset"})
-"""Columns that LanceDB adds to what searches give, by vector, by text, by both and reranked."""
+"""Columns that LanceDB adds to results of searches by vector, by text, hybrid and re-ranked."""
 
 PANIC = "PanicException"
-"""What a fault in a Rust library raises in Python: no subclass of ``Exception``."""
+"""Class that a panic in a Rust library raises in Python; it is no subclass of ``Exception``."""
 
 
 def first_refused(payload: pa.Schema) -> tuple[pa.Field, str] | None:
@@ -51,13 +51,14 @@ def first_refused(payload: pa.Schema) -> tuple[pa.Field, str] | None:
 
 
 def _known_reason(field: pa.Field) -> str | None:
-    """Reasons that LanceDB does not give: it adds a column of that name, or the library ends in a panic."""
+    """Reasons that LanceDB's errors do not give: it adds a column of that name itself, or the library panics."""
     if field.name in ADDED:
         return "LanceDB gives a column of this name to the results of a search"
     return "fixed-size lists of values of any length are not supported" if _holds_variable_items(field.type) else None
 
 
 def _holds_variable_items(type_: pa.DataType) -> bool:
+    """Whether a type holds fixed-size lists whose items vary in length, at any depth."""
     if types.is_fixed_size_list(type_) and not (
         types.is_primitive(type_.value_type) or types.is_fixed_size_list(type_.value_type)
     ):
@@ -66,6 +67,7 @@ def _holds_variable_items(type_: pa.DataType) -> bool:
 
 
 def _failure(payload: pa.Schema) -> str | None:
+    """Stores and searches rows of a payload; returns the first line of the error, ``None`` if it works."""
     target = schema.width_schema(WIDTH, "float32", payload)
     try:
         rows = pa.table([_column(field) for field in target], schema=target)
@@ -77,7 +79,7 @@ def _failure(payload: pa.Schema) -> str | None:
                 np.ones(WIDTH, np.float32), vector_column_name=schema.VECTOR
             )
             query.select([*target.names[:-1], DISTANCE]).limit(rows.num_rows).to_list()
-    except Exception as error:  # noqa: BLE001  # whatever a library says to the schema
+    except Exception as error:  # noqa: BLE001  # any error of a library about the schema
         return first_line(error)
     except BaseException as error:
         if type(error).__name__ != PANIC:
@@ -87,7 +89,7 @@ def _failure(payload: pa.Schema) -> str | None:
 
 
 def _column(field: pa.Field) -> pa.Array:
-    """One value and, where there may be one, a null."""
+    """Two rows: a value, and a null if the column may hold one."""
     value = _sample(field.type)
     return pa.array([value, None if field.nullable else value], field.type)
 

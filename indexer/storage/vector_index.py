@@ -1,4 +1,4 @@
-"""Vector indices: which type, built, kept up to date, and their recall measured."""
+"""Vector indices: chooses the type, builds and maintains them, measures their recall."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
@@ -32,7 +32,7 @@ INDEX_CONFIGS = {
 TRIES = 20
 
 RETRYABLE = "Retryable commit conflict"
-"""What Lance says when another process committed first; a new look at the table shows what is left to do."""
+"""Part of Lance's message if another process committed first. Opening the table again shows what is left to do."""
 
 ROWS_PER_FRAGMENT = 1 << 20
 """Rows to which maintenance compacts fragments."""
@@ -42,19 +42,19 @@ NO_INDEX = "none"
 NEAREST = 10
 
 TIE = 1e-5
-"""Rows as near as the tenth, but for rounding, are as good: equal texts have equal vectors."""
+"""Rounding allowance: rows as near as the tenth count as found, since equal texts have equal vectors."""
 
 DEFAULT_PROBES = 20
-"""What LanceDB looks into unless told otherwise."""
+"""Partitions that LanceDB searches by default."""
 
 REFINED = {"PQ": 20, "RQ": 30, "SQ": 3}
-"""How many times the rows wanted are found by quantised vectors, to be ranked by the vectors themselves."""
+"""Refine factor by quantisation: multiple of the wanted rows found by quantised vectors and re-ranked exactly."""
 
 EXACT_COMPONENTS = 1 << 26
 """Vector components (rows x width) below which exact search takes tens of milliseconds and needs no index."""
 
 BITS_ROWS = 20_000_000
-"""Rows from which a vector index keeps a bit per component (RaBitQ): one byte for each no longer fits a machine."""
+"""Rows from which an index keeps a bit per component (RaBitQ): a byte per component would exceed one machine."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,14 @@ class Maintenance:
 
 
 def maintain(uri: str, name: str, kind: str, metric: str, trained_rows: int | None = None) -> Maintenance:
-    """Compacts fragments, builds the indices that are missing and folds new rows into the others.
+    """Compacts fragments, builds missing indices and adds new rows to existing ones.
 
     Args:
         uri: LanceDB database.
         name: A width table.
         kind: Type of the vector index, or ``none``.
         metric: Distance of the vector index.
-        trained_rows: Rows the vector index was last trained on: a table of twice as many gets a new one.
+        trained_rows: Rows the vector index was last trained on. Twice as many rows get a new index.
 
     Returns:
         What was done.
@@ -100,6 +100,7 @@ def maintain(uri: str, name: str, kind: str, metric: str, trained_rows: int | No
 
 
 def _maintain(uri: str, name: str, kind: str, metric: str, trained_rows: int | None) -> Maintenance:
+    """One attempt of :func:`maintain` on the latest version."""
     dataset = lance.dataset(table_path(uri, name))
     compaction = dataset.optimize.compact_files(target_rows_per_fragment=ROWS_PER_FRAGMENT)
     built = {found.field_names[0]: found.name for found in dataset.describe_indices()}
@@ -121,7 +122,7 @@ def _maintain(uri: str, name: str, kind: str, metric: str, trained_rows: int | N
 
 
 def create_vector_index(uri: str, name: str, kind: str, metric: str) -> None:
-    """Builds the index in place of the one there is."""
+    """Builds the index; replaces an existing one."""
     from lancedb import index
 
     config = getattr(index, INDEX_CONFIGS[kind])(distance_type=metric)
@@ -190,7 +191,7 @@ def _index_type(dataset: lance.LanceDataset) -> str:
 
 @dataclass(frozen=True)
 class Recall:
-    """What a vector index finds of what exact search finds.
+    """Agreement of a vector index with exact search.
 
     Attributes:
         share: Mean share of the 10 nearest rows.
@@ -210,7 +211,7 @@ def measure_recall(uri: str, name: str, version: int, metric: str, queries: int,
         version: Its version.
         metric: Distance of the index.
         queries: Rows drawn at random as queries.
-        wanted: Share that is enough: partitions looked into are doubled until it is reached or all are.
+        wanted: Share to reach. Searched partitions are doubled until it is reached or all are searched.
 
     Returns:
         The last measurement.
@@ -237,7 +238,7 @@ def measure_recall(uri: str, name: str, version: int, metric: str, queries: int,
 def vector_query(
     table: "Table", vector: np.ndarray, metric: str, index: str, probes: int | None
 ) -> "LanceVectorQueryBuilder":
-    """How a table is searched by vector, whenever its recall is measured and whenever it is used.
+    """Query by vector, the same for the measurement of recall and for searches.
 
     Args:
         table: LanceDB table at a version.
@@ -247,20 +248,20 @@ def vector_query(
         probes: Partitions of the index to look into; ``None`` for exact search.
 
     Returns:
-        The query, without limit and columns. Quantised vectors are too coarse to rank by: among a million of 256
-        dimensions, scalar-quantised ones have a recall of 0.94 instead of 0.99 when nothing is ranked anew, and save a
-        millisecond.
+        The query, without limit and columns.
     """
     query = cast("LanceVectorQueryBuilder", table.search(vector)).distance_type(cast("Metric", metric))
     if probes is None:
         return query.bypass_vector_index()
     query = query.nprobes(probes)
+    # Quantised vectors are too coarse to rank by. Measured on a million of 256 dimensions, scalar quantisation has a
+    # recall of 0.94 without re-ranking and 0.99 with it; skipping it saves a millisecond.
     factor = REFINED.get(index[-2:])
     return query.refine_factor(factor) if factor else query
 
 
 def _nearest(dataset: lance.LanceDataset, queries: np.ndarray) -> np.ndarray:
-    """Cosines of the nearest rows in one pass, largest first; of unit vectors every metric gives the same order."""
+    """Cosines of the nearest rows in one pass, largest first. Every metric orders unit vectors alike."""
     best = np.empty((len(queries), 0), np.float32)
     for batch in dataset.scanner(columns=[schema.VECTOR]).to_batches():
         best = np.concatenate([best, queries @ to_matrix(batch[schema.VECTOR]).T], axis=1)
@@ -269,7 +270,7 @@ def _nearest(dataset: lance.LanceDataset, queries: np.ndarray) -> np.ndarray:
 
 
 def _partitions(dataset: lance.LanceDataset) -> int:
-    """Partitions of the vector index; of several segments the most."""
+    """Partitions of the vector index: the maximum over its segments."""
     (index_name,) = (found.name for found in dataset.describe_indices() if found.field_names == [schema.VECTOR])
     segments = dataset.stats.index_stats(index_name)["indices"]
     return max((int(segment.get("num_partitions", 1)) for segment in segments), default=1)
