@@ -1,4 +1,4 @@
-"""The gates on what a comparison found: how much a night may remove, quarantine and embed again."""
+"""The gates on a comparison: caps on what a night may remove, quarantine and embed again."""
 
 from indexer.indexing import summary
 from indexer.indexing.changes import Changes
@@ -7,7 +7,7 @@ from indexer.publishing.gates import Gate, count_gates, file_gate
 
 
 def of_comparison(job: Job, found: Changes, unread: int) -> list[Gate]:
-    """Gates that can be told before anything is embedded.
+    """Gates that can be measured before anything is embedded.
 
     Args:
         job: The run's inputs.
@@ -28,7 +28,8 @@ def of_counts(job: Job, found: Changes, unread: int, refused: int = 0) -> list[G
     """
     counts = found.counts | {"quarantined": found.counts["quarantined"] + refused}
     before = summary.documents(job.latest) if job.latest else 0
-    if job.published is None:  # a rebuild compares with nothing; what it leaves out of the old index is removed too
+    if job.published is None:
+        # A rebuild compares with nothing, so that it deletes nothing. Documents that only the old index has count here.
         usable = counts["documents"] - counts["quarantined"] - counts["duplicates"]
         counts["deleted"] = max(0, before - usable)
     hidden = found.unread_rows - unread  # rows of files that count as one row each

@@ -1,4 +1,4 @@
-"""The corpus against the published epoch: digests of new files, then the difference, a range of ids at a time."""
+"""Compares the corpus with the published epoch by their digests, one range of ids at a time."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from indexer.storage.digest_files import DigestFiles
 from indexer.storage.records import Epoch
 
 UNKNOWN = ""
-"""In an epoch's list of files: a file that could not be read, and whose documents nobody knows."""
+"""In an epoch's list of files: a file that could not be read, and whose documents are not known."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class Changes:
     """The comparison of a whole corpus.
 
     Attributes:
-        masks: For every file, by its place, packed bits of the rows to embed from each range of ids.
-        dropped: Published ids whose rows go, one array per range of ids.
+        masks: For every file, by its place in the list, packed bits of the rows to embed, one array per range.
+        dropped: Published ids whose rows are deleted, one array per range of ids.
         quarantine: Quarantined rows found without the model.
-        moved: Rows whose content a document that is gone had; columns file (place), row, id (the old one).
+        moved: Rows with the content of a deleted document; columns file (place), row, id (the old one).
         differs: Whether there is anything to publish.
         counts: Sums of the ranges' counts.
-        digests: Name of the digest of every file by its path, of those that cannot be read the last one.
-        unread_rows: Rows that the files have that cannot be read, as far as that is known.
+        digests: Name of the digest of every file by its path; an unreadable file keeps its last one.
+        unread_rows: Rows of the unreadable files, as far as they are known.
     """
 
     masks: dict[int, list[bytes]]
@@ -56,13 +56,15 @@ def compare(job: Job, cluster: Cluster, unread: Mapping[str, Unread]) -> Changes
     Args:
         job: The run's inputs.
         cluster: Where tasks run.
-        unread: What :func:`scan` gave.
+        unread: Result of :func:`scan`.
     """
     names = [job.corpus.digest_name(file) for file in job.corpus.files]
     read = [name for name in names if name not in unread]
+    # An unreadable file keeps the documents it had when it was last read: nothing is deleted because of it.
     last = _last_digests(job, unread)
     digests = [None if name in unread else name for name in names]
     asked = _Asked(job.settings, job.scratch, digests, last, _left_out(job, unread))
+    # Digests are sorted by id: the least ids of their row groups cut the corpus into ranges of about equal size.
     groups = [group for name in read for group in job.store.digests.groups(name)]
     arguments = ((asked, job.published, low, high) for low, high in pairwise(_bounds(groups)))
     small = job.scratch is not None or sum(rows for _, rows in groups) < SMALL_ROWS
@@ -75,14 +77,14 @@ def compare(job: Job, cluster: Cluster, unread: Mapping[str, Unread]) -> Changes
 
 @dataclass(frozen=True)
 class _Asked:
-    """What every range of ids is compared from.
+    """Inputs of the comparison, the same for every range of ids.
 
     Attributes:
         settings: The settings.
         scratch: As :class:`Job` has it.
-        digests: Name of every file's digest, ``None`` for one that cannot be read.
-        last: What :func:`_last_digests` gave.
-        left_out: One row per file that cannot be read, as :class:`indexer.indexing.diff.Unreadable` has them.
+        digests: Name of every file's digest, ``None`` for an unreadable file.
+        last: Result of :func:`_last_digests`.
+        left_out: One row per unreadable file, as in :class:`indexer.indexing.diff.Unreadable`.
     """
 
     settings: Settings
@@ -92,7 +94,7 @@ class _Asked:
     left_out: pa.Table
 
     def unreadable(self, digests: DigestFiles, low: str | None, high: str | None) -> Unreadable | None:
-        """The files that cannot be read, with the ids of a range that they may have."""
+        """The unreadable files, with their possible ids in a range."""
         if not self.last:
             return None
         if UNKNOWN in self.last.values():
@@ -103,11 +105,11 @@ class _Asked:
 
 
 NEVER = "-"
-"""Instead of a digest's name: a file that has never been read has no published document."""
+"""Instead of a digest's name: a file that was never read and so has no published document."""
 
 
 def _last_digests(job: Job, unread: Mapping[str, Unread]) -> dict[str, str]:
-    """For every file that cannot be read the digest it had in the published epoch, :data:`NEVER` or :data:`UNKNOWN`."""
+    """For every unreadable file its digest in the published epoch, :data:`NEVER` or :data:`UNKNOWN`."""
     if not unread:
         return {}
     if job.published is None:
@@ -120,7 +122,7 @@ def _last_digests(job: Job, unread: Mapping[str, Unread]) -> dict[str, str]:
 
 
 def _rows(job: Job, file: Unread, last: str) -> int:
-    """Rows of a file that cannot be read: by its footer, else by its last digest, at least one."""
+    """Rows of an unreadable file: by its footer, else by its last digest, at least one."""
     if file.rows is not None:
         return max(1, file.rows)
     if last in (NEVER, UNKNOWN):
@@ -129,7 +131,7 @@ def _rows(job: Job, file: Unread, last: str) -> int:
 
 
 def _left_out(job: Job, unread: Mapping[str, Unread]) -> pa.Table:
-    """One quarantined row per file that cannot be read, told from other files' by its hash."""
+    """One quarantined row per unreadable file; a hash of its path identifies it."""
     places = {at: unread.get(job.corpus.digest_name(file)) for at, file in enumerate(job.corpus.files)}
     rows = []
     for at, file in places.items():
@@ -156,6 +158,7 @@ _NOT_MOVED = pa.table(
 
 
 def _merged(so_far: Changes, found: RangeDiff) -> Changes:
+    """Adds one range's difference to the comparison so far."""
     for file, mask in found.masks.items():
         so_far.masks.setdefault(file, []).append(mask)
     so_far.dropped.append(found.dropped)
@@ -167,7 +170,8 @@ def _merged(so_far: Changes, found: RangeDiff) -> Changes:
 
 
 def _with_moves(merged: Changes, found: Sequence[RangeDiff]) -> Changes:
-    """A document that moved is neither new nor deleted."""
+    """Finds moved documents over all ranges and takes them out of the counts of new and deleted ones."""
+    # Old and new id of a moved document may lie in different ranges: only the whole shows the move.
     arrivals = [difference.arrivals for difference in found if difference.arrivals.num_rows]
     departures = [difference.departures for difference in found if difference.departures.num_rows]
     moved = _NOT_MOVED
@@ -175,6 +179,7 @@ def _with_moves(merged: Changes, found: Sequence[RangeDiff]) -> Changes:
         moved = diff.moves(pa.concat_tables(arrivals), pa.concat_tables(departures))
     merged.counts["moved"] = moved.num_rows
     merged.counts["new"] -= moved.num_rows
+    # Several new documents may reuse the vectors of one old id, which is deleted once.
     merged.counts["deleted"] -= len(pc.unique(moved["id"]))
     return replace(merged, moved=moved)
 
@@ -193,6 +198,7 @@ def _bounds(groups: Sequence[tuple[str | None, int]]) -> list[str | None]:
 
 
 def _compare_range(asked: _Asked, published: Epoch | None, low: str | None, high: str | None) -> RangeDiff:
+    """Compares one range of ids; runs in a task, which opens the control files itself."""
     uri = asked.settings.index.uri
     store = ControlStore(uri, asked.settings.index.name, asked.scratch)
     columns = schema.DIGEST_SCHEMA.names
@@ -210,6 +216,7 @@ def _compare_range(asked: _Asked, published: Epoch | None, low: str | None, high
 
 
 def _published_keys(uri: str, published: Epoch | None, low: str | None, high: str | None) -> pa.Table:
+    """Ids and hashes of the published documents in a range, from the narrowest table, chunk 0 only."""
     columns = [*diff.PUBLISHED_COLUMNS, schema.CHUNK]
     if published is None:
         return pa.schema([*schema.KEY_FIELDS, *schema.HASH_FIELDS]).empty_table().select(columns)
@@ -220,6 +227,7 @@ def _published_keys(uri: str, published: Epoch | None, low: str | None, high: st
 
 
 def _published_quarantine(uri: str, published: Epoch | None) -> pa.Table:
+    """Ids, reasons and hashes of the published quarantine."""
     if published is None:
         return schema.QUARANTINE_SCHEMA.empty_table().select(diff.QUARANTINE_COLUMNS)
     name, version = published.quarantine
@@ -228,7 +236,7 @@ def _published_quarantine(uri: str, published: Epoch | None) -> pa.Table:
 
 
 def _cut(table: pa.Table, low: str | None, high: str | None) -> pa.Table:
-    """Rows of the range of ids; null ids belong to the first one. Cutting early keeps the memory of a range small."""
+    """Rows of the range of ids; the first range holds the null ids. Cutting early keeps the memory of a range small."""
     if low is not None:
         table = table.filter(pc.field(schema.ID) >= low)
     if high is not None:

@@ -1,4 +1,4 @@
-"""Settings that contradict the published index: by name, with both values and the way out."""
+"""Settings that contradict the published index: their names, both values and the remedy."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,13 +25,13 @@ DIGITS = 12
 
 @dataclass(frozen=True)
 class Contradiction:
-    """One setting whose published value is another one.
+    """One setting that differs from its published value.
 
     Attributes:
         name: The setting.
         published: Its value in the published epoch.
         asked: Its value now.
-        changes_vectors: Whether vectors of both cannot be compared; otherwise the tables cannot hold both.
+        changes_vectors: Whether their vectors cannot be compared; otherwise one table cannot hold both.
     """
 
     name: str
@@ -54,7 +54,7 @@ def contradictions(
         settings: Settings of the run.
         model: Its model.
         layout: Its tables.
-        stored: What :func:`stored_payload` gave.
+        stored: Result of :func:`stored_payload`.
     """
     return [
         *_of_vectors(published.description, settings, model),
@@ -63,7 +63,7 @@ def contradictions(
 
 
 def stored_payload(uri: str, published: Epoch, payload: pa.Schema) -> pa.Schema | None:
-    """The payload's columns as the published tables have them; ``None`` where they are called the same anyway.
+    """The payload's columns with the published tables' types; ``None`` if names and types are equal anyway.
 
     Args:
         uri: LanceDB database.
@@ -79,12 +79,12 @@ def stored_payload(uri: str, published: Epoch, payload: pa.Schema) -> pa.Schema 
 
 
 def differences(found: Sequence[Contradiction]) -> str:
-    """What differs, in words."""
+    """The differences, in words."""
     return f"the published index was built with other settings: {', '.join(map(str, found))}"
 
 
 def refusal(found: Sequence[Contradiction]) -> str:
-    """Why a run is refused, and what can be done."""
+    """Why a run is refused, and what to do."""
     vectors = any(one.changes_vectors for one in found)
     reason = "vectors are never mixed" if vectors else "one table cannot hold both"
     return (
@@ -94,6 +94,7 @@ def refusal(found: Sequence[Contradiction]) -> str:
 
 
 def _of_vectors(described: Description, settings: Settings, model: Model) -> Iterator[Contradiction]:
+    """Differences that make vectors incomparable: text columns, token limits, parts of the fingerprint."""
     before, columns = described.model, described.text_columns
     if columns != settings.corpus.text_columns:
         yield Contradiction(
@@ -115,12 +116,13 @@ def _of_vectors(described: Description, settings: Settings, model: Model) -> Ite
 
 
 def _shown(name: str, value: str | None) -> str:
-    """A part of a fingerprint: digests, which are long, by their beginning."""
+    """A part of a fingerprint for a message; long digests are cut."""
     short = str(value) if value is None or len(value) < 2 * DIGITS else value[:DIGITS]
     return f"{name} {short}".strip()
 
 
 def _of_tables(described: Mapping[str, Any], layout: Layout, stored: pa.Schema | None) -> Iterator[Contradiction]:
+    """Differences that one table cannot hold: widths, precision, metric, payload types."""
     ours = layout.describe()
     theirs = dict(described)
     if stored is not None:

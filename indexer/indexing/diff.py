@@ -1,4 +1,4 @@
-"""Corpus digests against the published index: what is new, changed, gone, doubled or unusable. Pure polars."""
+"""Compares corpus digests with the published index: new, changed, deleted, duplicate, unusable. Pure polars."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from indexer.reasons import QuarantineReason
 from indexer.schema import CONTENT_HASH, ID, PAYLOAD_HASH
 
 RANGE_ROWS = 1_000_000
-"""Corpus rows compared at once: bounds the memory of a comparison for every size of corpus."""
+"""Corpus rows compared at once: caps the memory of a comparison at any size of corpus."""
 
 FOUND_BY_WORKERS = frozenset(
     {QuarantineReason.NO_TOKENS, QuarantineReason.TOO_LONG, QuarantineReason.BAD_VECTOR, QuarantineReason.POISON}
 )
-"""Reasons that only the model's side can tell, and that stay while the text stays."""
+"""Reasons that only tokenizer or engine can find. They hold as long as the text does not change."""
 
 PUBLISHED_COLUMNS = (ID, CONTENT_HASH, PAYLOAD_HASH)
 
@@ -44,8 +44,8 @@ class Unreadable:
     Attributes:
         rows: One quarantined row per file: columns id (null), file (place in the list), row, reason, content_hash,
             payload_hash.
-        ids: Ids that the files had when they were last read; ``None`` where that is not known, so that every published
-            document that no other file has may be theirs.
+        ids: Ids that the files had when they were last read; ``None`` if not known. Then every published document that
+            no other file has may be theirs.
     """
 
     rows: pa.Table
@@ -54,15 +54,15 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class RangeDiff:
-    """What one range of ids asks for.
+    """The difference of one range of ids.
 
     Attributes:
-        masks: For files by their place in the list, packed bits (``numpy.packbits``): the rows to embed.
-        dropped: Published ids whose rows go, because the document is gone, changed or no longer usable.
+        masks: Rows to embed, as packed bits (``numpy.packbits``) for each file by its place in the list.
+        dropped: Published ids whose rows are deleted: the document is gone, changed or no longer usable.
         quarantine: Columns id, file (place in the list), row, reason, content_hash, payload_hash.
         quarantine_changed: Whether the quarantine differs from the published one.
-        arrivals: Columns content_hash, file, row of the new documents; empty where nothing is published.
-        departures: Columns content_hash, id of the documents that are gone.
+        arrivals: Columns content_hash, file, row of the new documents; empty if nothing is published.
+        departures: Columns content_hash, id of the deleted documents.
         counts: Every :class:`Status`, documents, duplicates, quarantined, text_bytes (to embed).
     """
 
@@ -103,15 +103,16 @@ def compare(
     corpus = _in_range(pl.concat(frames), low, high)
     before = _in_range(pl.DataFrame(pl.from_arrow(published)), low, high)
     refused_before = _in_range(pl.DataFrame(pl.from_arrow(quarantined)), low, high)
-    # Rows with a reason were refused while the file was read; of the others every id is to stand once.
+    # Rows with a reason were refused while the file was read. Every other id must occur once.
     usable = corpus.filter(pl.col("reason").is_null())
     unique, conflicting = _without_duplicates(usable)
-    # What workers refused stays refused while its text stays: no engine is asked again.
+    # Join the published quarantine by id and text: a text that workers refused stays refused without another try.
     remembered = refused_before.filter(pl.col("reason").is_in(FOUND_BY_WORKERS)).unique([ID, CONTENT_HASH])
     unique = unique.drop("reason").join(remembered, on=[ID, CONTENT_HASH], how="left")
-    # What is left is held against the epoch, and every id of either side gets its status.
+    # Join the usable rows with the epoch: every id of either side gets its status.
     judged = _judged(unique.filter(pl.col("reason").is_null()), before, _kept(before, corpus, unreadable))
 
+    # The quarantine: refused while read, conflicting ids, refused by workers before, and one row per unreadable file.
     refused = [corpus.filter(pl.col("reason").is_not_null()), conflicting]
     refused.append(unique.filter(pl.col("reason").is_not_null()))
     left_out = [_in_range(pl.DataFrame(pl.from_arrow(unreadable.rows)), low, high)] if unreadable else []
@@ -128,17 +129,17 @@ def compare(
 def _described(
     judged: pl.DataFrame, quarantine: pl.DataFrame, counts: dict[str, int], *, quarantine_changed: bool, is_update: bool
 ) -> RangeDiff:
-    """The difference, from every id with its status."""
+    """Builds the difference from every id with its status."""
     by_status = {status: judged.filter(pl.col("status") == status) for status in Status}
     new, changed, deleted = (by_status[status] for status in (Status.NEW, Status.CHANGED, Status.DELETED))
-    # A changed document is embedded and its old rows go; an unchanged or kept one asks for nothing.
+    # A changed document is embedded and its old rows are deleted; an unchanged or kept one needs nothing.
     embed = pl.concat([new, changed])
     return RangeDiff(
         masks=_masks(embed),
         dropped=pl.concat([deleted, changed])[ID].to_arrow().cast(pa.string()),
         quarantine=quarantine.to_arrow(),
         quarantine_changed=quarantine_changed,
-        # The same content may arrive in one range and depart from another: "moves" joins them.
+        # Content may arrive in one range and depart from another: "moves" joins them over all ranges.
         arrivals=(new if is_update else new.clear()).select(CONTENT_HASH, "file", "row").to_arrow(),
         departures=deleted.select(pl.col(f"{CONTENT_HASH}_before").alias(CONTENT_HASH), ID).to_arrow(),
         counts={
@@ -150,9 +151,10 @@ def _described(
 
 
 def _kept(before: pl.DataFrame, corpus: pl.DataFrame, unreadable: Unreadable | None) -> pl.Series:
-    """Published ids that no file has tonight, and that a file may have which cannot be read."""
+    """Published ids that no readable file has and an unreadable one may have: their rows stay published."""
     if unreadable is None:
         return pl.Series(ID, [], pl.String)
+    # Joined with every row read, refused ones too: an id that a readable file has is not missing.
     missing = before.join(corpus, on=ID, how="anti")[ID]
     if unreadable.ids is None:
         return missing
@@ -161,7 +163,8 @@ def _kept(before: pl.DataFrame, corpus: pl.DataFrame, unreadable: Unreadable | N
 
 def _judged(usable: pl.DataFrame, before: pl.DataFrame, kept: pl.Series) -> pl.DataFrame:
     """Every id of the corpus and of the epoch once, with its :class:`Status` and the hashes of both."""
-    # "file" and "file_before" say on which side an id stands: hashes of neither side are ever null.
+    # A full join: "file" is null for ids of the epoch alone, "file_before" for ids of the corpus alone. Hashes are
+    # never null on the side that has the id.
     both = usable.join(before.with_columns(file=pl.lit(0)), on=ID, how="full", coalesce=True, suffix="_before")
     is_same = pl.all_horizontal(pl.col(name) == pl.col(f"{name}_before") for name in (CONTENT_HASH, PAYLOAD_HASH))
     status = (
@@ -183,17 +186,19 @@ def moves(arrivals: pa.Table, departures: pa.Table) -> pa.Table:
 
     Args:
         arrivals: Of all ranges, as in :class:`RangeDiff`.
-        departures: Likewise.
+        departures: Of all ranges, as in :class:`RangeDiff`.
 
     Returns:
         Columns file, row, id (the old one), sorted by file and row.
     """
+    # Of several deleted documents with one content, the least id gives the vectors: every run chooses the same.
     gone = pl.DataFrame(pl.from_arrow(departures)).sort(ID).unique(CONTENT_HASH, keep="first")
     found = pl.DataFrame(pl.from_arrow(arrivals)).join(gone, on=CONTENT_HASH)
     return found.select("file", "row", ID).sort("file", "row").to_arrow()
 
 
 def _in_range(frame: pl.DataFrame, low: str | None, high: str | None) -> pl.DataFrame:
+    """Rows whose id lies in the range; without a lower bound null ids too."""
     inside = pl.col(ID).is_null() if low is None else pl.lit(value=False)
     above = pl.lit(value=True) if low is None else pl.col(ID) >= low
     below = pl.lit(value=True) if high is None else pl.col(ID) < high
@@ -201,9 +206,9 @@ def _in_range(frame: pl.DataFrame, low: str | None, high: str | None) -> pl.Data
 
 
 def _without_duplicates(usable: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """One row per id, and the rows of ids that occur with different texts.
+    """One row per id, and separately the rows of ids that occur with different texts.
 
-    Of copies with one text the least payload is kept, whatever file it stands in: renaming files changes nothing.
+    Among copies with one text the least payload hash wins, in whatever file: renaming files changes nothing.
     """
     doubled = usable.filter(pl.col(ID).is_duplicated())
     texts = pl.col(CONTENT_HASH).n_unique().over(ID)
@@ -213,6 +218,7 @@ def _without_duplicates(usable: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFram
 
 
 def _masks(embed: pl.DataFrame) -> dict[int, bytes]:
+    """Packed bits of the rows to embed, by file."""
     masks = {}
     for (file,), rows in embed.group_by("file"):
         numbers = rows["row"].to_numpy()
@@ -223,6 +229,7 @@ def _masks(embed: pl.DataFrame) -> dict[int, bytes]:
 
 
 def _same_rows(quarantine: pl.DataFrame, before: pl.DataFrame) -> bool:
+    """Whether both quarantines hold the same ids, reasons and texts, in any order."""
     ours, theirs = (frame.select(QUARANTINE_COLUMNS).sort(QUARANTINE_COLUMNS) for frame in (quarantine, before))
     return ours.equals(theirs)
 

@@ -29,7 +29,7 @@ from indexer.storage.records import Receipt
 
 @dataclass
 class Batch:
-    """Some documents of a shard on their way: texts are dropped once they are tokens."""
+    """Some documents of a shard in flight; their texts are dropped once they are tokens."""
 
     ids: pa.Array
     payload: pa.Table
@@ -49,13 +49,13 @@ class Batch:
 
 @dataclass
 class ShardInFlight:
-    """A shard on its way.
+    """A shard between its files and its receipt.
 
     Attributes:
         batches: Its documents.
-        unread: Quarantine rows of files that changed or went away since they were compared.
-        sampled: Number of a row among those that are kept.
-        again: That row's vector, computed once more alone; float32, shape (1, dimension). Without rows none.
+        unread: Quarantine rows of files that changed or vanished since the comparison.
+        sampled: Number of the sampled row among the kept ones.
+        again: That row's vector, computed again alone: float32, shape (1, dimension); empty without rows.
     """
 
     batches: list[Batch]
@@ -76,7 +76,7 @@ class EmbedPipeline(Pipeline[Shard, Embedder, ShardInFlight, Receipt]):
 
         Raises:
             SettingsError: A width is not possible with the engine's dimension.
-            RefusedError: The engine does not give the published vectors.
+            RefusedError: The engine does not reproduce the published vectors.
         """
         self._target = target
         self._control = ControlStore(target.uri, target.layout.name)
@@ -84,6 +84,8 @@ class EmbedPipeline(Pipeline[Shard, Embedder, ShardInFlight, Receipt]):
         super().__init__(partial(_admitted, model, target, self._control))
 
     def _read(self, piece: Shard, watch: Stopwatch) -> ShardInFlight:
+        """Reads and tokenises the shard's documents; files that became unreadable give quarantine rows."""
+
         def read(part: FileRows) -> list[Batch]:
             return list(self._batches(part, watch))
 
@@ -91,6 +93,7 @@ class EmbedPipeline(Pipeline[Shard, Embedder, ShardInFlight, Receipt]):
         return ShardInFlight(batches, unread, sampled=int(piece.shard_id, 16))
 
     def _batches(self, part: FileRows, watch: Stopwatch) -> Iterator[Batch]:
+        """Documents of one part, tokenised batch by batch."""
         documents = read_part(self._target.corpus, part)
         while True:
             with watch("read"):
@@ -101,6 +104,7 @@ class EmbedPipeline(Pipeline[Shard, Embedder, ShardInFlight, Receipt]):
                 yield _tokenised(batch, self._tokenizer)
 
     def _compute(self, held: ShardInFlight, watch: Stopwatch) -> None:
+        """Embeds every batch, then one sampled sequence again alone."""
         with watch("engine"):
             for batch in held.batches:
                 batch.vectors = self._engine.embed(batch.tokens.ids)
@@ -111,7 +115,7 @@ class EmbedPipeline(Pipeline[Shard, Embedder, ShardInFlight, Receipt]):
                 held.again = self._engine.embed(kept.take([held.sampled]))
 
     def _refuse_unusable(self, batch: Batch) -> None:
-        """A vector that is not finite or has no norm is computed once more alone; then its document is refused."""
+        """Recomputes alone each vector that is not finite or has no norm; refuses its document if it fails again."""
         narrowest = min(self._target.layout.widths)
         for sequence in matryoshka.unusable_rows(batch.vectors, narrowest):
             again = self._engine.embed(batch.tokens.ids.take([sequence]))
@@ -121,6 +125,7 @@ class EmbedPipeline(Pipeline[Shard, Embedder, ShardInFlight, Receipt]):
                 batch.vectors[sequence] = again[0]
 
     def _store(self, piece: Shard, held: ShardInFlight, watch: Stopwatch) -> Receipt:
+        """Stages the rows of every table and puts the receipt."""
         batches = held.batches
         layout = self._target.layout
         with watch("widths"):
@@ -147,7 +152,7 @@ class EmbedPipeline(Pipeline[Shard, Embedder, ShardInFlight, Receipt]):
         return self._control.receipts(self._target.epoch).put(receipt)
 
     def _sampled_cosine(self, held: ShardInFlight, fragments: Mapping[str, list[dict[str, Any]]]) -> float | None:
-        """Whether stored vectors are the model's: order, cut, precision and writing in one number."""
+        """Cosine of a stored vector to the recomputed one: checks order, cut, precision and writing in one number."""
         if not held.again.size:
             return None
         width = max(self._target.layout.widths)
@@ -157,7 +162,7 @@ class EmbedPipeline(Pipeline[Shard, Embedder, ShardInFlight, Receipt]):
 
 
 def _admitted(model: Model, target: Target, control: ControlStore) -> Embedder:
-    """Starts an engine, in whose thread this runs, and compares it with the published vectors."""
+    """Starts an engine and compares it with the published vectors; runs in the engine's thread."""
     engine = model.engine()
     matryoshka.check(target.layout.widths, engine.dimension)
     if target.admit is not None:
@@ -166,6 +171,7 @@ def _admitted(model: Model, target: Target, control: ControlStore) -> Embedder:
 
 
 def _tokenised(documents: DocumentBatch, tokenizer: EmbedTokenizer) -> Batch:
+    """Tokenises a batch; documents that the tokenizer rejects are refused."""
     tokens = tokenizer.documents(documents.texts)
     return Batch(
         ids=pa.array(documents.ids, pa.string()),
@@ -192,6 +198,7 @@ def _tables(batches: Sequence[Batch], layout: Layout) -> dict[str, pa.Table]:
 
 
 def _columns(batch: Batch, kept: np.ndarray) -> dict[str, pa.Array | pa.ChunkedArray]:
+    """Columns that all width tables share, one row per kept chunk."""
     document = pa.array(batch.tokens.row[kept])
     return {
         schema.ID: batch.ids.take(document),
@@ -205,6 +212,7 @@ def _columns(batch: Batch, kept: np.ndarray) -> dict[str, pa.Array | pa.ChunkedA
 
 
 def _quarantined(batch: Batch, shard_id: str) -> pa.Table:
+    """Quarantine rows of a batch's refused documents."""
     refused = sorted(batch.refused)
     documents = pa.array(refused, pa.int32())
     columns = {

@@ -1,4 +1,4 @@
-"""Builds the intent: everything the next epoch will be."""
+"""Builds the intent: the complete description of the next epoch."""
 
 from collections.abc import Sequence
 
@@ -61,13 +61,14 @@ def make_intent(job: Job, found: Changes, staged: Staged, hold: Sequence[Gate], 
 
 
 def _published_cosine(night: EngineRecord | None) -> dict[str, float]:
-    """The gate that the night's engines have passed; nothing where none was asked, or nothing was published before."""
+    """The gate that the night's engines passed; empty without engines or without a published epoch."""
     if night is None or night.published_cosine is None:
         return {}
     return {"gates.published_cosine": night.published_cosine}
 
 
 def _totals(found: Changes, staged: Staged, watch: Stopwatch) -> RunTotals:
+    """Totals of the run, over the shards of earlier runs too."""
     return RunTotals(
         documents=found.counts["documents"],
         indexed=staged.documents - staged.moved,
@@ -83,6 +84,6 @@ def _totals(found: Changes, staged: Staged, watch: Stopwatch) -> RunTotals:
 
 
 def _rate(staged: Staged, watch: Stopwatch) -> float:
-    """Tokens per second while the engines were at work; 0 where this run needed none."""
+    """Tokens per second while the engines worked; 0 if this run needed none."""
     seconds = watch.seconds.get("embed", 0.0)
     return round((staged.tokens - staged.resumed_tokens) / seconds, 1) if seconds else 0.0

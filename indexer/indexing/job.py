@@ -36,9 +36,9 @@ class Job:
         layout: The tables.
         store: Control files.
         published: The epoch the run starts from, ``None`` for the first one of a generation.
-        latest: The latest epoch, ``None`` before the first; another one than ``published`` for a rebuild.
+        latest: The latest epoch, ``None`` before the first; a rebuild has it although ``published`` is ``None``.
         epoch: Number of the epoch the run builds.
-        scratch: Directory for new digests of a run that is to write nothing into the index.
+        scratch: Directory for new digests, for a run that must not write into the index.
     """
 
     settings: Settings
@@ -53,14 +53,14 @@ class Job:
 
     @property
     def is_published(self) -> bool:
-        """Whether the published epoch was made of these very files, with nothing left to try again."""
+        """Whether the published epoch was made from exactly these files, with nothing left to retry."""
         if self.published is None or self.published.description.corpus != self.corpus.digest:
             return False
         return not self.published.description.to_retry and not self.query_instruction_changed
 
     @property
     def query_instruction_changed(self) -> bool:
-        """Whether readers are to embed queries in another way than published; the documents' vectors stay."""
+        """Whether the query instruction differs from the published one; documents' vectors do not depend on it."""
         if self.published is None:
             return False
         return self.published.description.model.query_instruction != self.model.query_instruction
@@ -71,15 +71,15 @@ def open_job(settings: Settings, model: Model | None = None, *, rebuild: Rebuild
 
     Args:
         settings: The settings.
-        model: Another model than the one that the settings name.
-        rebuild: Whether other vectors or tables than the published ones make a new generation instead of an error;
-            ``always``: whether or not anything differs.
+        model: A model to use instead of the configured one.
+        rebuild: Whether contradicting settings build a new generation instead of raising an error. ``always`` builds
+            one even if nothing differs.
 
     Returns:
         The run's inputs.
 
     Raises:
-        SettingsError: The model cannot be had, a width is impossible, or the published index was built otherwise.
+        SettingsError: The model cannot be loaded, a width is impossible, or the settings contradict the index.
         RefusedError: A rollback holds the index, or its control folder is older than its tables.
         CorpusError: There is no usable corpus.
     """
@@ -115,7 +115,7 @@ def open_job(settings: Settings, model: Model | None = None, *, rebuild: Rebuild
 
 
 def _check_max_tokens(settings: Settings, model: Model) -> None:
-    """Refuses a limit above the model's positions; scaled ones (rope_scaling, hf_overrides) are left to the engine."""
+    """Refuses a limit above the model's positions. The engine checks scaled ones (rope_scaling, hf_overrides)."""
     config = model.checkpoint.config
     most = config.get("max_position_embeddings")
     scaled = config.get("rope_scaling") or "hf_overrides" in settings.engine.arguments
@@ -126,7 +126,7 @@ def _check_max_tokens(settings: Settings, model: Model) -> None:
 
 
 def _check_payload(payload: pa.Schema) -> None:
-    """Refuses what tables cannot hold or searches cannot give before anything is read, let alone embedded."""
+    """Refuses columns that tables cannot hold or searches cannot return, before anything is read."""
     refused = first_refused(payload) if payload.names else None
     if refused is not None:
         field, reason = refused
@@ -137,14 +137,14 @@ def _check_payload(payload: pa.Schema) -> None:
 
 
 def _as_published(corpus: Corpus, published: Epoch, stored: pa.Schema | None) -> Corpus:
-    """The corpus read as the published epoch was: with the types that are stored, where they can hold its values."""
+    """The corpus, read with the stored types if they can hold its values, and with the epoch's text rule."""
     payload = common_payload(stored, corpus.payload) if stored is not None else None
     read = replace(corpus, payload=payload or corpus.payload)
     return replace(_as_new(read), skip_empty=published.description.skip_empty)
 
 
 def _as_new(corpus: Corpus) -> Corpus:
-    """The corpus read for tables that are not there yet: a column that is null in every file is stored as text."""
+    """The corpus, read for new tables: a column that is null in every file is stored as text."""
     told = [pa.field(field.name, without_null_type(field.type)) for field in corpus.payload]
     return replace(corpus, payload=pa.schema(told))
 
@@ -158,7 +158,7 @@ class Target:
         layout: The tables.
         uri: The LanceDB database.
         epoch: The epoch being built.
-        admit: Raises where an engine does not give the published vectors; ``None`` where no engine is asked.
+        admit: Raises if an engine does not reproduce the published vectors; ``None`` if no engine is used.
     """
 
     corpus: Corpus

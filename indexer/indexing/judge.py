@@ -1,4 +1,4 @@
-"""Published vectors of unchanged documents: what an engine must give again before a night embeds."""
+"""Judges engines: one must reproduce published vectors of unchanged documents before a night embeds."""
 
 import random
 from collections.abc import Collection, Iterator, Sequence
@@ -24,18 +24,18 @@ from indexer.storage.description import EngineRecord
 from indexer.storage.records import Epoch
 
 WINDOWS = 8
-"""Places of the corpus that are read: neighbouring rows cost one read of a file."""
+"""Files that are sampled, at one place each: neighbouring rows cost one read of a file."""
 
 WINDOW_ROWS = 4096
 
 CANDIDATES = 4
-"""Rows read for each document wanted: some have changed."""
+"""Rows read per wanted document, since some have changed."""
 
 LONGEST_BYTES = 1 << 20
-"""Longer texts are left out of a sample: they would be cut, and fill this process's memory."""
+"""Texts above this are not sampled: they would be cut, and fill this process's memory."""
 
 TOKENS = 1 << 14
-"""Most tokens of a sample: a second of the largest Qwen3-Embedding on one GPU, a tenth of it for the smallest."""
+"""Cap on a sample's tokens: one GPU needs a second with the largest Qwen3-Embedding, a tenth with the smallest."""
 
 DIGEST_COLUMNS = ["row", "text_bytes", "reason"]
 
@@ -44,10 +44,10 @@ KEY = (schema.ID, schema.CHUNK)
 
 @dataclass(frozen=True)
 class Judge:
-    """Admits engines to a night: those that give the published vectors again.
+    """Admits an engine to a night if it reproduces the published vectors.
 
     Attributes:
-        name: Name of the night's engine record: of what makes a vector, as far as it is known by name.
+        name: Name of the night's engine record: the digest of the fingerprint.
         epoch: The epoch being built.
         probe_ids: Token ids of the probes.
         arguments: The engine's arguments.
@@ -61,10 +61,10 @@ class Judge:
     reference: Reference
 
     def admit(self, engine: Embedder, control: ControlStore) -> None:
-        """Compares an engine with what is published, and with the first engine of the same night.
+        """Compares an engine with the published vectors and with the first engine of the same night.
 
         Raises:
-            RefusedError: It gives other vectors; nothing was embedded with it.
+            RefusedError: Its vectors differ; nothing was embedded with it.
         """
         now = environment.describe(self.arguments)
         worst = self.reference.check(engine, now, "nothing was embedded")
@@ -78,7 +78,7 @@ class Judge:
         )
         first = control.put_engine(self.epoch, self.name, ours)
         if first != ours:
-            # Also where an interrupted night goes on, perhaps with another vLLM: its shards are staged already.
+            # A resumed night may run another vLLM than its first part, whose shards are staged already.
             known = Probes.decoded(first.probe_ids, first.probe_vectors)
             others = Reference(self.epoch, first.least_cosine, first.made_with, known.ids, list(known.vectors))
             others.check(engine, now, "an engine of this night was not used")
@@ -150,14 +150,14 @@ def sample(job: Job, published: Epoch, unread: Collection[str]) -> tuple[list[li
 
 
 def _unchanged_texts(job: Job, published: Epoch, unread: Collection[str]) -> dict[str, str]:
-    """Texts by id of some documents whose text is the published one."""
+    """Texts by id of some documents whose text equals the published one."""
     texts: dict[str, str] = {}
     hashes: dict[str, bytes] = {}
     for window in _windows(job, unread):
         try:
             batches = list(read_part(job.corpus, window.part(0, len(window.rows))))
         except BadFile:
-            continue  # it changed since it was listed: the workers find out and say so
+            continue  # the file changed since it was listed: workers will report it
         for batch in batches:
             texts |= dict(zip(batch.ids, batch.texts, strict=True))
             hashes |= dict(zip(batch.ids, batch.content_hash.to_pylist(), strict=True))
@@ -195,6 +195,6 @@ ItemT = TypeVar("ItemT")
 
 
 def _spread(items: Sequence[ItemT], most: int) -> list[ItemT]:
-    """At most so many of the items, at even distances, the first and the last among them."""
+    """At most ``most`` items at even distances, the first and the last included."""
     places = np.linspace(0, max(len(items) - 1, 0), min(most, len(items))).round().astype(int)
     return [items[place] for place in np.unique(places)]

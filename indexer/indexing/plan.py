@@ -1,4 +1,4 @@
-"""What a run would do, without doing it."""
+"""Plans a run without doing it."""
 
 import random
 import tempfile
@@ -34,8 +34,8 @@ def plan(settings: Settings, *, rebuild: Rebuild = False) -> dict[str, Any]:
         rebuild: As for :func:`indexer.indexing.run`.
 
     Returns:
-        Files, shards, documents, tokens by a sampled estimate, seconds at the last run's rate, bytes per table,
-        workers, the gates and, under ``refused``, those that would refuse; JSON-ready.
+        Files, shards, documents, workers, bytes per table and all gates; tokens are estimated from a sample, seconds
+        from the last run's rate. ``refused`` lists the gates that would refuse. JSON-ready.
 
     Raises:
         SettingsError: The settings contradict the model or the published index.
@@ -54,10 +54,12 @@ def plan(settings: Settings, *, rebuild: Rebuild = False) -> dict[str, Any]:
 
 
 def _shards(job: Job, found: Changes) -> int:
+    """Number of shards to embed."""
     return sum(1 for _ in worklist.shards(job, found))
 
 
 def _described(job: Job, found: Changes, gates: Sequence[Gate]) -> dict[str, Any]:
+    """The plan, without the number of workers."""
     shards = list(worklist.shards(job, found))
     tokens, chunks = _estimate(job, shards)
     rate = _last_rate(job)
@@ -79,7 +81,7 @@ def _described(job: Job, found: Changes, gates: Sequence[Gate]) -> dict[str, Any
 
 
 def in_words(planned: Mapping[str, Any]) -> str:
-    """A plan for a person: a line per thing to know."""
+    """A plan for people, in lines."""
     counted = ", ".join(f"{planned[name]:,} {name}" for name in COUNTS if name != "documents")
     seconds = planned["estimated_seconds"]
     took = "the time is not known before the first run" if seconds is None else f"about {seconds:,} s as the last run"
@@ -119,6 +121,7 @@ def _estimate(job: Job, shards: Sequence[Shard]) -> tuple[int, int]:
 
 
 def _first_texts(corpus: Corpus, shard: Shard) -> list[str]:
+    """The first texts of a shard, enough for an estimate."""
     texts: list[str] = []
     for documents in read_shard(corpus, shard):
         texts += documents.texts

@@ -1,4 +1,4 @@
-"""Quarantine rows that the driver knows of; those that workers find are staged by the workers."""
+"""Builds quarantine rows. The driver stages its own; workers stage theirs with their shards."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -21,7 +21,7 @@ from indexer.storage.control import ControlStore
 
 
 def quarantine_rows(documents: pa.Table, **given: pa.Array | str) -> pa.Table:
-    """Rows of the quarantine: the only place that makes them.
+    """Builds rows of the quarantine; no other place does.
 
     Args:
         documents: Columns of :data:`indexer.schema.QUARANTINE_SCHEMA` that differ from document to document.
@@ -35,12 +35,12 @@ def quarantine_rows(documents: pa.Table, **given: pa.Array | str) -> pa.Table:
 
 
 def rows_of_killed_shard(job: Job, shard: Shard, reason: str) -> pa.Table:
-    """Quarantine rows of the documents, mostly one, that workers died of.
+    """Quarantine rows of documents that killed workers, mostly one.
 
     Args:
         job: The run's inputs.
-        shard: What was given up.
-        reason: What was seen of it.
+        shard: The shard that was given up.
+        reason: How the last worker died.
     """
     detail = f"{QuarantineReason.POISON.description}: {reason}"
     rows = [
@@ -54,10 +54,10 @@ def rows_of_killed_shard(job: Job, shard: Shard, reason: str) -> pa.Table:
 
 
 def rows_of_changes(quarantine: pa.Table, corpus: Corpus, unread: Mapping[str, Unread]) -> pa.Table:
-    """Rows of a comparison in the quarantine's schema: with the paths of their files, and why.
+    """A comparison's rows in the quarantine's schema, with path and detail.
 
     Args:
-        quarantine: Rows as :class:`indexer.comparison.Changes` has them.
+        quarantine: Rows as in :class:`indexer.indexing.changes.Changes`.
         corpus: The corpus.
         unread: Files that could not be read, by the name of their digest.
     """
@@ -77,7 +77,7 @@ ReadT = TypeVar("ReadT")
 def each_part(
     control: ControlStore, corpus: Corpus, shard: Shard, read: Callable[[FileRows], list[ReadT]]
 ) -> tuple[list[ReadT], pa.Table]:
-    """Reads the parts of a shard; files that have become unreadable since they were compared are left out.
+    """Reads the parts of a shard and skips files that became unreadable since the comparison.
 
     Args:
         control: Control files of the index.
@@ -86,7 +86,7 @@ def each_part(
         read: Reads one part.
 
     Returns:
-        What was read, and quarantine rows of the documents that were not.
+        The results of ``read``, and quarantine rows of the skipped documents.
     """
     found: list[ReadT] = []
     unread = schema.QUARANTINE_SCHEMA.empty_table()
@@ -107,7 +107,7 @@ def rows_of_file(
     reason: QuarantineReason,
     detail: str | None = None,
 ) -> pa.Table:
-    """Quarantine rows of all documents of a part, which are known by the file's digest.
+    """Quarantine rows of all documents of a part, from the file's digest.
 
     Args:
         control: Control files of the index.

@@ -1,4 +1,4 @@
-"""What an interrupted run left: receipts whose staged files are gone are as good as absent."""
+"""Resumes an interrupted run: a receipt whose staged files are gone counts as missing."""
 
 from indexer.errors import DamagedFile
 from indexer.indexing.job import Job
@@ -9,7 +9,7 @@ from indexer.storage import commits
 def forget_lost(job: Job) -> None:
     """Deletes the receipts of this epoch whose staged files are gone or not whole: their shards are staged again.
 
-    Lance's clean-up takes files that no version holds once they are a week old, whoever starts it.
+    Lance's clean-up, whoever starts it, deletes files that no version holds once they are a week old.
     """
     receipts = job.store.receipts(job.epoch)
     there: dict[str, dict[str, int]] = {}

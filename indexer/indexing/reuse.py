@@ -28,7 +28,7 @@ def move(target: Target, shard: Shard, old_ids: Mapping[tuple[str, int], str], v
         versions: Published version of every table.
 
     Returns:
-        The receipt; another process's where that one was put first.
+        The receipt that counts: another process's, if that one was put first.
 
     Raises:
         IndexerError: The published tables lack a document.
@@ -67,7 +67,7 @@ def move(target: Target, shard: Shard, old_ids: Mapping[tuple[str, int], str], v
 
 
 def _moved(batch: DocumentBatch, old: Sequence[str], rows: pa.Table, target: pa.Schema) -> pa.Table:
-    """Every published chunk of the old ids as a row of the new ones."""
+    """The published chunks of the old ids, as rows of the new ids."""
     pairs = np.array(list(_pairs(old, rows[schema.ID].to_pylist())), np.int64).reshape(-1, 2)
     if len(set(pairs[:, 0].tolist())) != len(old):
         raise IndexerError("the published tables lack a document that has moved")

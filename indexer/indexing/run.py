@@ -24,11 +24,11 @@ from indexer.storage.tags import protect
 from indexer.uris import shown
 
 LISTINGS = 3
-"""How often a corpus that changes while it is read is listed before files are left out."""
+"""Times that a changing corpus is listed before unreadable files are left out."""
 
 
 class Again(Enum):
-    """Why an attempt published nothing and a next one starts."""
+    """Why an attempt did not publish and another one starts."""
 
     PENDING_FINISHED = "another run's epoch was pending and is published now"
     CORPUS_CHANGED = "the corpus changed while it was read"
@@ -43,10 +43,10 @@ def run(
 
     Args:
         settings: The settings.
-        model: Another model than the one that the settings name.
+        model: A model to use instead of the configured one.
         cluster: A connected cluster, which stays connected; by default the run connects as the settings say.
-        rebuild: Where the settings make other vectors or tables than the published ones, build a new generation of
-            tables beside these and switch to it.
+        rebuild: Whether contradicting settings build a new generation of tables beside the published ones, and switch
+            to it, instead of raising an error.
 
     Returns:
         The summary, JSON-ready.
@@ -73,7 +73,7 @@ def run(
         while isinstance(ended := _attempt(job, cluster, reader, watch, next(tries)), Again):
             latest = job.store.latest_epoch()
             if latest is not None and job.latest is not None and latest.generation > job.latest.generation:
-                rebuild = bool(rebuild)  # it is rebuilt
+                rebuild = bool(rebuild)  # "always" is done: another run has published the new generation
             job = open_job(settings, model, rebuild=rebuild)
             reader = scan.start_reader(job)
     return ended
@@ -82,7 +82,7 @@ def run(
 def _attempt(
     job: Job, cluster: Cluster, reader: ReaderProcess, watch: Stopwatch, number: int
 ) -> dict[str, Any] | Again:
-    """One epoch's summary, or why there is to be another attempt."""
+    """The summary of one epoch, or the reason for another attempt."""
     pending = job.store.pending_intent()
     if pending is not None:
         say(f"epoch {pending.epoch} was begun by another run: finishing it")
@@ -115,7 +115,7 @@ def _attempt(
 
 
 def _published(job: Job, cluster: Cluster, ours: Intent, watch: Stopwatch) -> Epoch | Again:
-    """Takes our intent, or the one that another run put first, to its epoch; gives the epoch if it is ours."""
+    """Publishes our intent, or the one that another run put first; returns the epoch if it is ours."""
     epoch = _finish(job, cluster, job.store.put_intent(ours), watch)
     if epoch is None:
         return Again.GIVEN_UP
@@ -128,10 +128,10 @@ def _published(job: Job, cluster: Cluster, ours: Intent, watch: Stopwatch) -> Ep
 
 
 def _finish(job: Job, cluster: Cluster, intent: Intent, watch: Stopwatch) -> Epoch | None:
-    """Publishes; the work on large tables in tasks, so that this process stays small.
+    """Publishes an intent. Large tables are handled in tasks, so that this process stays small.
 
     Returns:
-        The epoch; ``None`` where staged files are gone, so that the intent is given up.
+        The epoch; ``None`` if staged files are gone and the intent is given up.
     """
     each = partial(cluster.map, in_driver=intent.documents < SMALL_ROWS)
     try:
@@ -143,7 +143,7 @@ def _finish(job: Job, cluster: Cluster, intent: Intent, watch: Stopwatch) -> Epo
 
 
 def _times(watch: Stopwatch, staged: Staged) -> dict[str, Any]:
-    """Seconds of the run in all and by stage, of its workers by stage, which overlap."""
+    """Seconds of the run in total and by stage. The workers' stages overlap, so they are listed apart."""
     return {
         "seconds": round(sum(watch.seconds.values()), 3),
         "stages": {stage: round(value, 3) for stage, value in watch.seconds.items()},
@@ -152,5 +152,6 @@ def _times(watch: Stopwatch, staged: Staged) -> dict[str, Any]:
 
 
 def _unchanged(epoch: Epoch) -> dict[str, Any]:
+    """Says that nothing changed; returns the summary."""
     say(f"nothing changed since epoch {epoch.number}: nothing embedded, nothing published")
     return summary.of_unchanged(epoch)

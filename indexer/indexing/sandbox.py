@@ -1,7 +1,7 @@
 """Digests files of the corpus in a process of its own, under a memory limit.
 
-What a damaged or hostile file does to a Parquet reader, such as taking all memory or a segmentation fault, ends that
-process and not the run. Requests and answers are lines of JSON; digests go straight to the control files.
+A damaged or hostile file can exhaust a Parquet reader's memory or crash it. That ends this process and not the run.
+Requests and answers are lines of JSON; the process itself writes the digests to the control files.
 """
 
 import base64
@@ -29,10 +29,10 @@ GIB = 1 << 30
 PATIENCE_SECONDS = 300.0
 
 SLOWEST_BYTES = 1 << 20
-"""A file that takes more than its bytes at so many per second, and the patience, hangs its reader."""
+"""Bytes per second. A file that takes longer than at this rate, plus the patience, counts as hanging its reader."""
 
 KINDS: dict[str, type[IndexerError]] = {kind.__name__: kind for kind in (BadFile, WrongColumns, IndexerError)}
-"""Errors that travel from one process to the other by name."""
+"""Errors that the process names in its answers."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Reader:
 
         Raises:
             BadFile: The file cannot be read.
-            WrongColumns: Its columns are not those of the corpus.
+            WrongColumns: Its columns differ from the corpus's.
             IndexerError: The digest cannot be written.
         """
         store = ControlStore(self.uri, self.name)
@@ -65,12 +65,12 @@ class ReaderProcess:
     """A :class:`Reader` in another process, which is replaced when it ends."""
 
     def __init__(self, reader: Reader) -> None:
-        """Starts the process and does not wait for it: it takes half a second to load its libraries."""
+        """Starts the process without waiting: it loads its libraries for half a second."""
         self._reader = reader
         self._process: subprocess.Popen[str] | None = _start(reader)
 
     def __enter__(self) -> Self:
-        """Nothing more: the process is already there."""
+        """Returns itself: the process has started already."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -78,7 +78,7 @@ class ReaderProcess:
         self._end()
 
     def digest(self, file: DataFile) -> None:
-        """Like :meth:`Reader.digest`; a file that ends the process is a bad one."""
+        """Like :meth:`Reader.digest`; a file that ends the process raises :class:`BadFile`."""
         process = self._process = self._process or _start(self._reader)
         most_seconds = PATIENCE_SECONDS + file.size / SLOWEST_BYTES
         alarm = threading.Timer(most_seconds, process.kill)
@@ -108,6 +108,7 @@ class ReaderProcess:
             raise error
 
     def _end(self) -> int | None:
+        """Kills the process and closes its pipes; returns its exit status."""
         if self._process is None:
             return None
         self._process.kill()
@@ -120,6 +121,7 @@ class ReaderProcess:
 
 
 def _start(reader: Reader) -> subprocess.Popen[str]:
+    """Starts the process and sends it the reader's description."""
     corpus = reader.corpus
     described = {
         "settings": corpus.settings.model_dump(mode="json"),
@@ -134,7 +136,7 @@ def _start(reader: Reader) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        # Ctrl-C is for the run, which then ends this process.
+        # Ctrl-C must reach only the run, which then ends this process.
         start_new_session=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
@@ -146,6 +148,7 @@ def _start(reader: Reader) -> subprocess.Popen[str]:
 
 
 def _described(line: str) -> Reader:
+    """The reader that the first line describes."""
     described = json.loads(line)
     payload = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(described["payload"])))
     corpus = Corpus(CorpusSettings.model_validate(described["settings"]), (), payload, described["skip_empty"])
@@ -153,6 +156,7 @@ def _described(line: str) -> Reader:
 
 
 def _answer(reader: Reader, file: DataFile) -> tuple[str | None, str, int | None]:
+    """Digests one file; returns the error's kind, its message and the file's rows."""
     try:
         reader.digest(file)
     except UnusableFile as error:
@@ -162,13 +166,13 @@ def _answer(reader: Reader, file: DataFile) -> tuple[str | None, str, int | None
     except MemoryError:
         most = reader.corpus.settings.reader_gb
         return BadFile.__name__, f"{file.path}: reading it takes more than the {most} GiB of corpus.reader_gb", None
-    except Exception as error:  # noqa: BLE001  # reading errors are BadFile by now; what is left is our own fault
+    except Exception as error:  # noqa: BLE001  # reading errors are BadFile by now; any other is our own fault
         return IndexerError.__name__, fault_line(error, f"reading {file.path}"), None
     return None, "", None
 
 
 def _row_count(reader: Reader, file: DataFile) -> int | None:
-    """Rows that the footer of a file names which cannot be used."""
+    """Rows of an unusable file by its footer, ``None`` if that cannot be read either."""
     try:
         with open_parquet(reader.corpus.settings.uri, file) as parquet:
             return int(parquet.metadata.num_rows)
@@ -177,10 +181,11 @@ def _row_count(reader: Reader, file: DataFile) -> int | None:
 
 
 def main() -> None:
-    """Answers requests until there are no more."""
+    """Answers requests until its input ends."""
     reader = _described(sys.stdin.readline())
     most = int(reader.corpus.settings.reader_gb * GIB)
-    # One thread: what a thread reserves counts too. Address space is not limited, since mapped files are none of it.
+    # One thread, since memory that a thread reserves counts. The limit is on data, not on address space, which mapped
+    # files would use up.
     pa.set_cpu_count(1)
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     for line in sys.stdin:

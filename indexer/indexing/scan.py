@@ -1,4 +1,4 @@
-"""Digests of the corpus files that have none yet."""
+"""Digests the corpus files that have no digest yet."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,18 +13,18 @@ from indexer.progress import say
 from indexer.reasons import QuarantineReason
 
 FILES_AT_ONCE = 64
-"""Most files one task reads: each starts a process for reading, which takes half a second."""
+"""Cap on the files of one task. Each task starts a process for reading, which takes half a second."""
 
 
 @dataclass(frozen=True)
 class Unread:
-    """A file that is left out.
+    """A file that is left out of a run.
 
     Attributes:
         path: The file.
         reason: Why.
-        detail: Likewise, in a sentence.
-        rows: Rows that its footer names, ``None`` where that cannot be read either.
+        detail: The reason in a sentence.
+        rows: Rows by its footer, ``None`` if that cannot be read either.
     """
 
     path: str
@@ -44,10 +44,10 @@ def scan(job: Job, cluster: Cluster, reader: ReaderProcess) -> dict[str, Unread]
     Args:
         job: The run's inputs.
         cluster: Where tasks run.
-        reader: What :func:`start_reader` gave for the same job; it is ended.
+        reader: Result of :func:`start_reader` for the same job; its process is ended.
 
     Returns:
-        Files that cannot be read, by the name of their digest; the next run tries them again.
+        Unreadable files by the name of their digest; the next run tries them again.
 
     Raises:
         CorpusError: A file has other columns and ``corpus.strict`` is set.
@@ -57,7 +57,7 @@ def scan(job: Job, cluster: Cluster, reader: ReaderProcess) -> dict[str, Unread]
     if len(fresh) > 1:
         say(f"reading {len(fresh)} new or changed files of {len(job.corpus.files)}")
     with reader as process:
-        # Other machines do not see a scratch folder.
+        # Other machines cannot read a scratch folder.
         if job.scratch or sum(file.size for file in fresh) < SMALL_BYTES:
             unread = _scan_some(process, job.settings.corpus.uri, fresh)
         else:
@@ -70,21 +70,25 @@ def scan(job: Job, cluster: Cluster, reader: ReaderProcess) -> dict[str, Unread]
 
 
 def _reader(job: Job) -> Reader:
+    """The reader of a job, as its process gets it: without the list of files."""
     return Reader(replace(job.corpus, files=()), job.scratch or job.settings.index.uri, job.settings.index.name)
 
 
 def _scan_on(cluster: Cluster, job: Job, files: Sequence[DataFile]) -> list[tuple[DataFile, Unread]]:
+    """Digests files in tasks of the cluster."""
     together = min(FILES_AT_ONCE, -(-len(files) // (4 * cluster.cores)))
     arguments = ((_reader(job), files[at : at + together]) for at in range(0, len(files), together))
     return [left for found in cluster.map(_scan_apart, arguments) for left in found]
 
 
 def _scan_apart(reader: Reader, files: Sequence[DataFile]) -> list[tuple[DataFile, Unread]]:
+    """Digests files in a process that a task starts."""
     with ReaderProcess(reader) as process:
         return _scan_some(process, reader.corpus.settings.uri, files)
 
 
 def _scan_some(process: ReaderProcess, uri: str, files: Sequence[DataFile]) -> list[tuple[DataFile, Unread]]:
+    """Digests files one by one; returns those that cannot be read."""
     unread = []
     for file in files:
         try:

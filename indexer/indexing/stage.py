@@ -1,4 +1,4 @@
-"""Stages every shard of a night on workers, or takes it from an earlier run's receipt."""
+"""Stages every shard of a night on workers, or reuses an earlier run's receipt."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -28,19 +28,19 @@ from indexer.storage.records import Receipt
 
 @dataclass
 class Staged:
-    """What is staged for the epoch so far, in numbers; the fragments are in the receipts.
+    """Counts of the shards staged for the epoch; the receipts hold the fragments.
 
     Attributes:
         receipts: Shards staged.
         quarantine: Quarantined rows that no receipt has.
-        documents: Documents staged; likewise chunks, truncated and tokens of the receipts.
-        quarantined: Documents that workers refused or died of.
+        documents: Documents staged. ``chunks``, ``truncated`` and ``tokens`` are sums over the receipts too.
+        quarantined: Documents that workers refused, or that killed workers.
         resumed: Shards an earlier run had staged.
-        resumed_tokens: Tokens of those.
+        resumed_tokens: Tokens of the resumed shards.
         to_retry: Files and documents quarantined for reasons that may pass.
-        moved: Documents whose vectors were taken over.
+        moved: Documents whose vectors were reused under a new id.
         restarts: Workers that died and were replaced.
-        seconds: Seconds of this run's workers by stage, all workers together.
+        seconds: Seconds by stage, summed over this run's workers.
     """
 
     receipts: list[str]
@@ -69,7 +69,7 @@ class Staged:
 
 
 def stage(job: Job, cluster: Cluster, found: Changes, unread: Mapping[str, Unread], watch: Stopwatch) -> Staged:
-    """Takes every shard to a receipt, those of an earlier run as they are."""
+    """Takes every shard to a receipt and reuses the receipts of earlier runs."""
     if job.published is None:
         tables.create_missing(job.settings.index.uri, job.layout.schemas(), job.layout.name)
     forget_lost(job)
@@ -106,7 +106,7 @@ def stage(job: Job, cluster: Cluster, found: Changes, unread: Mapping[str, Unrea
 
 
 def _move(job: Job, cluster: Cluster, found: Changes, target: Target, staged: Staged) -> None:
-    """Stages what moved; the receipts of an earlier run that did so are found when the shards put theirs."""
+    """Stages moved documents. If an earlier run did, its receipts win when these are put."""
     if job.published is None or not found.moved.num_rows:
         return
     say(f"{found.moved.num_rows:,} documents only got new ids: their vectors are reused")
@@ -121,12 +121,14 @@ def _move(job: Job, cluster: Cluster, found: Changes, target: Target, staged: St
 
 
 def _of(shard: Shard, old_ids: Mapping[tuple[str, int], str]) -> dict[tuple[str, int], str]:
-    """The part of the mapping that a shard needs."""
+    """The entries of the mapping that a shard needs."""
     keys = ((part.file.path, part.start + int(at)) for part in shard.parts for at in np.flatnonzero(part.chosen))
     return {key: old_ids[key] for key in keys}
 
 
 def _embed(job: Job, pool: WorkerPool, work: Work[Shard], staged: Staged) -> None:
+    """Drives the shards through the pool and counts receipts and given-up shards."""
+
     def done(receipt: Receipt) -> None:
         staged.add(receipt)
         for stage, seconds in receipt.seconds.items():

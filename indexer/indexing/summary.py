@@ -1,4 +1,4 @@
-"""The summary of a run: one shape, whatever became of the run."""
+"""The summary of a run: the same keys, however the run ended."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -9,7 +9,7 @@ from indexer.storage.records import Epoch
 
 
 class Status(StrEnum):
-    """What became of a run."""
+    """How a run ended."""
 
     PUBLISHED = "published"
     UNCHANGED = "unchanged"
@@ -25,7 +25,7 @@ COUNTS = (
 )
 
 KEPT = {"new", "changed", "unchanged", "deleted", "moved", "kept", "duplicates"}
-"""Counts of the comparison that the summary has."""
+"""Counts of the comparison that go into the summary."""
 
 
 def of_published(epoch: Epoch, times: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def of_ended(error: BaseException) -> dict[str, Any]:
     if isinstance(error, KeyboardInterrupt):
         return _summary(Status.INTERRUPTED)
     status = Status.REFUSED if isinstance(error, RefusedError) else Status.FAILED
-    # The words of an error that nobody foresaw may quote a document.
+    # The message of an unforeseen error may quote a document.
     return _summary(status) | {"error": str(error) if isinstance(error, IndexerError) else type(error).__name__}
 
 
@@ -72,7 +72,7 @@ def documents(epoch: Epoch) -> int:
 
 
 def _summary(status: Status) -> dict[str, Any]:
-    """Every key of a summary, of a run that did nothing."""
+    """Every key of a summary, with the values of a run that did nothing."""
     return {
         "status": status.value,
         "epoch": None,
@@ -89,6 +89,7 @@ def _summary(status: Status) -> dict[str, Any]:
 
 
 def _of_epoch(epoch: Epoch) -> dict[str, Any]:
+    """Keys that describe an epoch."""
     described = epoch.description
     tables = [table.model_dump(include={"name", "width", "rows", "bytes", "index"}) for table in epoch.tables]
     return {

@@ -1,4 +1,4 @@
-"""The engine settings that are fastest on this machine for a user's own corpus and model."""
+"""Finds the engine settings that are fastest on this machine for a corpus and a model."""
 
 import random
 from pathlib import Path
@@ -19,19 +19,20 @@ FILES = 8
 """Files of the corpus that are sampled."""
 
 TOKENS = 200_000
-"""Tokens every setting is timed on, about; on a GPU a second of work of a small model."""
+"""Approximate tokens that every setting is timed on; a GPU with a small model takes more, for a second of work."""
 
 GPU_TOKENS = 5_000_000
+"""The same on a GPU: about a second of work for a small model."""
 
 ROWS = 4_000
-"""Rows looked at in a file."""
+"""Rows read from a file."""
 
 
 def tune(settings: Settings, written: Path) -> dict[str, Any]:
     """Times engine settings on a sample of the corpus and writes the best ``[engine]`` block.
 
     Args:
-        settings: Settings of the job; its own engine arguments are not looked at.
+        settings: Settings of the job; its engine arguments are ignored.
         written: TOML file for the block, with all measured rates as comments.
 
     Returns:
@@ -39,7 +40,7 @@ def tune(settings: Settings, written: Path) -> dict[str, Any]:
 
     Raises:
         CorpusError: The corpus has no text to try.
-        SettingsError: The model cannot be had.
+        SettingsError: The model cannot be loaded.
         IndexerError: No setting works.
     """
     model = open_model(settings.model, EngineSettings())
@@ -62,6 +63,7 @@ def tune(settings: Settings, written: Path) -> dict[str, Any]:
 
 
 def _sample(corpus: Corpus) -> list[str]:
+    """Texts of some files, in random order."""
     files = random.Random(0).sample(corpus.files, min(FILES, len(corpus.files)))  # noqa: S311  # a sample, not a secret
     texts = [text for file in files for text in first_texts(corpus, file, ROWS) if text.strip()]
     if len(texts) < 2:  # noqa: PLR2004  # the engine's canary compares two
@@ -70,7 +72,7 @@ def _sample(corpus: Corpus) -> list[str]:
 
 
 def _about(ids: TokenSequences, tokens: int) -> TokenSequences:
-    """As many sequences as have that many tokens together, from the beginning again where there are too few."""
+    """The first sequences that together have that many tokens; too few are repeated from the beginning."""
     rounds = -(-tokens // ids.tokens)
     ends = np.cumsum(np.tile(ids.lengths, rounds), dtype=np.int64)
     return ids.take(np.arange(1 + int(np.searchsorted(ends, tokens))) % len(ids))

@@ -1,4 +1,4 @@
-"""Cuts what changed into shards."""
+"""Cuts the documents to embed into shards."""
 
 from collections.abc import Iterator
 
@@ -20,34 +20,34 @@ IDENTITY = [schema.ID, schema.CONTENT_HASH, schema.PAYLOAD_HASH]
 MIB = 1 << 20
 
 SHARDS_WANTED = 256
-"""Of a large enough job: a worker holds three at a time, and the last ones are what the others wait for."""
+"""Shards of a large job. A worker holds three at a time, and smaller shards let all workers end together."""
 
 SMALLEST_SHARD = MIB // 16
 
 FEWEST_DOCUMENTS = 16
-"""Documents of a small job's shard at least: of every shard one is embedded once more, to compare."""
+"""Least documents of a small job's shard: every shard embeds one of its documents again, to compare."""
 
 
 def shards(job: Job, found: Changes) -> Iterator[Shard]:
-    """Cuts what is to be embedded; the same shards whenever the same job is run again.
+    """Cuts the documents to embed; the same job gives the same shards whenever it runs.
 
     Args:
         job: The run's inputs.
         found: The comparison.
 
     Yields:
-        Shards, named after all that makes their result.
+        Shards, named after everything that makes their result.
     """
     return cut_shards(_chosen(job, found, moved=False), _shard_bytes(job, found), _salt(job, "embed"))
 
 
 def moved_shards(job: Job, found: Changes) -> Iterator[Shard]:
-    """Likewise what has moved, whose vectors are there already."""
+    """Cuts the moved documents, whose vectors are published already, like :func:`shards`."""
     return cut_shards(_chosen(job, found, moved=True), _shard_bytes(job, found), _salt(job, "move"))
 
 
 def _salt(job: Job, work: str) -> str:
-    """Everything that makes a shard's result beside its rows: a run with other settings takes none of its receipts."""
+    """Everything beside its rows that makes a shard's result, so that other settings never reuse its receipt."""
     given = job.settings.corpus
     columns = [given.id_column, given.text_columns, job.corpus.skip_empty]
     payload = [[field.name, str(field.type)] for field in job.corpus.payload]
@@ -56,9 +56,9 @@ def _salt(job: Job, work: str) -> str:
 
 
 def _shard_bytes(job: Job, found: Changes) -> int:
-    """Text bytes of a shard: less for a small job, so that its workers end together.
+    """Text bytes of a shard; fewer for a small job, so that its workers end together.
 
-    It follows from the work alone, never from the workers: a resumed run must cut the same shards.
+    The size depends on the work alone, never on the workers: a resumed run must cut the same shards.
     """
     text_bytes = found.counts["text_bytes"]
     few = FEWEST_DOCUMENTS * text_bytes // max(found.counts["new"] + found.counts["changed"], 1)
@@ -66,7 +66,7 @@ def _shard_bytes(job: Job, found: Changes) -> int:
 
 
 def _chosen(job: Job, found: Changes, *, moved: bool) -> Iterator[ChosenRows]:
-    """Rows of every file to embed, or those that have moved."""
+    """Rows to embed of every file, or its moved rows."""
     for at in sorted(found.masks):
         file = job.corpus.files[at]
         rows = diff.merge_masks(found.masks[at])
@@ -74,7 +74,7 @@ def _chosen(job: Job, found: Changes, *, moved: bool) -> Iterator[ChosenRows]:
         rows = there if moved else np.setdiff1d(rows, there, assume_unique=True)
         if rows.size:
             digest = job.store.digests.read(job.corpus.digest_name(file), ["row", *SIZES, *IDENTITY])
-            # A digest is sorted by id.
+            # A digest is sorted by id: find the place of each row number in it.
             places = np.empty(digest.num_rows, np.int64)
             places[digest["row"].to_numpy()] = np.arange(digest.num_rows)
             chosen = digest.take(pa.array(places[rows]))
