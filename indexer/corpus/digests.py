@@ -35,6 +35,7 @@ def scan_file(corpus: Corpus, file: DataFile) -> pa.Table:
 
 
 def _digest(first: int, rows: Rows) -> pa.RecordBatch:
+    """Digest of one batch whose first row has the number ``first``."""
     count = len(rows.ids)
     faults = rows.faults
     is_text = pa.array(rows.text_faults == Fault.NONE)
@@ -55,11 +56,12 @@ def _digest(first: int, rows: Rows) -> pa.RecordBatch:
 
 
 def _reason(fault: int, has_id: bool, text: bytes | None) -> QuarantineReason | None:  # noqa: FBT001
+    """Why a row cannot be indexed, ``None`` if it can."""
     if fault:
         return FAULTS[Fault(fault)]
     if not has_id:
         return QuarantineReason.NULL_ID
     if text is None:
         return QuarantineReason.NULL_TEXT
-    # Looking at the first characters decides nearly always, without decoding all of a large text.
+    # The first characters nearly always decide, without decoding all of a large text.
     return None if text[:64].decode(errors="ignore").strip() or text.decode().strip() else QuarantineReason.EMPTY_TEXT

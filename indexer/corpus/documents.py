@@ -18,7 +18,7 @@ from indexer.schema import CONTENT_HASH_TYPE
 from indexer.settings import CorpusSettings
 
 DIGEST_VERSION = 2
-"""Raised when other values, hashes or reasons are read of the same file."""
+"""Raised when the same file would give other values, hashes or reasons."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Corpus:
     Attributes:
         settings: Where it is and which columns hold what.
         files: Its files by path.
-        payload: Payload columns with the types they are stored with, read of the first file; others must agree.
-        skip_empty: Whether an empty text column adds nothing to a document's text. An index that was begun when it
-            added a newline goes on so: else all such documents would be embedded again.
+        payload: Payload columns with their stored types, from the first file; every other file must agree.
+        skip_empty: Whether an empty text column adds nothing to a document's text. Older indices keep the newline that
+            it added then: otherwise all such documents would be embedded again.
     """
 
     settings: CorpusSettings
@@ -40,18 +40,19 @@ class Corpus:
 
     @property
     def digest(self) -> str:
-        """Digest of the files' identities and of the columns used: equal digests have equal documents."""
+        """Digest of the files' identities and of the columns used: equal digests mean equal documents."""
         parts = [self._columns_used, *(file.identity for file in self.files)]
         return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
 
     def digest_name(self, file: DataFile) -> str:
-        """Name of a file's digest, which holds for the columns used and for what is read of them only."""
+        """Name of a file's digest; it covers the file, the columns used and how they are read."""
         types = [f"{field.name} {field.type}" for field in self.payload]
         read = "\n".join([f"{DIGEST_VERSION}", self._columns_used, f"{self.skip_empty}", *types])
         return f"{hashlib.blake2b(read.encode(), digest_size=8).hexdigest()}-{file.identity}"
 
     @property
     def _columns_used(self) -> str:
+        """The settings that choose columns, as JSON."""
         return self.settings.model_dump_json(include={"id_column", "text_columns", "payload"})
 
 
@@ -81,7 +82,7 @@ class DocumentBatch:
 def open_corpus(settings: CorpusSettings) -> Corpus:
     """Lists the corpus and reads the payload's types from its first file that can be read.
 
-    Types that it leaves open, since it has nothing but nulls there, are read from the next files.
+    A column of nulls leaves its type open; the next files are read for it.
 
     Args:
         settings: Location and columns.
@@ -90,7 +91,7 @@ def open_corpus(settings: CorpusSettings) -> Corpus:
         The corpus, files in the order of their paths. Types that no file tells are Arrow's ``null``.
 
     Raises:
-        CorpusError: Nothing there, no file that can be read, or the first one that can lacks a column.
+        CorpusError: There is no file, none can be read, or the first readable one lacks a column.
     """
     files = list_files(settings.uri, "corpus.uri")
     refused: CorpusError | None = None
@@ -115,7 +116,7 @@ def open_corpus(settings: CorpusSettings) -> Corpus:
 
 
 def common_payload(ours: pa.Schema, theirs: pa.Schema) -> pa.Schema | None:
-    """The payload's types that values of both schemas can be stored with, or ``None`` where two contradict.
+    """Payload types that can store the values of both schemas, or ``None`` if two contradict.
 
     Columns keep the order of ``ours``.
     """
@@ -131,7 +132,7 @@ def first_texts(corpus: Corpus, file: DataFile, most: int) -> list[str]:
     Args:
         corpus: The corpus.
         file: One of its files.
-        most: Rows to look at.
+        most: Rows to read.
 
     Returns:
         The texts that are neither null nor damaged.
@@ -149,7 +150,7 @@ def first_texts(corpus: Corpus, file: DataFile, most: int) -> list[str]:
 
 
 def read_shard(corpus: Corpus, shard: Shard) -> Iterator[DocumentBatch]:
-    """Reads the documents of a shard, as :func:`read_part` does those of its parts."""
+    """Reads the documents of a shard, part by part as :func:`read_part`."""
     for part in shard.parts:
         yield from read_part(corpus, part)
 
@@ -177,6 +178,7 @@ def read_part(corpus: Corpus, part: FileRows) -> Iterator[DocumentBatch]:
 
 
 def _documents(rows: Rows, file: DataFile, numbers: np.ndarray) -> DocumentBatch:
+    """A batch of documents from rows that are all usable."""
     return DocumentBatch(
         ids=rows.ids.to_pylist(),
         texts=rows.texts.to_pylist(),
@@ -215,6 +217,7 @@ def read_batches(
 
 
 def _with_constants(batch: pa.RecordBatch, values: Mapping[str, str | None]) -> pa.RecordBatch:
+    """Adds columns that hold one value in every row."""
     columns = [pa.array([value] * batch.num_rows, pa.string()) for value in values.values()]
     return pa.record_batch([*batch.columns, *columns], [*batch.schema.names, *values])
 
@@ -239,6 +242,7 @@ def _columns(schema: pa.Schema, settings: CorpusSettings, file: DataFile) -> pa.
 
 
 def _check_names(schema: pa.Schema, names: Sequence[str], file: DataFile, partitions: Sequence[str]) -> None:
+    """Refuses a column that the file and its directories lack, or that occurs twice."""
     for name in names:
         count = schema.names.count(name)
         if count == 1 or (count == 0 and name in partitions):
@@ -250,7 +254,7 @@ def _check_names(schema: pa.Schema, names: Sequence[str], file: DataFile, partit
 
 
 def check_columns(parquet: OpenParquet, corpus: Corpus, file: DataFile) -> None:
-    """Raises :class:`WrongColumns` where a file lacks a column or has it with another type than the corpus."""
+    """Raises :class:`WrongColumns` if a file lacks a column or has it with another type than the corpus."""
     payload = _columns(parquet.schema_arrow, corpus.settings, file)
     for ours in corpus.payload:
         theirs = payload.field(ours.name).type

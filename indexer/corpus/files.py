@@ -18,10 +18,10 @@ from indexer.errors import BadFile, CorpusError, first_line
 from indexer.uris import shown
 
 BATCH_ROWS = 1024
-"""Most rows decoded at once, so that memory follows the batch and not the row group."""
+"""Cap on the rows decoded at once, so that memory follows the batch and not the row group."""
 
 BATCH_BYTES = 64 << 20
-"""About as many bytes are decoded at once: fewer rows where the file says that they are large."""
+"""Approximate cap on the bytes decoded at once: large rows, by the file's footer, make smaller batches."""
 
 NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 """Directory of the rows whose partition column is null."""
@@ -51,7 +51,7 @@ class DataFile:
 
     @property
     def identity(self) -> str:
-        """Digest of path, size and modification time: while it stays, the file is not read again."""
+        """Digest of path, size and modification time; a file with an unchanged identity is not read again."""
         return hashlib.blake2b(f"{self.path}\0{self.size}\0{self.mtime_ns}".encode(), digest_size=16).hexdigest()
 
     @property
@@ -85,7 +85,7 @@ def read_small_file(uri: str, setting: str, file: DataFile | None = None) -> byt
 
 
 def retry_once(uri: str, read: Callable[[], ReadT]) -> ReadT:
-    """Reads once more, after a moment, what an object store did not give: a lost answer makes no bad file."""
+    """Retries a failed read from an object store once: a lost answer does not make a bad file."""
     try:
         return read()
     except BadFile:
@@ -110,14 +110,14 @@ class OpenParquet(pq.ParquetFile):  # type: ignore[misc]  # pyarrow has no type 
             source,
             metadata=metadata,
             arrow_extensions_enabled=False,
-            # Otherwise a flipped bit that decompresses is read as another value.
+            # Without checksums, a flipped bit that still decompresses is read as another value.
             page_checksum_verification=True,
-            # Nanoseconds, the default, hold the years 1677 to 2262 only; dates beyond would become others.
+            # The default, nanoseconds, holds only the years 1677 to 2262; other dates would wrap around.
             coerce_int96_timestamp_unit="us",
         )
 
     def without_dictionaries(self) -> "OpenParquet":
-        """The same file with the types that Parquet itself has: those that Arrow noted in the footer are not read."""
+        """The same file with Parquet's own types, without the Arrow types noted in the footer."""
         footer = pa.BufferOutputStream()
         self.metadata.write_metadata_file(footer)
         renamed = footer.getvalue().to_pybytes().replace(ARROW_TYPES, ARROW_TYPES.swapcase())
@@ -126,7 +126,7 @@ class OpenParquet(pq.ParquetFile):  # type: ignore[misc]  # pyarrow has no type 
 
 @contextmanager
 def open_parquet(uri: str, file: DataFile) -> Iterator[OpenParquet]:
-    """Opens a file that is still as it was listed.
+    """Opens a file and checks that it has not changed since it was listed.
 
     Args:
         uri: URI it was listed at.
@@ -145,7 +145,7 @@ def open_parquet(uri: str, file: DataFile) -> Iterator[OpenParquet]:
     _check_same(filesystem, file)
     try:
         parquet = OpenParquet(filesystem.open_input_file(file.path))
-        _ = parquet.schema_arrow.names  # decoded when it is asked for
+        _ = parquet.schema_arrow.names  # decoded lazily: fail here and not later
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise BadFile(f"{file.path}: not a Parquet file that can be read: {first_line(error)}") from None
     with parquet:
@@ -155,6 +155,7 @@ def open_parquet(uri: str, file: DataFile) -> Iterator[OpenParquet]:
 
 
 def _check_same(filesystem: fs.FileSystem, file: DataFile) -> None:
+    """Refuses a file whose size or time differs from the listing."""
     try:
         info = filesystem.get_file_info(file.path)
     except OSError as error:
@@ -168,7 +169,7 @@ def _check_same(filesystem: fs.FileSystem, file: DataFile) -> None:
 
 
 def _check_counts(metadata: pq.FileMetaData, file: DataFile) -> None:
-    """Rows are found by counting: where the counts contradict each other some would be skipped without a word."""
+    """Refuses contradicting row counts: rows are found by counting, so some would be skipped silently."""
     counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     if min(counts, default=0) < 0 or sum(counts) != metadata.num_rows:
         raise BadFile(f"{file.path}: damaged: its footer names {metadata.num_rows} rows, its row groups another number")
@@ -220,6 +221,7 @@ def batches(
 def _decoded(
     parquet: pq.ParquetFile, columns: list[str] | None, start: int, stop: int
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Batches of the row groups that hold a range, each cut to begin inside it."""
     groups, row = _groups(parquet, start, stop)
     for batch in parquet.iter_batches(_batch_rows(parquet, groups), row_groups=groups, columns=columns):
         if row >= stop:
@@ -231,6 +233,7 @@ def _decoded(
 
 
 def _batch_rows(parquet: pq.ParquetFile, groups: Sequence[int]) -> int:
+    """Rows decoded at once, fewer if the groups' rows are large."""
     described = (parquet.metadata.row_group(group) for group in groups)
     largest = max((group.total_byte_size // max(group.num_rows, 1) for group in described), default=0)
     return max(1, min(BATCH_ROWS, BATCH_BYTES // max(largest, 1)))
@@ -256,7 +259,7 @@ def filesystem_of(uri: str, setting: str) -> tuple[fs.FileSystem, str]:
     try:
         filesystem, path = fs.FileSystem.from_uri(uri)
     except (OSError, pa.ArrowException) as error:
-        # Arrow quotes the URI.
+        # Arrow quotes the URI, which may hold a secret.
         raise CorpusError(f"{setting}: {shown(uri)} cannot be opened ({type(error).__name__})") from None
     return filesystem, path
 

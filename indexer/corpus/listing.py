@@ -18,10 +18,10 @@ from indexer.uris import shown
 GLOB = frozenset("*?[")
 
 SUFFIXES = (".parquet", ".parq", ".pq")
-"""Of Parquet files, in any case."""
+"""Suffixes of Parquet files, in upper or lower case."""
 
 NAMES_SHOWN = 3
-"""Names of files left out that a line gives for every reason."""
+"""Skipped files that a progress line names per reason."""
 
 HIDDEN = "hidden or temporary (. or _ before a name)"
 
@@ -31,8 +31,8 @@ OTHER = f"without the suffix of a Parquet file ({', '.join(SUFFIXES)})"
 def list_files(uri: str, setting: str) -> tuple[DataFile, ...]:
     """Lists the Parquet files at a URI: one file, those below a directory, or those a glob matches.
 
-    Below directories and among what globs match, files without a Parquet suffix, and hidden or temporary ones, are left
-    out; a line says how many.
+    Below directories and among matches, files without a Parquet suffix and hidden or temporary ones are skipped.
+    A progress line says how many.
 
     Args:
         uri: Where they are.
@@ -42,7 +42,7 @@ def list_files(uri: str, setting: str) -> tuple[DataFile, ...]:
         The files in the order of their paths.
 
     Raises:
-        CorpusError: Nothing there, or it cannot be listed.
+        CorpusError: There is no file, or the URI cannot be listed.
     """
     filesystem, path = filesystem_of(uri, setting)
     left_out: dict[str, list[str]] = defaultdict(list)
@@ -59,11 +59,13 @@ def list_files(uri: str, setting: str) -> tuple[DataFile, ...]:
 
 
 def _some(names: list[str]) -> str:
+    """The first names, for a progress line."""
     first = ", ".join(sorted(names)[:NAMES_SHOWN])
     return first if len(names) <= NAMES_SHOWN else f"{first}, ..."
 
 
 def _list(filesystem: fs.FileSystem, path: str, left_out: dict[str, list[str]]) -> Iterator[DataFile]:
+    """Data files at a path; notes the names of skipped ones by reason."""
     found = filesystem.get_file_info(path)
     if found.type == fs.FileType.File:
         yield described(found)
@@ -93,7 +95,7 @@ def _below(filesystem: fs.FileSystem, root: str) -> Iterator[DataFile]:
 
 
 def _below_local(root: str) -> Iterator[DataFile]:
-    """Likewise on disk where a name is not UTF-8: such a file gets an escaped path, at which it cannot be opened."""
+    """Like :func:`_below`, for a disk with names that are not UTF-8: their escaped paths cannot be opened."""
     for folder, _, names in os.walk(os.fsencode(root), followlinks=True):
         for name in names:
             path = os.path.join(folder, name)  # noqa: PTH118  # pathlib has no paths of bytes
@@ -102,7 +104,7 @@ def _below_local(root: str) -> Iterator[DataFile]:
 
 
 def _reason_to_leave_out(name: str) -> str | None:
-    """Why a file is no data, by its path below the place that is listed; by the convention of every Parquet reader."""
+    """Why a file is no data, by its path below the listed place and the convention of Parquet readers."""
     parts = name.split("/")
     # A partition's column may begin with an underscore: _year=2026/ is data.
     if any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in parts):

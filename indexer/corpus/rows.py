@@ -26,8 +26,8 @@ class Rows:
         texts: Text columns joined with a newline, null where all are null.
         payload: Payload columns with the types they are stored with.
         id_faults: :class:`indexer.corpus.values.Fault` of every id, uint8, shape (rows,).
-        text_faults: Likewise of every text.
-        payload_faults: Likewise the worst one of every row's payload.
+        text_faults: Fault of every text, likewise.
+        payload_faults: Worst fault of every row's payload, likewise.
     """
 
     ids: pa.Array
@@ -43,10 +43,10 @@ class Rows:
         return np.asarray(np.maximum(np.maximum(self.id_faults, self.text_faults), self.payload_faults))
 
     def take(self, rows: np.ndarray) -> "Rows":
-        """Some of the rows, by their places. Before they are stored Arrow could not take them: views have no kernel."""
+        """Some of the rows, by their places. Only stored types allow this: Arrow has no such kernel for views."""
         at = pa.array(rows)
         faults = (found[rows] for found in (self.id_faults, self.text_faults, self.payload_faults))
-        # Taking from a table without columns gives no rows at all.
+        # Taking rows from a table without columns would give none.
         payload = self.payload.take(at) if self.payload.num_columns else self.payload.slice(0, len(rows))
         return Rows(self.ids.take(at), self.texts.take(at), payload, *faults)
 
@@ -79,7 +79,7 @@ def texts_of(columns: Mapping[str, pa.Array], *, skip_empty: bool) -> tuple[pa.A
     if skip_empty:
         texts = [pc.if_else(pc.equal(pc.binary_length(text), 0), pa.scalar(None, STRING), text) for text in texts]
     has_text = np.logical_or.reduce([text.is_valid().to_numpy(zero_copy_only=False) for text in texts])
-    # Arrow leaves out a row of which every part is null: such a row gets one part that is empty.
+    # Arrow's join drops a row whose parts are all null: give such a row an empty part.
     texts[0] = pc.if_else(pa.array(has_text), texts[0], "")
     joined = pc.binary_join_element_wise(*texts, TEXT_SEPARATOR, null_handling="skip")
     return pc.if_else(pa.array(any_valid), joined, pa.scalar(None, STRING)), faults
@@ -114,9 +114,9 @@ def payload_hashes(payload: pa.Table, readable: np.ndarray | None = None) -> pa.
 
 
 def _hashable(column: pa.ChunkedArray) -> list[object]:
-    """Values whose ``repr`` tells them apart; text where Arrow can write it, which is faster and version-stable.
+    """Values with distinct ``repr``; as text if Arrow can write it, which is faster and stable between versions.
 
-    Bytes stay bytes: whether they happen to be text would depend on the rows that are read together.
+    Bytes stay bytes: as text, their form would depend on the rows that are read together.
     """
     if not (pa.types.is_binary(column.type) or pa.types.is_fixed_size_binary(column.type)):
         try:
@@ -126,11 +126,12 @@ def _hashable(column: pa.ChunkedArray) -> list[object]:
     try:
         return list(column.to_pylist())
     except (ValueError, OverflowError, LookupError, OSError, pa.ArrowException):
-        # Python lacks some values, such as nanoseconds, and may not know a time zone: these are hashed as they lie.
+        # Python lacks some values, such as nanoseconds, and may lack a time zone: hash their serialised bytes.
         return [_hashable_value(column.slice(row, 1)) for row in range(len(column))]
 
 
 def _hashable_value(value: pa.ChunkedArray) -> object:
+    """One value as a Python object, or its serialised bytes if Python cannot hold it."""
     try:
         return value[0].as_py()
     except (ValueError, OverflowError, LookupError, OSError, pa.ArrowException):

@@ -11,22 +11,22 @@ import pyarrow as pa
 from indexer.corpus.files import DataFile
 
 LEAST_BYTES = 256
-"""What a document counts for in a shard however short its text is: a worker holds its id, hashes and tokens too."""
+"""Least bytes that a document counts for in a shard: a worker also holds its id, hashes and tokens."""
 
 
 PAYLOAD_BYTES = 64 << 20
-"""Most payload of one shard: a worker's memory grows by about twice as much for every shard in hand."""
+"""Cap on a shard's payload: a worker's memory grows by about twice as much for every shard in hand."""
 
 
 @dataclass(frozen=True)
 class ChosenRows:
-    """Rows of one file that are to be cut into shards.
+    """Rows of one file to cut into shards.
 
     Attributes:
         file: The file.
         rows: Their numbers, int64, ascending.
         text_bytes: UTF-8 bytes of their texts, int64, shape (rows,).
-        payload_bytes: About the bytes of their payloads, int64, shape (rows,).
+        payload_bytes: Approximate bytes of their payloads, int64, shape (rows,).
         identity: Columns of the file's digest that say what the rows hold: id and hashes.
     """
 
@@ -90,17 +90,17 @@ class Shard:
         return self.documents
 
     def halves(self) -> tuple["Shard", ...]:
-        """Two shards with half of the documents each; none of a single document. Their text size is a guess."""
+        """Two shards with half of the documents each, their text size estimated; empty for a single document."""
         if self.documents < 2:  # noqa: PLR2004
             return ()
         rows = [(part.file, part.start + np.flatnonzero(part.chosen)) for part in self.parts]
         first: list[FileRows] = []
         second: list[FileRows] = []
-        room = self.documents // 2
+        needed = self.documents // 2
         for file, numbers in rows:
-            first += [_part(file, numbers[:room], b"")] if room else []
-            second += [_part(file, numbers[room:], b"")] if len(numbers) > room else []
-            room = max(0, room - len(numbers))
+            first += [_part(file, numbers[:needed], b"")] if needed else []
+            second += [_part(file, numbers[needed:], b"")] if len(numbers) > needed else []
+            needed = max(0, needed - len(numbers))
         left = self.documents // 2
         return (
             _shard(first, left, self.text_bytes // 2, self.shard_id),
@@ -111,7 +111,7 @@ class Shard:
 def cut_shards(chosen: Iterable[ChosenRows], shard_bytes: int, salt: str) -> Iterator[Shard]:
     """Cuts the rows to embed into shards of about equal text size; small files share one, large ones are split.
 
-    A shard ends sooner where its payload has :data:`PAYLOAD_BYTES`.
+    A shard ends earlier once its payload reaches :data:`PAYLOAD_BYTES`.
 
     Args:
         chosen: Rows to embed, file by file.
@@ -145,6 +145,7 @@ def cut_shards(chosen: Iterable[ChosenRows], shard_bytes: int, salt: str) -> Ite
 
 
 def _part(file: DataFile, rows: np.ndarray, content: bytes) -> FileRows:
+    """Rows of one file as a part of a shard."""
     start, stop = int(rows[0]), int(rows[-1]) + 1
     mask = np.zeros(stop - start, bool)
     mask[rows - start] = True
@@ -152,7 +153,7 @@ def _part(file: DataFile, rows: np.ndarray, content: bytes) -> FileRows:
 
 
 def _shard(parts: Sequence[FileRows], documents: int, text_bytes: int, salt: str) -> Shard:
-    """A shard named after what its rows hold and where they stand, since a receipt has both."""
+    """A shard, named after the content and the places of its rows, since a receipt has both."""
     digest = hashlib.blake2b(salt.encode(), digest_size=16)
     for part in parts:
         digest.update(f"\0{part.file.path}\0{part.start}\0{part.stop}\0".encode() + part.mask + part.content)

@@ -1,4 +1,4 @@
-"""The normal form of an Arrow type: what values are stored as, whatever way a file writes them."""
+"""The normal form of an Arrow type: the stored type, however a file writes the values."""
 
 from itertools import starmap
 
@@ -23,7 +23,7 @@ def normal_type(type_: pa.DataType) -> pa.DataType:
     """The type that values of ``type_`` are stored with, at every depth.
 
     Dictionaries become their values, extensions their storage, large and view types ordinary ones. Every nested field
-    may be null and an item of a list is called ``item``: both are ways of writing and no part of a value.
+    may be null, and list items are called ``item``: neither is part of a value.
     """
     if types.is_dictionary(type_):
         return normal_type(type_.value_type)
@@ -37,6 +37,7 @@ def normal_type(type_: pa.DataType) -> pa.DataType:
 
 
 def _normal_nested(type_: pa.DataType) -> pa.DataType:
+    """The normal form of a list, struct or map; any other type as it is."""
     if types.is_fixed_size_list(type_):
         return pa.list_(normal_type(type_.value_type), type_.list_size)
     if is_list(type_):
@@ -49,7 +50,7 @@ def _normal_nested(type_: pa.DataType) -> pa.DataType:
 
 
 def holds_null_type(type_: pa.DataType) -> bool:
-    """Whether a part of the type is Arrow's ``null``: the file has no value there that could tell the type."""
+    """Whether a part of the type is Arrow's ``null``: the file has no value there to show the type."""
     return bool(types.is_null(type_)) or any(holds_null_type(field.type) for field in _children(type_))
 
 
@@ -59,21 +60,21 @@ def holds_dictionary(type_: pa.DataType) -> bool:
 
 
 def without_null_type(type_: pa.DataType) -> pa.DataType:
-    """The type with strings wherever no file tells the type."""
+    """The type, with string for every part whose type no file shows."""
     if types.is_null(type_):
         return pa.string()
     return _rebuilt(type_, [without_null_type(field.type) for field in _children(type_)])
 
 
 def common_type(ours: pa.DataType, theirs: pa.DataType) -> pa.DataType | None:
-    """The type that values of both types can be stored with, or ``None`` where they contradict each other.
+    """The type that can store values of both types, or ``None`` if they contradict.
 
     Args:
-        ours: Type that is stored, which wins; nested fields keep their names, order and whether they may be null.
+        ours: The stored type, which wins: nested fields keep names, order and nullability.
         theirs: Another one, e.g. of another file.
 
     Returns:
-        ``ours``, with what it leaves open (Arrow's ``null``) taken from ``theirs``.
+        ``ours``, with its open parts (Arrow's ``null``) taken from ``theirs``.
     """
     theirs = normal_type(theirs)
     if types.is_null(theirs) or normal_type(ours) == theirs:
@@ -81,12 +82,13 @@ def common_type(ours: pa.DataType, theirs: pa.DataType) -> pa.DataType | None:
     if types.is_null(ours):
         return theirs
     if types.is_timestamp(ours) and types.is_timestamp(theirs):
-        # A finer unit holds the instants of a coarser one; those out of its range go to the quarantine row by row.
+        # A finer unit holds the instants of a coarser one. Rows out of its range are quarantined one by one.
         return ours if ours.tz == theirs.tz and UNITS.index(ours.unit) >= UNITS.index(theirs.unit) else None
     return _common_nested(ours, theirs)
 
 
 def _common_nested(ours: pa.DataType, theirs: pa.DataType) -> pa.DataType | None:
+    """Common type of two nested types, part by part."""
     pairs = _pairs(ours, theirs)
     if not pairs:
         return None
@@ -95,7 +97,7 @@ def _common_nested(ours: pa.DataType, theirs: pa.DataType) -> pa.DataType | None
 
 
 def _pairs(ours: pa.DataType, theirs: pa.DataType) -> list[tuple[pa.DataType, pa.DataType]]:
-    """Types of the parts that belong together; none where the types are of different kinds."""
+    """Pairs of corresponding parts; empty if the types are of different kinds."""
     if types.is_struct(ours) and types.is_struct(theirs):
         names = [field.name for field in ours]
         same = sorted(names) == sorted(field.name for field in theirs) and len(set(names)) == len(names)
@@ -108,6 +110,7 @@ def _pairs(ours: pa.DataType, theirs: pa.DataType) -> list[tuple[pa.DataType, pa
 
 
 def _children(type_: pa.DataType) -> list[pa.Field]:
+    """Fields of a nested type's parts."""
     if types.is_map(type_):
         return [type_.key_field, type_.item_field]
     if not types.is_nested(type_):

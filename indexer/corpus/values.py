@@ -1,4 +1,4 @@
-"""Columns as they are stored, and the rows whose values cannot be: no value becomes a Python object for it."""
+"""Columns as they are stored, and the rows with unusable values, without a Python object per value."""
 
 from enum import IntEnum
 
@@ -12,7 +12,7 @@ from indexer.corpus.types import UNITS, is_list
 DAY_SECONDS = 86_400
 
 FIRST_DAY, LAST_DAY = -719_162, 2_932_896
-"""0001-01-01 and 9999-12-31, days since 1970: what SQL and the readers' languages can show as a date."""
+"""0001-01-01 and 9999-12-31 in days since 1970: the dates that SQL and the readers' languages can show."""
 
 LONGEST_DAYS = 999_999_999
 """Longest duration that Python's ``timedelta`` holds."""
@@ -21,7 +21,7 @@ INT64_MAX = 2**63 - 1
 
 
 class Fault(IntEnum):
-    """What is wrong with the value of a row."""
+    """Fault of a row's value."""
 
     NONE = 0
     INVALID_UTF8 = 1
@@ -52,7 +52,7 @@ def to_stored(column: pa.Array, target: pa.DataType) -> tuple[pa.Array, np.ndarr
 
 
 def byte_sizes(column: pa.Array) -> np.ndarray:
-    """About the bytes that every row of a stored column takes, int64, shape (rows,)."""
+    """Approximate bytes of every row of a stored column, int64, shape (rows,)."""
     if types.is_string(column.type) or types.is_binary(column.type):
         return np.asarray(pc.fill_null(pc.binary_length(column), 0), np.int64)
     if types.is_struct(column.type):
@@ -65,14 +65,16 @@ def byte_sizes(column: pa.Array) -> np.ndarray:
 
 
 def _from_dictionary(column: pa.DictionaryArray, target: pa.DataType) -> tuple[pa.Array, np.ndarray]:
-    # The dictionary is made ordinary first: Arrow has no kernel that takes from a view.
+    """A dictionary column as its values, with the fault of every row."""
+    # Convert the dictionary first: Arrow has no kernel that takes from a view.
     values, faults = to_stored(column.dictionary, target)
     places = pc.fill_null(column.indices.cast(pa.int64()), -1).to_numpy()
     return values.take(column.indices), np.where(places >= 0, np.append(faults, Fault.NONE)[places], Fault.NONE)
 
 
 def _from_struct(column: pa.StructArray, target: pa.StructType) -> tuple[pa.Array, np.ndarray]:
-    # By name: files may have the fields in another order.
+    """A struct column, converted field by field; the worst fault of its fields counts."""
+    # Match fields by name: files may have them in another order.
     names = [field.name for field in column.type]
     parts = [to_stored(column.field(names.index(field.name)), field.type) for field in target]
     valid = _valid(column)
@@ -82,6 +84,7 @@ def _from_struct(column: pa.StructArray, target: pa.StructType) -> tuple[pa.Arra
 
 
 def _from_fixed_size_list(column: pa.FixedSizeListArray, target: pa.DataType) -> tuple[pa.Array, np.ndarray]:
+    """A list of fixed size, converted by its items; the worst fault of an item counts."""
     size = target.list_size
     if is_list(column.type):
         column = column.cast(pa.list_(column.type.value_type, size))
@@ -93,7 +96,7 @@ def _from_fixed_size_list(column: pa.FixedSizeListArray, target: pa.DataType) ->
 
 
 def _from_list(column: pa.Array, target: pa.DataType) -> tuple[pa.Array, np.ndarray]:
-    """Built anew from items and lengths: Arrow's own cast of a list view gives an array that is not valid."""
+    """Rebuilds a list from items and lengths: Arrow's own cast of a list view gives an invalid array."""
     values, faults = to_stored(column.flatten(), target.value_type)
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
@@ -104,6 +107,7 @@ def _from_list(column: pa.Array, target: pa.DataType) -> tuple[pa.Array, np.ndar
 
 
 def _from_leaf(column: pa.Array, target: pa.DataType) -> tuple[pa.Array, np.ndarray]:
+    """A column without nested parts; values out of range become null."""
     faults = np.zeros(len(column), np.uint8)
     if types.is_integer(column.type) and types.is_duration(target):
         column = column.cast(target)  # Parquet itself has no durations
@@ -133,7 +137,7 @@ def _bounds(source: pa.DataType, target: pa.DataType) -> tuple[int, int] | None:
         return 0, day - 1
     if types.is_duration(source):
         return max(-LONGEST_DAYS * day, -INT64_MAX), min(LONGEST_DAYS * day, INT64_MAX)
-    # An instant is shown in its zone, up to a day earlier or later.
+    # Readers show an instant in its zone, up to a day earlier or later.
     margin = 1 if source.tz else 0
     finer = 1000 ** (UNITS.index(target.unit) - UNITS.index(source.unit)) if types.is_timestamp(target) else 1
     least, most = (FIRST_DAY + margin) * day, (LAST_DAY + 1 - margin) * day - 1
@@ -141,13 +145,14 @@ def _bounds(source: pa.DataType, target: pa.DataType) -> tuple[int, int] | None:
 
 
 def _outside(column: pa.Array, least: int, most: int) -> np.ndarray:
+    """Rows whose integer lies out of the bounds."""
     integers = column.view(pa.int32() if column.type.bit_width == 32 else pa.int64())  # noqa: PLR2004
     numbers = pc.fill_null(integers, 0).to_numpy()
     return np.asarray((numbers < least) | (numbers > most))
 
 
 def _not_utf8(column: pa.Array) -> np.ndarray:
-    """Rows whose text is not UTF-8. Parquet readers do not check, and one such value poisons a whole batch."""
+    """Rows whose text is not UTF-8. Parquet readers do not check it, and one such value fails a whole batch."""
     try:
         column.validate(full=True)
     except pa.ArrowInvalid:
@@ -156,6 +161,7 @@ def _not_utf8(column: pa.Array) -> np.ndarray:
 
 
 def _is_utf8(value: bytes | None) -> bool:
+    """Whether bytes are UTF-8; a null counts as such."""
     try:
         (value or b"").decode()
     except UnicodeDecodeError:
@@ -164,6 +170,7 @@ def _is_utf8(value: bytes | None) -> bool:
 
 
 def _valid(column: pa.Array) -> np.ndarray:
+    """Rows that are not null, bool, shape (rows,)."""
     return np.asarray(column.is_valid().to_numpy(zero_copy_only=False), bool)
 
 

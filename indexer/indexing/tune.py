@@ -19,7 +19,7 @@ FILES = 8
 """Files of the corpus that are sampled."""
 
 TOKENS = 200_000
-"""Approximate tokens that every setting is timed on; a GPU with a small model takes more, for a second of work."""
+"""Tokens that every setting is timed on, about."""
 
 GPU_TOKENS = 5_000_000
 """The same on a GPU: about a second of work for a small model."""

@@ -1,4 +1,4 @@
-"""Whether the tables of an index are those that its control files tell of."""
+"""Compares the tables of an index with its control files."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from indexer.storage.tables import epoch_of, has_version, metadata, open_latest,
 
 
 def missing_tables(uri: str, epoch: Epoch) -> list[str]:
-    """Tables of an epoch whose version is gone: a clean-up took it, or somebody deleted or restored the table.
+    """Tables of an epoch whose version is gone: cleaned up, or the table was deleted or restored.
 
     Raises:
         IndexerError: The store does not answer.
@@ -19,15 +19,15 @@ def missing_tables(uri: str, epoch: Epoch) -> list[str]:
 
 
 def _is_there(uri: str, name: str, version: int, intent: str) -> bool:
-    """Whether the version is there and is the epoch's: a table restored from a backup may have another of its number.
+    """Whether the version exists and is the epoch's: a restored table may have another version of the same number.
 
-    Epochs made before 0.2 do not tell which intent they were made of.
+    Epochs made before 0.2 do not record their intent.
     """
     return has_version(uri, name, version) and intent in {"", metadata(uri, name, version).get("intent")}
 
 
 def refuse_newer_tables(uri: str, store: ControlStore, layout: Layout, number: int) -> None:
-    """Refuses to write to tables that have seen epochs which the control files do not know.
+    """Refuses tables that hold epochs missing from the control files.
 
     Args:
         uri: LanceDB database.
@@ -50,7 +50,7 @@ def refuse_newer_tables(uri: str, store: ControlStore, layout: Layout, number: i
 
 
 def free_generation(uri: str, store: ControlStore, layout: Layout) -> Layout:
-    """The layout in the next generation none of whose tables is somebody else's or was published before.
+    """The layout in the next generation whose tables are all free: neither foreign nor ever published.
 
     Raises:
         IndexerError: The store does not answer.
@@ -62,7 +62,7 @@ def free_generation(uri: str, store: ControlStore, layout: Layout) -> Layout:
 
 
 def _is_free(uri: str, name: str, owner: str) -> bool:
-    """Whether there is no such table, or one of ours that no epoch has touched: a rebuild was interrupted."""
+    """Whether there is no such table, or only our own from an interrupted rebuild that no epoch committed to."""
     try:
         dataset = open_latest(uri, name)
     except IndexerError:

@@ -27,7 +27,7 @@ class Gate:
 
     Attributes:
         name: Its name in the summary.
-        measured: What was found.
+        measured: The measured value.
         allowed: The bound.
         holds: Whether the epoch may be published.
     """
@@ -43,19 +43,19 @@ class Gate:
 
 
 def file_gate(unread: int, files: int, gates: GateSettings) -> Gate:
-    """The share of files that a run may leave out, whatever they hold."""
+    """Gate on the share of files that a run leaves out, whatever they hold."""
     share = unread / files
     return Gate("gates.max_quarantined (files)", share, gates.max_quarantined, share <= gates.max_quarantined)
 
 
 def count_gates(counts: Mapping[str, int], published: int, gates: GateSettings, most: int | None = None) -> list[Gate]:
-    """Gates on what a run would remove, quarantine and embed again; whether they hold is for :func:`enforce`.
+    """Gates on the documents that a run would remove, quarantine and embed again; :func:`enforce` applies them.
 
     Args:
         counts: Counts of the comparison: ``documents``, ``changed``, ``deleted``, ``quarantined``.
         published: Documents of the published epoch.
         gates: Bounds.
-        most: Likewise of quarantined rows, ``run.max_quarantine``.
+        most: Cap on the quarantined rows, ``run.max_quarantine``.
     """
     changed, removed = (counts[name] / max(published, 1) for name in ("changed", "deleted"))
     quarantined = counts["quarantined"] / max(counts["documents"], 1)
@@ -72,13 +72,13 @@ def count_gates(counts: Mapping[str, int], published: int, gates: GateSettings, 
 def check_vectors(
     uri: str, store: ControlStore, epoch: int, receipts: Sequence[str], names: Sequence[str], gates: GateSettings
 ) -> list[Gate]:
-    """Refuses staged vectors that are not unit vectors or not the model's, before anything is committed.
+    """Refuses staged vectors that lack unit norm or are not the model's, before anything is committed.
 
     Args:
         uri: LanceDB database.
         store: Control files of the index.
         epoch: Epoch the shards are staged for.
-        receipts: Its shards; of many, as many as :data:`SHARDS_READ_BACK` drawn at random.
+        receipts: Its shards; a random sample of :data:`SHARDS_READ_BACK` is read back.
         names: The width tables.
         gates: Bounds.
 
@@ -86,7 +86,7 @@ def check_vectors(
         The gates, all of which hold.
 
     Raises:
-        RefusedError: A vector is not finite, its norm is not 1, or embedding its text again gives another.
+        RefusedError: A vector is not finite, its norm is not 1, or it differs from its recomputation.
     """
     staged = store.receipts(epoch)
     sampled = [staged.get(shard_id).sampled_cosine for shard_id in receipts]
@@ -103,7 +103,7 @@ def check_vectors(
 
 
 def table_gates(intent: Intent, maintained: Sequence[MaintainedTable], gates: GateSettings) -> list[Gate]:
-    """Gates on the committed tables; whether they hold is for :func:`enforce`."""
+    """Gates on the committed tables; :func:`enforce` applies them."""
     first = maintained[0].identity
     other = sum(table.identity != first for table in maintained)
     missing = abs(first.documents - intent.documents)
@@ -119,7 +119,7 @@ def table_gates(intent: Intent, maintained: Sequence[MaintainedTable], gates: Ga
 
 
 def _norm_error(uri: str, name: str, added: Sequence[dict[str, Any]]) -> float:
-    """Largest distance from 1 of a new vector's norm; infinite where one is not finite."""
+    """Largest distance from 1 of a new vector's norm; infinite if a vector is not finite."""
     worst = 0.0
     for batch in tables.read_staged(uri, name, added, [schema.VECTOR]):
         column = batch.column(0)

@@ -1,4 +1,4 @@
-"""Published epochs after the fact: list, show, roll back, prune."""
+"""Lists, shows, rolls back and prunes published epochs."""
 
 import re
 from collections.abc import Sequence
@@ -17,11 +17,12 @@ from indexer.storage.tags import is_begun, protect
 
 
 def epochs(store: ControlStore) -> list[dict[str, Any]]:
-    """The published epochs in their order, a few facts of each, JSON-ready."""
+    """The main facts of every published epoch, in order, JSON-ready."""
     return [_listed(epoch, held=store.is_held(epoch)) for epoch in store.epochs()]
 
 
 def _listed(epoch: Epoch, *, held: bool) -> dict[str, Any]:
+    """The main facts of one epoch."""
     run, counts = epoch.description.run, epoch.description.counts
     return {
         "epoch": epoch.number,
@@ -37,7 +38,7 @@ def _listed(epoch: Epoch, *, held: bool) -> dict[str, Any]:
 
 
 def show(store: ControlStore, number: int) -> Epoch:
-    """One epoch, with everything that is known of it.
+    """One epoch with its whole record.
 
     Raises:
         SettingsError: There is no such epoch.
@@ -51,8 +52,8 @@ def show(store: ControlStore, number: int) -> Epoch:
 def rollback(uri: str, store: ControlStore, number: int, *, hold: bool = False) -> Epoch:
     """Publishes an old epoch's tables again, as a new epoch; nothing is copied or deleted.
 
-    An epoch that a run has begun and not published is given up by this. The next run of ``jobs.index`` brings the index
-    up to date with the corpus again, unless the rollback holds: then runs are refused until :func:`resume`.
+    This gives up an epoch that a run has begun and not published. The next run of ``jobs.index`` brings the index up to
+    date with the corpus again. If the rollback holds, runs are refused until :func:`resume`.
 
     Args:
         uri: LanceDB database.
@@ -71,7 +72,7 @@ def rollback(uri: str, store: ControlStore, number: int, *, hold: bool = False) 
     target = show(store, number)
     again = _again(target, store.next_number(), hold=hold)
     protect(uri, again.versions(), again.number)
-    # Pruning deletes the epoch's file first: while it is there, the tags were set in time.
+    # Pruning deletes the epoch's file first: if it still exists, the tags were set in time.
     show(store, number)
     name, version = again.quarantine
     batches = tables.read(uri, name, version, schema.QUARANTINE_SCHEMA.names)
@@ -83,7 +84,7 @@ def rollback(uri: str, store: ControlStore, number: int, *, hold: bool = False) 
 
 
 def _again(target: Epoch, number: int, *, hold: bool) -> Epoch:
-    """An epoch as a rollback publishes it: with its tables, and with counts that say that nothing was done."""
+    """The epoch that a rollback publishes: the target's tables, and counts of a run that did nothing."""
     counts, run = target.description.counts, target.description.run
     documents = counts.unchanged + counts.kept + counts.moved + run.indexed
     nothing = dict.fromkeys(("new", "changed", "deleted", "kept", "text_bytes", "moved"), 0)
@@ -101,7 +102,7 @@ def _again(target: Epoch, number: int, *, hold: bool) -> Epoch:
 
 
 def resume(store: ControlStore) -> Epoch:
-    """Ends the hold of a rollback: the next run goes on.
+    """Ends the hold of a rollback, so that the next run updates the index.
 
     Returns:
         The latest epoch.
@@ -117,10 +118,10 @@ def resume(store: ControlStore) -> Epoch:
 
 
 def refuse_held(store: ControlStore, latest: Epoch | None) -> None:
-    """Refuses to go on while a rollback holds the index.
+    """Refuses a run while a rollback holds the index.
 
     Raises:
-        RefusedError: It does.
+        RefusedError: A rollback holds it.
     """
     if latest is not None and store.is_held(latest):
         raise RefusedError(
@@ -131,7 +132,7 @@ def refuse_held(store: ControlStore, latest: Epoch | None) -> None:
 
 @dataclass
 class Pruned:
-    """What pruning took away.
+    """Result of pruning.
 
     Attributes:
         epochs: Epochs forgotten.
@@ -149,7 +150,7 @@ class Pruned:
 
 
 def _older(uri: str, name: str, published: Sequence[Epoch]) -> set[str]:
-    """Tables of the index of generations before the published one; a later one may be being built."""
+    """Tables of generations before the published one; a later generation may be under construction."""
     if not published:
         return set()
     pattern = re.compile(rf"{re.escape(name)}(?:_g(\d+))?_(?:d\d+|quarantine)")
@@ -158,15 +159,15 @@ def _older(uri: str, name: str, published: Sequence[Epoch]) -> set[str]:
 
 
 def prune(uri: str, store: ControlStore, keep: int) -> Pruned:
-    """Deletes what only older epochs need. Safe beside a running job, which builds on the latest epoch.
+    """Deletes everything that only older epochs need. Safe beside a running job, which builds on the latest epoch.
 
-    Versions after the latest epoch's belong to a run that is committing and stay, and so do staged files without a
-    receipt: a worker may be writing them.
+    Versions after the latest epoch's stay: a run may be committing them. Staged files without a receipt stay too: a
+    worker may be writing them.
 
     Args:
         uri: LanceDB database.
         store: Control files of the index.
-        keep: Epochs to keep, with everything that readers of them need.
+        keep: Epochs to keep, with everything that their readers need.
 
     Returns:
         What was deleted.
@@ -179,13 +180,13 @@ def prune(uri: str, store: ControlStore, keep: int) -> Pruned:
     for epoch in kept:
         for name, version in epoch.versions().items():
             versions = needed.setdefault(name, {})
-            # Somebody may have deleted the table, or restored an older one: of that nothing can be kept.
+            # Somebody may have deleted the table or restored an older one: then there is no version to keep.
             if tables.has_version(uri, name, version):
                 versions[epoch.number] = version
     known = {name for epoch in published for name in epoch.versions()} | _older(uri, store.name, published)
-    # A rebuild that a rollback gave up: no epoch names its tables, and no later run takes its generation.
+    # Tables of a rebuild that a rollback gave up: no epoch names them, and no later run reuses their generation.
     known |= {name for intent in store.closed_intents(latest) for name in intent.bases}
-    # From here on nobody opens the old epochs: if this is interrupted, none is listed that cannot be opened.
+    # Epoch files go first: if this is interrupted, every epoch that is still listed can be opened.
     store.forget_epochs(pruned.epochs)
     staged = store.staged_files(up_to=latest)
     begun = store.begun_files(after=latest)

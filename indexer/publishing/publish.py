@@ -1,4 +1,4 @@
-"""From staged shards to an epoch: gates, commits, indices, the epoch file.
+"""Publishes an intent: commits, indices, gates, the epoch file.
 
 Any process may finish any intent, any number of times.
 """
@@ -24,16 +24,16 @@ from indexer.storage.records import Epoch, Intent, TableState, now
 from indexer.storage.tags import protect
 
 Each = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
-"""Runs a function on every tuple of arguments, here or elsewhere, and gives the results in any order."""
+"""Runs a function on every tuple of arguments, here or elsewhere, and yields the results in any order."""
 
 TRIES = 20
-"""How often tables are committed and maintained again because others write to them meanwhile."""
+"""Cap on the rounds of commit and maintenance while others write to the tables."""
 
 WAY_OUT = (
     "; its tables are written: run again with another bound for the gate, or give it up with jobs.publish rollback "
     "(before the first epoch: with another index.name)"
 )
-"""The way out when a gate refuses an intent: the run that finishes it applies its own bounds."""
+"""Advice when a gate refuses an intent: the run that finishes it applies its own bounds."""
 
 
 def finish(uri: str, store: ControlStore, intent: Intent, gates: GateSettings, each: Each, watch: Stopwatch) -> Epoch:
@@ -44,11 +44,11 @@ def finish(uri: str, store: ControlStore, intent: Intent, gates: GateSettings, e
         store: Control files of the index.
         intent: What the epoch will be.
         gates: Bounds.
-        each: Runs what takes memory with the size of a table, for every table.
-        watch: Takes the seconds of ``commit`` and ``index``, which has the gates too.
+        each: Runs the maintenance of every table, whose memory grows with the table.
+        watch: Adds the seconds of ``commit`` and of ``index``, which includes the gates.
 
     Returns:
-        The epoch; another run's, where the intent's epoch or a later one was published in the meantime.
+        The epoch; another run's, if that one published this epoch or a later one in the meantime.
 
     Raises:
         RefusedError: A gate refuses; the published epoch stays, and the intent waits to be finished.
@@ -82,7 +82,7 @@ def finish(uri: str, store: ControlStore, intent: Intent, gates: GateSettings, e
 
 
 def _commit(uri: str, store: ControlStore, intent: Intent) -> dict[str, int]:
-    """Commits every table; gives the versions that the commits made."""
+    """Commits every table; returns the versions that the commits made."""
     receipts = store.receipts(intent.epoch)
     gone = set(intent.receipts) - receipts.ids()
     if gone:
@@ -107,6 +107,7 @@ def _commit(uri: str, store: ControlStore, intent: Intent) -> dict[str, int]:
 
 
 def _epoch(intent: Intent, maintained: Sequence[MaintainedTable], quarantine: int, found: Sequence[Gate]) -> Epoch:
+    """Builds the epoch's record from the intent and the maintained tables."""
     states = [
         TableState(
             name=table.name,

@@ -37,7 +37,7 @@ def maintain_table(uri: str, name: str, width: int, intent: Intent, gates: GateS
 
 @dataclass(frozen=True)
 class _Identity:
-    """Which rows a table holds, but for their vectors, in a few numbers: equal for equal sets, in any order."""
+    """A table's rows without their vectors, condensed to a few numbers: equal for equal sets in any order."""
 
     rows: int
     keys: int
@@ -46,6 +46,7 @@ class _Identity:
 
 
 def _identity(uri: str, name: str, version: int) -> _Identity:
+    """Reads keys and hashes of all rows once and condenses them."""
     hashes = [np.empty(0, np.uint64)]
     documents = digest = 0
     for batch in tables.read(uri, name, version, [schema.ID, schema.CHUNK, schema.CONTENT_HASH, schema.PAYLOAD_HASH]):
