@@ -23,7 +23,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> object:
-    """Imports a name of ``__all__`` from the module it lives in."""
+    """Imports a name of ``__all__`` from its module."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)

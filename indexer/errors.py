@@ -1,4 +1,4 @@
-"""The errors a user can meet, each with the exit status its command ends with."""
+"""The errors that a user can meet, each with the exit status of its command."""
 
 import difflib
 import re
@@ -29,7 +29,7 @@ class UnusableFile(CorpusError):
     """A file cannot be used.
 
     Attributes:
-        rows: Rows that its footer names, ``None`` where that is not known.
+        rows: Rows by its footer, ``None`` if not known.
     """
 
     rows: int | None = None
@@ -50,11 +50,11 @@ class RefusedError(IndexerError):
 
 
 SOURCE_PLACE = re.compile(r"(?:,? +(?:at |in )?|, *)?[\w.@~/\\-]+\.(?:rs|cc|cpp|h):\d+(?::\d+)?:?")
-"""A place in a library's source, as Lance and Arrow put into their messages."""
+"""Pattern of a place in a library's source, which Lance and Arrow put into their messages."""
 
 
 class DamagedFile(IndexerError):
-    """A control file is there and does not hold what it should."""
+    """A control file exists but does not hold its record."""
 
 
 class CannotFinish(IndexerError):
@@ -62,13 +62,13 @@ class CannotFinish(IndexerError):
 
 
 def first_line(error: BaseException) -> str:
-    """First line of an error's message without places in a library's source, or its type where it has none."""
+    """First line of an error's message without places in a library's source; its type if the message is empty."""
     line = next(iter(str(error).splitlines()), "")
     return SOURCE_PLACE.sub("", line).strip(" ,") or type(error).__name__
 
 
 def fault_line(error: BaseException, doing: str) -> str:
-    """One line on an error that no check foresaw: what failed and where, never the library's words on the data.
+    """One line about an unforeseen error: what failed and where. The library's message is left out: it may quote data.
 
     Args:
         error: The error.
@@ -85,7 +85,7 @@ def fault_line(error: BaseException, doing: str) -> str:
 
 
 class EngineError(IndexerError):
-    """The engine cannot start with these settings on this machine, or gives nonsense."""
+    """The engine cannot start with these settings on this machine, or its first results are unusable."""
 
 
 class EngineDead(IndexerError):
@@ -93,6 +93,6 @@ class EngineDead(IndexerError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of an error about an unknown name: ``(did you mean ...?)``, or nothing where no known name is near."""
+    """The end of an error about an unknown name: ``(did you mean ...?)``, empty if no known name is similar."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f" (did you mean {matches[0]}?)" if matches else ""

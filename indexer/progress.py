@@ -11,12 +11,12 @@ from typing import Literal, Self
 
 from tqdm import tqdm
 
-# Control characters, separators of lines and paragraphs, marks of direction (Unicode TR 36), halves of surrogate pairs,
-# which stand for the bytes of file names that are not UTF-8.
+# Control characters, separators of lines and paragraphs, marks of direction (Unicode TR 36). Halves of surrogate pairs
+# too: they stand for the bytes of file names that are not UTF-8.
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 LINE_SECONDS = 10.0
-"""Least time between two plain lines."""
+"""Shortest time between two plain lines."""
 
 
 def say(line: str) -> None:
@@ -25,10 +25,10 @@ def say(line: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Text that does nothing to a terminal: what would move its cursor or turn its direction is escaped.
+    """Text that is safe for a terminal: characters that move its cursor or turn its direction are escaped.
 
-    Ids, payload and file names are other people's. Tabs and line ends are escaped too; letters of every script, emoji
-    and their joiners stay.
+    Ids, payload and file names come from other people. Tabs and line ends are escaped too. Letters of every script,
+    emoji and their joiners stay.
     """
     return UNPRINTABLE.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
 
@@ -44,7 +44,7 @@ class Progress:
         Args:
             total: Documents to index, or other units.
             workers: Engines at work.
-            style: ``auto`` is a bar where standard error is a terminal, else lines.
+            style: ``auto`` is a bar if standard error is a terminal, otherwise lines.
             unit: What is counted.
         """
         self._total, self._workers, self._unit = total, workers, unit
@@ -80,9 +80,11 @@ class Progress:
             self._print_line()
 
     def _rate(self) -> float:
+        """Tokens per second since the start."""
         return self._tokens / max(time.monotonic() - self._start, 1e-9)
 
     def _print_line(self) -> None:
+        """Prints one plain line of progress."""
         self._last_line = time.monotonic()
         elapsed = self._last_line - self._start
         left = elapsed / self._documents * (self._total - self._documents) if self._documents else 0.0

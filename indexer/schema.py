@@ -26,7 +26,7 @@ PAYLOAD_HASH = "payload_hash"
 VECTOR = "vector"
 
 RESERVED = frozenset({ID, CHUNK, CHAR_START, CHAR_END, CONTENT_HASH, PAYLOAD_HASH, VECTOR})
-"""Names a payload column may not take."""
+"""Names that a payload column may not have."""
 
 CONTENT_HASH_TYPE = pa.binary(16)
 
@@ -139,4 +139,5 @@ class Layout:
         return hashlib.blake2b(json.dumps(self.describe(), sort_keys=True).encode(), digest_size=16).hexdigest()
 
     def _name(self, suffix: str) -> str:
+        """Name of a table with a suffix, with the generation in it from the second one on."""
         return f"{self.name}_{suffix}" if self.generation == 1 else f"{self.name}_g{self.generation}_{suffix}"

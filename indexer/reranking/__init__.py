@@ -1,1 +1,1 @@
-"""Scores pairs with a reranker, and reranks what a search finds. Runs on cluster workers."""
+"""Scores pairs with a reranker, and re-ranks the hits of searches. Runs on cluster workers."""

@@ -1,4 +1,4 @@
-"""Parquet rows to score: ranges of rows as the unit of work, and what is in them."""
+"""Parquet rows to score: cuts files into ranges of rows, the unit of work, and reads them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,12 +41,12 @@ class RowRange:
         return self.stop - self.start
 
     def halves(self) -> tuple["RowRange", ...]:
-        """None: its results are one file, in the order of the rows."""
+        """Empty: a range is never halved, since its results are one file in the order of the rows."""
         return ()
 
 
 def require(uri: str, file: DataFile, columns: Sequence[str], added: Sequence[str] = ()) -> None:
-    """Refuses a file that lacks a column, or has one that the results add.
+    """Refuses a file that lacks a column or already has one that the results add.
 
     Raises:
         CorpusError: Names the file and the column.
@@ -69,8 +69,8 @@ def cut(uri: str, file: DataFile, at: int, most: int, together: Sequence[str] = 
         file: The file.
         at: Its place in the listing.
         most: Rows per range.
-        together: Columns whose equal values in neighbouring rows keep these in one range of up to twice ``most``:
-            pairs of one query share the beginning of their prompts.
+        together: Neighbouring rows with equal values in these columns stay in one range of up to twice ``most``. So
+            pairs of one query, whose prompts begin alike, share the cache.
 
     Returns:
         The ranges, in order.
@@ -103,11 +103,12 @@ def read(rows: RowRange, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def strings(table: pa.Table, column: str) -> list[str | None]:
-    """Values of a column as text; ``None`` for nulls and for what is not UTF-8."""
+    """Values of a column as text; ``None`` for nulls and for bytes that are not UTF-8."""
     return [_decoded(value) for value in table[column].cast(pa.string()).cast(pa.binary()).to_pylist()]
 
 
 def _decoded(value: bytes | None) -> str | None:
+    """Bytes as text, ``None`` if they are not UTF-8."""
     try:
         return None if value is None else value.decode()
     except UnicodeDecodeError:

@@ -26,7 +26,7 @@ CHUNK_COLUMN = "chunk"
 
 @dataclass
 class QueriesInFlight:
-    """Queries of a shard on their way."""
+    """Queries of a shard between their file and their candidates."""
 
     ids: list[str]
     queries: list[str]
@@ -55,6 +55,7 @@ class SearchPipeline(Pipeline[RowRange, Embedder, QueriesInFlight, PartReceipt])
         super().__init__(published.make_engine(model))
 
     def _read(self, piece: RowRange, watch: Stopwatch) -> QueriesInFlight:
+        """Reads and tokenises the usable queries of a shard."""
         with watch("read"):
             table = pairs.read(piece)
             ids, queries = (
@@ -68,10 +69,12 @@ class SearchPipeline(Pipeline[RowRange, Embedder, QueriesInFlight, PartReceipt])
         return QueriesInFlight([name for name, *_ in usable], texts, chosen, tokens, table.num_rows - len(usable))
 
     def _compute(self, held: QueriesInFlight, watch: Stopwatch) -> None:
+        """Embeds the queries."""
         with watch("engine"):
             held.vectors = self._engine.embed(held.tokens)
 
     def _store(self, piece: RowRange, held: QueriesInFlight, watch: Stopwatch) -> PartReceipt:
+        """Searches, writes the candidates and puts the receipt."""
         chosen = self._settings
         with watch("search"):
             found = self._published.nearest(held.vectors, chosen.candidates, chosen.width, oversample=chosen.oversample)
@@ -91,6 +94,7 @@ class SearchPipeline(Pipeline[RowRange, Embedder, QueriesInFlight, PartReceipt])
 
 
 def _candidates(held: QueriesInFlight, found: Sequence[Sequence[Hit]]) -> pa.Table:
+    """Candidates of all queries as a table of :data:`CANDIDATE_SCHEMA`."""
     rows = [
         (name, query, task, hit.id, hit.chunk, hit.vector_score)
         for name, query, task, hits in zip(held.ids, held.queries, held.instructions, found, strict=True)
@@ -104,14 +108,14 @@ def _candidates(held: QueriesInFlight, found: Sequence[Sequence[Hit]]) -> pa.Tab
 
 @dataclass
 class PairsInFlight:
-    """Pairs of a shard on their way.
+    """Pairs of a shard between their file and their scores.
 
     Attributes:
         table: The rows as read.
-        order: Rows with a query and a document, those of one query together.
+        order: Rows with a query and a document, sorted by query so that equal queries are neighbours.
         batch: Their prompts.
-        scores: float32, shape (rows,); NaN where there is none.
-        cached_tokens: Tokens of the prompts that were not computed again.
+        scores: float32, shape (rows,); NaN for a row without a score.
+        cached_tokens: Tokens of the prompts that came from the cache.
     """
 
     table: pa.Table
@@ -138,7 +142,7 @@ class ScorePipeline(Pipeline[RowRange, Scorer, PairsInFlight, PartReceipt]):
         Args:
             output: Folder of the run.
             settings: Columns of the pairs.
-            published: The index that ids are of.
+            published: The index that document ids refer to.
             reranker: Gives the tokenizer and the engine.
             ranked: Whether the pairs are candidates of a search, whose results are ranked and also go to a table.
         """
@@ -151,6 +155,7 @@ class ScorePipeline(Pipeline[RowRange, Scorer, PairsInFlight, PartReceipt]):
         super().__init__(reranker.engine)
 
     def _read(self, piece: RowRange, watch: Stopwatch) -> PairsInFlight:
+        """Reads pairs, looks up documents, and tokenises usable pairs, sorted by task and query."""
         with watch("read"):
             table = pairs.read(piece)
             queries = pairs.strings(table, self._settings.query_column)
@@ -171,6 +176,7 @@ class ScorePipeline(Pipeline[RowRange, Scorer, PairsInFlight, PartReceipt]):
         return PairsInFlight(table, [row for row, *_ in usable], batch, np.full(table.num_rows, np.nan, np.float32))
 
     def _documents(self, table: pa.Table) -> list[str | None]:
+        """Text of every row's document: its own column, or looked up in the index by id."""
         chosen = self._settings
         if chosen.document_column is not None:
             return pairs.strings(table, chosen.document_column)
@@ -183,12 +189,14 @@ class ScorePipeline(Pipeline[RowRange, Scorer, PairsInFlight, PartReceipt]):
         return [None if name is None else next(texts) for name in ids]
 
     def _compute(self, held: PairsInFlight, watch: Stopwatch) -> None:
+        """Scores the pairs; notes the tokens that came from the cache."""
         before = self._engine.cached_tokens
         with watch("engine"):
             held.scores[held.order] = self._engine.score(held.batch.ids, held.batch.second)
         held.cached_tokens = self._engine.cached_tokens - before
 
     def _store(self, piece: RowRange, held: PairsInFlight, watch: Stopwatch) -> PartReceipt:
+        """Writes the scored part, stages it if results are ranked, and puts the receipt."""
         truncated = np.zeros(held.table.num_rows, bool)
         truncated[held.order] = held.batch.truncated
         part = held.table.append_column("score", pa.array(held.scores, from_pandas=True))
@@ -210,7 +218,7 @@ class ScorePipeline(Pipeline[RowRange, Scorer, PairsInFlight, PartReceipt]):
 
 
 def _ranked(part: pa.Table) -> pa.Table:
-    """Results in the order of their queries, best first; pairs without a score last."""
+    """Results in the order of their queries, each query's best first; pairs without a score come last."""
     ids = part["query_id"].to_pylist()
     first = {name: place for place, name in reversed(list(enumerate(ids)))}
     scores = np.nan_to_num(part["score"].to_numpy(), nan=-np.inf)
@@ -225,4 +233,5 @@ def _ranked(part: pa.Table) -> pa.Table:
 
 
 def _instructions(table: pa.Table, column: str | None) -> list[str | None]:
+    """Instruction of every row, ``None`` without a column for it."""
     return [None] * table.num_rows if column is None else pairs.strings(table, column)

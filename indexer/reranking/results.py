@@ -1,7 +1,7 @@
-"""The folder of one scoring run: what it is of, receipts, Parquet parts, the TREC run file. Each put once.
+"""The folder of one scoring run: its identity, receipts, Parquet parts, the TREC run file. Each is put once.
 
-``scores/`` holds the Parquet dataset, ``_candidates/`` what the search found for the reranker, ``_control/`` the
-receipts. A folder belongs to one run: other pairs, another model or another epoch are refused.
+``scores/`` holds the Parquet dataset, ``_candidates/`` the candidates for the reranker, ``_control/`` the receipts. A
+folder is for one run: other pairs, another model or another epoch are refused.
 """
 
 import json
@@ -37,7 +37,7 @@ CANDIDATE_SCHEMA = pa.schema(
         pa.field("vector_score", pa.float32(), nullable=False),
     ]
 )
-"""What the search gives the reranker; the documents' texts stay in the index."""
+"""Candidates that the search passes to the reranker; the documents' texts stay in the index."""
 
 RESULT_SCHEMA = pa.schema(
     [
@@ -50,7 +50,7 @@ RESULT_SCHEMA = pa.schema(
         pa.field("truncated", pa.bool_(), nullable=False),
     ]
 )
-"""Reranked results: ``rank`` counts from 1 within a query, by descending ``score``."""
+"""Re-ranked results: ``rank`` counts from 1 within a query, by descending ``score``."""
 
 
 class PartReceipt(ShardRecord):
@@ -61,7 +61,7 @@ class PartReceipt(ShardRecord):
         unscored: Rows without a score: no query, no document, or a score that is not finite.
         truncated: Rows whose text was cut.
         tokens: Tokens the engine read.
-        cached_tokens: Those of them that it did not compute again, because pairs of a query begin alike.
+        cached_tokens: Tokens among them that came from the cache, because pairs of a query begin alike.
         fragments: Lance fragments of the part, where results also go to a table.
         seconds: Seconds per stage.
     """
@@ -91,13 +91,13 @@ class ResultFolder:
         self._files = PutOnceFolder(uri, "", "output.uri")
 
     def claim(self, run: Mapping[str, Any]) -> None:
-        """Makes the folder that of a run.
+        """Claims the folder for a run.
 
         Args:
-            run: What the results follow from, JSON-ready.
+            run: Everything that determines the results, JSON-ready.
 
         Raises:
-            SettingsError: It holds the results of another run; names what differs.
+            SettingsError: The folder holds the results of another run; the message names the differences.
         """
         if self._files.put("_control/run.json", json.dumps(run, sort_keys=True).encode()):
             return
@@ -114,19 +114,19 @@ class ResultFolder:
         return Receipts(self._files, f"_control/receipts/{phase}", PartReceipt)
 
     def put_part(self, phase: Phase, shard_id: str, table: pa.Table) -> pa.Table:
-        """Writes a part; gives the one that counts: two computations of one shard may differ by rounding."""
+        """Writes a part; returns the one that counts. Two computations of one shard may differ by rounding."""
         name = f"{FOLDERS[phase]}/part-{shard_id}.parquet"
         return table if self._files.put_table(name, table) else self._files.get_table(name)
 
     def candidates_uri(self) -> str:
-        """Where the search's parts are."""
+        """URI of the search's parts."""
         return f"{self.uri.rstrip('/')}/{FOLDERS['search']}"
 
     def put_trec(self, run: str) -> None:
         """Writes ``scores.trec`` from the parts of a finished run.
 
-        A line is ``query_id Q0 id rank score run``. Of a document's chunks the best one counts. White space, control
-        characters and "%" in names are percent-encoded, because the format has no quoting; an empty name is "%".
+        A line is ``query_id Q0 id rank score run``. A document's best chunk counts. White space, control characters and
+        "%" in names are percent-encoded, because the format has no quoting; an empty name becomes "%".
 
         Args:
             run: Name of the run.

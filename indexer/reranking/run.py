@@ -26,7 +26,7 @@ from indexer.storage.commits import Change
 from indexer.storage.records import canonical
 
 OWNER = "jobs.score"
-"""Whose table the results of a search are."""
+"""Owner of the table with a search's results."""
 
 CANDIDATES = {"query_column": "query", "document_id_column": "id", "instruction_column": "instruction"}
 """Columns of the search's candidates."""
@@ -49,12 +49,12 @@ def _make_score(
 
 @dataclass
 class ScoreJob:
-    """What a run works with, opened and checked.
+    """Inputs of a run, opened and checked.
 
     Attributes:
         settings: The settings.
         reranker: The reranker.
-        published: The index, where there is one.
+        published: The index, ``None`` without one.
         files: Files of pairs or queries.
         folder: Where results go.
         watch: Seconds by stage.
@@ -85,19 +85,19 @@ def run(
     embedder: Model | None = None,
     cluster: Cluster | None = None,
 ) -> dict[str, Any]:
-    """Scores what the settings name; run again, it resumes what an earlier run wrote.
+    """Scores the configured pairs or queries; resumes an earlier run of the same settings.
 
     Args:
         settings: The settings.
-        model: Another reranker than the one that the settings name.
-        embedder: Another model for queries than the index's own.
+        model: A reranker to use instead of the configured one.
+        embedder: A model for queries to use instead of the index's own.
         cluster: A connected cluster, which stays connected; by default the run connects as the settings say.
 
     Returns:
         The summary, JSON-ready.
 
     Raises:
-        SettingsError: The settings contradict the model, the index or what the output holds.
+        SettingsError: The settings contradict the model, the index or the content of the output folder.
         CorpusError: A file of pairs or queries cannot be used.
         IndexerError: Anything else that ends the run.
     """
@@ -124,13 +124,14 @@ def run(
 
 
 def _open(settings: ScoreSettings, model: Reranker | None) -> ScoreJob:
+    """Opens and checks everything before an engine starts, and claims the output folder."""
     watch = Stopwatch()
     with watch("open"):
         reranker = model or open_reranker(settings.model, settings.engine)
         published = None
         if settings.index is not None:
             published = _published(settings, None)
-            published.text_columns  # noqa: B018  # refused here rather than by every worker
+            published.text_columns  # noqa: B018  # refuse here and not in every worker
         given = settings.pairs or _given(settings.queries)
         if given.instruction_column is not None and not reranker.tokenizer.takes_instructions:
             raise SettingsError(f"instruction_column: {settings.model.name} takes no instructions; leave it out")
@@ -148,21 +149,23 @@ def _open(settings: ScoreSettings, model: Reranker | None) -> ScoreJob:
 
 
 RESULT_COLUMNS = ("score", "truncated")
-"""Columns that pairs gain."""
+"""Columns that the results add to the pairs."""
 
 
 def _published(settings: ScoreSettings, epoch: int | None) -> Published:
+    """The index that the settings name, at an epoch."""
     index = _given(settings.index)
     return open_published(index.uri, index.name, epoch=epoch, engine=settings.engine.arguments)
 
 
 def _columns(settings: ScoreSettings) -> list[str]:
+    """Columns of the pairs or queries that the settings name."""
     given = settings.pairs or _given(settings.queries)
     return [value for key, value in given.model_dump().items() if key.endswith("_column") and value is not None]
 
 
 def _check_ids(settings: QueriesSettings, files: Sequence[DataFile]) -> None:
-    """Results are told apart by the query's id."""
+    """Refuses repeated query ids: they identify the results."""
     seen: set[str] = set()
     for at, file in enumerate(files):
         (whole,) = pairs.cut(settings.uri, file, at, most=max(1, _rows(settings.uri, file)))
@@ -192,12 +195,13 @@ def _identity(
 
 
 def _query_pieces(job: ScoreJob, queries: QueriesSettings) -> list[RowRange]:
+    """Ranges of queries, so small that their candidates fill one shard of pairs."""
     most = -(-job.settings.run.shard_pairs // queries.candidates)
     return [piece for at, file in enumerate(job.files) for piece in pairs.cut(queries.uri, file, at, most)]
 
 
 def _pair_pieces(job: ScoreJob, cluster: Cluster) -> tuple[PairsSettings, list[RowRange]]:
-    """What is scored: the pairs given, or the parts that the search wrote, one query never in two."""
+    """Pieces to score: of the given pairs, or of the search's parts; a query is never split between two."""
     most = job.settings.run.shard_pairs
     if job.settings.pairs is not None:
         columns = job.settings.pairs
@@ -213,6 +217,7 @@ def _pair_pieces(job: ScoreJob, cluster: Cluster) -> tuple[PairsSettings, list[R
 
 
 def _rows(uri: str, file: DataFile) -> int:
+    """Number of rows of a file, by its footer."""
     with open_parquet(uri, file) as parquet:
         return int(parquet.metadata.num_rows)
 
@@ -220,7 +225,7 @@ def _rows(uri: str, file: DataFile) -> int:
 def _phase(
     job: ScoreJob, cluster: Cluster, phase: Phase, pieces: Sequence[RowRange], make: Callable[[], Any]
 ) -> list[PartReceipt]:
-    """Takes every piece to a receipt, those of an earlier run as they are."""
+    """Takes every piece to a receipt and reuses the receipts of an earlier run."""
     written = job.folder.receipts(phase)
     known = written.ids()
     receipts = [written.get(piece.shard_id) for piece in pieces if piece.shard_id in known]
@@ -256,7 +261,7 @@ def _phase(
 
 
 def _publish(job: ScoreJob, receipts: Sequence[PartReceipt]) -> None:
-    """The results of a search as one LanceDB table, committed once, and as a TREC run."""
+    """Publishes a search's results as one LanceDB table, committed once, and as a TREC run."""
     uri = job.settings.output.uri
     ordered = sorted(receipts, key=lambda receipt: receipt.shard_id)
     fragments = [fragment for receipt in ordered for fragment in receipt.fragments]
@@ -267,6 +272,7 @@ def _publish(job: ScoreJob, receipts: Sequence[PartReceipt]) -> None:
 
 
 def _summary(job: ScoreJob, receipts: Sequence[PartReceipt]) -> dict[str, Any]:
+    """The summary of the run, JSON-ready."""
     rows = sum(receipt.rows for receipt in receipts)
     unscored = sum(receipt.unscored for receipt in receipts)
     spent = job.watch.seconds
@@ -291,7 +297,7 @@ GivenT = TypeVar("GivenT")
 
 
 def _given(value: GivenT | None) -> GivenT:
-    """A section that the settings' own check has found to be there."""
+    """A section that the settings' own check guarantees to exist."""
     if value is None:
         raise TypeError("internal error: the settings lack a section that their form needs")
     return value

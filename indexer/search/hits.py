@@ -1,4 +1,4 @@
-"""Hits: what a search gives for a query, and the texts they show."""
+"""Hits: the results of a search, and their texts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 from indexer import schema
 
 HIDDEN = frozenset({schema.VECTOR, schema.CONTENT_HASH, schema.PAYLOAD_HASH})
-"""Columns a result does not show."""
+"""Columns left out of a result."""
 
 DISTANCE = "_distance"
 """Column that LanceDB adds to results."""
@@ -20,10 +20,10 @@ class Hit:
     Attributes:
         id: Document id.
         chunk: Chunk of the document.
-        score: What the hits are ordered by: the reranker's probability, else ``vector_score``.
+        score: Hits are sorted by it: the reranker's probability, otherwise ``vector_score``.
         vector_score: Similarity to the query, larger is nearer: 1 - distance for cosine and dot, -distance for l2.
         payload: Payload columns and the chunk's character span.
-        skip_empty: Whether an empty text column adds nothing to the index's texts; otherwise it adds a newline.
+        skip_empty: Whether an empty text column adds nothing to the index's texts instead of a newline.
     """
 
     id: str
@@ -39,12 +39,12 @@ class Hit:
 
 
 def shown_columns(names: Sequence[str]) -> list[str]:
-    """Columns of a result beside its key."""
+    """Columns that a result shows beside its key."""
     return [name for name in names if name not in HIDDEN | {schema.ID, schema.CHUNK}]
 
 
 def make_hit(row: dict[str, Any], metric: str, *, skip_empty: bool) -> Hit:
-    """A hit of one result row of LanceDB."""
+    """Makes a hit of one result row of LanceDB."""
     distance = float(row.pop(DISTANCE))
     score = -distance if metric == "l2" else 1.0 - distance
     return Hit(str(row.pop(schema.ID)), int(row.pop(schema.CHUNK)), score, score, row, skip_empty)

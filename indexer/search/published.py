@@ -1,4 +1,4 @@
-"""Questions to a published index: vectors and scores come from local engines."""
+"""Answers questions from a published index, with vectors and scores from local engines."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -25,7 +25,7 @@ MEMORY = "gpu_memory_utilization"
 
 
 class Published(Snapshot):
-    """One epoch of an index, asked with vectors and scores from local engines."""
+    """One epoch of an index, searched with vectors and scores from local engines."""
 
     def __init__(self, uri: str, epoch: Epoch, engine: EngineSettings, reranker: Reranker | None) -> None:
         """Wraps an epoch; use :func:`open_published`."""
@@ -35,7 +35,7 @@ class Published(Snapshot):
 
     @cached_property
     def model(self) -> Model:
-        """The model that made the vectors; another one's queries would meet nothing.
+        """The model that made the vectors; queries of another model cannot be compared with them.
 
         Raises:
             SettingsError: The model found now has another fingerprint.
@@ -76,7 +76,7 @@ class Published(Snapshot):
             k: Results per query.
             width: Width to search at, the widest by default.
             where: SQL condition on columns of the table, e.g. ``"kind = 'class'"``.
-            rerank: Candidates per query that the reranker puts into its own order before the first ``k`` are given.
+            rerank: Candidates per query that the reranker scores and sorts before the first ``k`` are returned.
 
         Returns:
             For each query its hits, best first.
@@ -114,34 +114,37 @@ class Published(Snapshot):
         return self._scorer.score(batch.ids, batch.second)
 
     def make_engine(self, model: Model | None = None) -> Callable[[], Embedder]:
-        """What starts an engine for queries and compares it with the epoch's own; small enough to travel to workers.
+        """Makes a function that starts an engine for queries. It is small enough to be sent to workers.
 
         Args:
             model: Another model than the epoch's own.
 
         Returns:
-            A function that starts the engine, and raises :class:`RefusedError` where its vectors are not those that
-            the epoch records.
+            A function that starts the engine. It raises :class:`RefusedError` if the engine's vectors differ from the
+            epoch's record.
         """
         return partial(_admitted, model or self.model, self.epoch.number, self.epoch.description.engine)
 
     @cached_property
     def _engine(self) -> Embedder:
+        """The engine for queries, started at the first use."""
         return self.make_engine()()
 
     @cached_property
     def _scorer(self) -> Scorer:
+        """The reranker's engine, started at the first use."""
         return self._given_reranker.engine()
 
     @property
     def _given_reranker(self) -> Reranker:
+        """The reranker; refuses if the index was opened without one."""
         if self._reranker is None:
             raise SettingsError("no reranker: name one when opening the index, or with --rerank")
         return self._reranker
 
 
 def _admitted(model: Model, epoch: int, recorded: EngineRecord | None) -> Embedder:
-    """Starts the query engine; one of an epoch that records no vectors cannot be compared."""
+    """Starts the query engine and compares it with the epoch's recorded vectors, if it has any."""
     engine = model.engine()
     if recorded is not None:
         known = Probes.decoded(recorded.probe_ids, recorded.probe_vectors)
@@ -173,7 +176,7 @@ def open_published(
 
     Raises:
         SettingsError: Nothing is published under that name, the URI may hold credentials, or the reranker cannot be
-            had.
+            loaded.
     """
     try:
         store = ControlStore(check_uri(uri), name)
@@ -183,7 +186,7 @@ def open_published(
     if found is None:
         raise SettingsError(f"no epoch of index {name!r} is published at {shown(uri)}; run jobs.index first")
     arguments = dict(engine or {})
-    if reranker and MEMORY in arguments:  # two engines, in this process and on one GPU
+    if reranker and MEMORY in arguments:  # two engines of this process share one GPU
         arguments[MEMORY] = float(arguments[MEMORY]) / 2
     settings = EngineSettings(**arguments)
     return Published(uri, found, settings, open_reranker(reranker, settings) if reranker else None)

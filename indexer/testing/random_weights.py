@@ -1,6 +1,6 @@
-"""Qwen3 checkpoints with random weights: what is checked with them is arithmetic and speed, never relevance.
+"""Qwen3 checkpoints with random weights, to check arithmetic and speed, never relevance.
 
-Needs only torch and safetensors, so that a machine with nothing but vLLM can make them.
+This needs only torch and safetensors, so that a machine with nothing but vLLM can make them.
 """
 
 import importlib.util
@@ -43,7 +43,7 @@ TRUE_SHAPES = {
 """Qwen3-Embedding's shapes, with two of their layers."""
 
 TRUE_LAYERS = {"0.6B": 28, "4B": 36, "8B": 36}
-"""Layers they have on the hub."""
+"""Layers of the models on the hub."""
 
 
 def write_weights(
@@ -83,7 +83,7 @@ def write_weights(
 
 
 def write_config(path: str | Path, shape: Shape, dtype: str = "bfloat16") -> str:
-    """Writes only the configuration, of which a model's cost follows.
+    """Writes only the configuration, which determines a model's cost.
 
     Returns:
         The directory.
@@ -95,6 +95,7 @@ def write_config(path: str | Path, shape: Shape, dtype: str = "bfloat16") -> str
 
 
 def _qwen3_weights(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and dimensions of all weights but the head."""
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     yield "embed_tokens.weight", (QWEN_VOCABULARY, shape.hidden)
     yield "norm.weight", (shape.hidden,)
@@ -118,10 +119,10 @@ def _qwen3_weights(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
 def _weight(
     name: str, dimensions: tuple[int, ...], dtype: "torch.dtype", generator: "torch.Generator"
 ) -> "torch.Tensor":
-    """Norms around 1; small embeddings, and matrices of a gain below 1 whatever their width.
+    """Draws a tensor: norms around 1, small embeddings, matrices of a gain below 1 at any width.
 
-    Vectors of different texts then have a cosine around 0.1, and bfloat16 moves a vector by less than 2e-4 in cosine;
-    with a gain of 1, or sharper attention, rounding alone moves it by 1e-3 to 5e-2.
+    Vectors of different texts then have a cosine around 0.1, and bfloat16 moves a vector by less than 2e-4 in cosine.
+    With a gain of 1, or sharper attention, rounding alone moves it by 1e-3 to 5e-2.
     """
     import torch
 
@@ -131,6 +132,7 @@ def _weight(
 
 
 def _qwen3_config(shape: Shape, dtype: str) -> dict[str, Any]:
+    """Content of ``config.json``."""
     return {
         "architectures": ["Qwen3ForCausalLM"],
         "model_type": "qwen3",
