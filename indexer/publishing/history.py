@@ -74,6 +74,10 @@ def rollback(uri: str, store: ControlStore, number: int, *, hold: bool = False) 
     protect(uri, again.versions(), again.number)
     # Pruning deletes the epoch's file first: if it still exists, the tags were set in time.
     show(store, number)
+    if target.description.files is not None:
+        # Under its own number: a prune deletes the list of the epoch that it forgets.
+        files = store.digests.put_list(again.number, store.digests.get_list(target.description.files))
+        again = again.model_copy(update={"description": again.description.model_copy(update={"files": files})})
     name, version = again.quarantine
     batches = tables.read(uri, name, version, schema.QUARANTINE_SCHEMA.names)
     store.put_quarantine(again.number, version, pa.Table.from_batches(batches, schema.QUARANTINE_SCHEMA))

@@ -101,3 +101,4 @@ def test_a_prune_takes_no_generation_that_a_rollback_is_returning_to(
     monkeypatch.setattr(ControlStore, "put_quarantine", put_beside)
     assert history.rollback(given.index.uri, store, 1).number == 3
     assert len(published_rows(given, 96)) == 20
+    assert len(store.digests.get_list(str(store.epoch(3).description.files))) == 1
