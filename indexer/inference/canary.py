@@ -1,4 +1,4 @@
-"""Checks of an engine's first results: what no working model gives."""
+"""Checks an engine's first results: refuses vectors and scores that no working model gives."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The model's files: where they are, what they are, and the digest that tells one set of weights from another."""
+"""The model's files: finds, checks and digests them."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from indexer.inference import conventions
 from indexer.inference.conventions import Conventions
 
 FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*/config.json", "*/model.safetensors")
-"""What is fetched of a hub repository: configuration, tokenizer, weights; no code and no pickled weights."""
+"""Files fetched from a hub repository: configuration, tokenizer and weights, never code or pickled weights."""
 
 READ_BYTES = 1 << 22
 
@@ -40,22 +40,22 @@ class Checkpoint:
 
     @cached_property
     def conventions(self) -> Conventions:
-        """How an embedding model wants to be used.
+        """The checkpoint's conventions for use as an embedding model.
 
         Raises:
-            SettingsError: It wants something that vLLM leaves out.
+            SettingsError: It needs something that vLLM leaves out.
         """
         return conventions.read(self.path)
 
     @property
     def dimension(self) -> int:
-        """Native width of the vectors: that of the last Dense layer, else ``hidden_size``."""
+        """Native width of the vectors: the last Dense layer's width, otherwise ``hidden_size``."""
         dense = self.conventions.dense
         return dense[-1].width if dense else int(self.config["hidden_size"])
 
     @cached_property
     def digest(self) -> str:
-        """Digest of the weights and how they are pooled: the commit of a hub model, else the files' content."""
+        """Digest of weights and pooling: the commit of a hub model, otherwise the files' content."""
         if self.revision is not None:
             return self.revision
         root = Path(self.path)
@@ -96,7 +96,7 @@ def check_files(checkpoint: Checkpoint, sha256: Mapping[str, str]) -> None:
         sha256: Hexadecimal SHA-256 by the file's name in the checkpoint.
 
     Raises:
-        SettingsError: A file is missing or another one.
+        SettingsError: A file is missing or has another digest.
     """
     for name, recorded in sha256.items():
         file = Path(checkpoint.path) / name
@@ -108,6 +108,7 @@ def check_files(checkpoint: Checkpoint, sha256: Mapping[str, str]) -> None:
 
 
 def _fetch(name: str, revision: str | None) -> Checkpoint:
+    """Fetches a model from the hub."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -122,6 +123,7 @@ def _fetch(name: str, revision: str | None) -> Checkpoint:
 
 
 def _checked(checkpoint: Checkpoint) -> Checkpoint:
+    """Refuses a directory that holds no usable model."""
     root = Path(checkpoint.path)
     if not (root / "config.json").is_file():
         raise SettingsError(f"model.name: {checkpoint.name!r} has no config.json")
@@ -133,5 +135,6 @@ def _checked(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _file_digest(file: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,8 +1,8 @@
-"""What a checkpoint says of its own use: pooling, layers behind it, prompts, length, lower case.
+"""Reads a checkpoint's own conventions: pooling, layers behind it, prompts, length, lower case.
 
-The files are those of sentence-transformers: ``modules.json``, the pooling's and Dense layers' ``config.json``,
-``sentence_bert_config.json`` and ``config_sentence_transformers.json``. What vLLM leaves out is refused by name here,
-since a vector without it would be another model's.
+sentence-transformers defines the files: ``modules.json``, ``config.json`` of the pooling and of Dense layers,
+``sentence_bert_config.json`` and ``config_sentence_transformers.json``. A convention that vLLM leaves out is refused by
+name, since the vectors would be another model's.
 """
 
 import json
@@ -23,7 +23,7 @@ LENGTH_FILES = tuple(
 )
 
 NO_LENGTH = 1_000_000
-"""A tokenizer's ``model_max_length`` from here on stands for no limit."""
+"""A tokenizer's ``model_max_length`` of this or more means no limit."""
 
 POOLINGS = {
     "pooling_mode_cls_token": "cls",
@@ -35,20 +35,20 @@ POOLINGS = {
 }
 
 VLLM_POOLINGS = {"cls": "CLS", "mean": "MEAN", "lasttoken": "LAST"}
-"""vLLM's names of the poolings that it has."""
+"""vLLM's names of its poolings."""
 
 VLLM_ACTIVATIONS = frozenset({"Identity", "Tanh", "GELU", "ReLU", "SiLU", "Sigmoid"})
-"""Activations of Dense layers that vLLM has."""
+"""Activations of Dense layers that vLLM supports."""
 
 WITHOUT_EFFECT = frozenset({"Dropout"})
-"""Modules that do nothing but in training."""
+"""Modules that have an effect only in training."""
 
 KNOWN = WITHOUT_EFFECT | {"Transformer", "Pooling", "Dense", "Normalize"}
 
 ORDER = re.compile("Transformer > Pooling( > Dense)*( > Normalize)?")
 
 PACKAGES = ("sentence_transformers.models.", "sentence_transformers.base.modules.", "sentence_transformers.sentence_")
-"""Where modules come from that are not the checkpoint's own code."""
+"""Packages of modules that are not the checkpoint's own code."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Dense:
     Attributes:
         folder: Its folder in the checkpoint.
         width: Components it gives.
-        activation: Name of what follows it.
+        activation: Name of the activation after it.
     """
 
     folder: str
@@ -68,19 +68,19 @@ class Dense:
 
 @dataclass(frozen=True)
 class Conventions:
-    """How a checkpoint wants to be used.
+    """Conventions of a checkpoint.
 
     Attributes:
-        pooling: ``cls``, ``mean`` or ``lasttoken``; ``None`` where it does not say, and vLLM decides by architecture.
-        pools_prompt: Whether the pooling takes the prompt's tokens too.
+        pooling: ``cls``, ``mean`` or ``lasttoken``; ``None`` if not given, so that vLLM decides by architecture.
+        pools_prompt: Whether the pooling includes the prompt's tokens.
         dense: Layers behind the pooling.
-        is_standard: Whether it has no modules but a transformer, a pooling in ``1_Pooling`` and a normalisation, or
-            does not say.
-        max_tokens: Most tokens of a text, special tokens included; ``None`` where it does not say.
+        is_standard: Whether its only modules are a transformer, a pooling in ``1_Pooling`` and a normalisation, or it
+            lists none.
+        max_tokens: Cap on a text's tokens, special tokens included; ``None`` if not given.
         is_strict: Whether ``max_tokens`` is more than the tokenizer's own limit, which a setting may exceed.
         lower_case: Whether texts are made lower case.
-        query_prompt: What stands before a query; ``None`` where it does not say.
-        document_prompt: What stands before a document.
+        query_prompt: Text before a query; ``None`` if not given.
+        document_prompt: Text before a document.
     """
 
     pooling: str | None = None
@@ -100,7 +100,7 @@ class Conventions:
         return " > ".join([self.pooling or "pooling of the architecture", *layers])
 
     def check_prompts(self, *prompts: str) -> None:
-        """Refuses prompts whose tokens the mean must leave out; no other pooling asks where a prompt ends.
+        """Refuses prompts whose tokens a mean must leave out, which vLLM cannot; other poolings do not need that.
 
         Raises:
             SettingsError: One is not empty and the checkpoint pools by the mean of the text's own tokens.
@@ -116,7 +116,7 @@ def read(path: str) -> Conventions:
         path: Directory of the checkpoint.
 
     Raises:
-        SettingsError: vLLM does not carry one of them out; names it.
+        SettingsError: vLLM leaves one of them out; the message names it.
     """
     root = Path(path)
     prompts = _json(root / "config_sentence_transformers.json") or {}
@@ -138,7 +138,7 @@ def read(path: str) -> Conventions:
 
 
 def _modules(root: Path, modules: Sequence[dict[str, Any]], similarity: str) -> tuple[Any, tuple[Dense, ...]]:
-    """The pooling's configuration and the Dense layers, in the only order that vLLM knows."""
+    """The pooling's configuration and the Dense layers, in the only order that vLLM supports."""
     if not modules:
         return None, ()
     for module in modules:
@@ -155,15 +155,17 @@ def _modules(root: Path, modules: Sequence[dict[str, Any]], similarity: str) -> 
 
 
 def _name(module: dict[str, Any]) -> str:
+    """Class name of a module."""
     return str(module["type"]).rsplit(".", 1)[-1]
 
 
 def _folder(modules: Sequence[dict[str, Any]]) -> str:
+    """Folder of the pooling."""
     return next(str(module["path"]) for module in modules if str(module["type"]).endswith(".Pooling"))
 
 
 def _pooling(config: dict[str, Any]) -> str:
-    """The one way of pooling; sentence-transformers takes the mean where none is named."""
+    """The pooling; sentence-transformers uses the mean if none is named."""
     given = config.get("pooling_mode") or [mode for key, mode in POOLINGS.items() if config.get(key)] or "mean"
     modes = [given] if isinstance(given, str) else list(given)
     if len(modes) != 1 or modes[0] not in VLLM_POOLINGS:
@@ -172,6 +174,7 @@ def _pooling(config: dict[str, Any]) -> str:
 
 
 def _dense(root: Path, folder: str) -> Dense:
+    """Reads a Dense layer; refuses one that vLLM would compute differently."""
     config = _json(root / folder / "config.json") or {}
     name = str(config.get("activation_function", "torch.nn.modules.activation.Tanh (the default)"))
     activation = name.rsplit(".", 1)[-1]
@@ -185,16 +188,16 @@ def _dense(root: Path, folder: str) -> Dense:
 
 
 def _prompts(prompts: dict[str, str | None] | None) -> tuple[str | None, str]:
-    """As ``encode_query`` and ``encode_document`` choose them.
+    """The prompts for queries and documents, chosen like ``encode_query`` and ``encode_document`` do.
 
-    The latter looks for ``document`` before ``passage``, and it is always there, empty unless the checkpoint names it.
+    For documents ``document`` comes before ``passage``; without either the prompt is empty.
     """
     given = prompts or {}
     return given.get("query"), given.get("document") or ""
 
 
 def _length(root: Path) -> tuple[int | None, bool, bool]:
-    """Most tokens, whether that is a limit of sentence-transformers' own, and whether texts are made lower case."""
+    """Cap on the tokens, whether it is sentence-transformers' own limit, and whether texts are made lower case."""
     for name in LENGTH_FILES:
         config = _json(root / name)
         if config:
@@ -206,16 +209,19 @@ def _length(root: Path) -> tuple[int | None, bool, bool]:
 
 
 def _tokenizer_length(root: Path) -> int | None:
+    """The tokenizer's own limit, ``None`` if it has none."""
     config = _json(root / "tokenizer_config.json") or {}
     length = int(config.get("model_max_length") or NO_LENGTH)
     return length if length < NO_LENGTH else None
 
 
 def _json(file: Path) -> Any:
+    """Content of a JSON file, ``None`` if it does not exist."""
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def _refused(what: str) -> SettingsError:
+    """The error for a convention that vLLM leaves out."""
     return SettingsError(
         f"model.name: the checkpoint wants {what}; vLLM leaves that out, so its vectors would be wrong"
     )

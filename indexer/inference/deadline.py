@@ -1,4 +1,4 @@
-"""A deadline that holds even where Python itself is stuck: the process ends."""
+"""A deadline that ends the process, even if Python itself is stuck."""
 
 import faulthandler
 import sys
@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Ends the process where the block takes longer.
+    """Ends the process if the block takes longer.
 
-    A thread of the interpreter's own watches, without its lock: a call that never returns cannot hold it up. It prints
-    where every thread stands, lines of code only, and ends the process with status 1.
+    A watchdog thread of the interpreter runs without its lock, so that a call that never returns cannot block it. It
+    prints every thread's stack, lines of code only, and ends the process with status 1.
 
     Args:
         seconds: Time allowed. One block at a time in a process.

@@ -19,17 +19,17 @@ QUERY_TEMPLATE = "Instruct: {instruction}\nQuery:{query}"
 """Qwen3-Embedding's model card; there is no space after the second colon."""
 
 END_TOKEN = "<|endoftext|>"
-"""Whose last hidden state is Qwen3-Embedding's vector; ``eos_token`` of its tokenizer is another token."""
+"""Token whose last hidden state is Qwen3-Embedding's vector. Its tokenizer's ``eos_token`` is another token."""
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """What a checkpoint's texts are put into before they become tokens.
+    """Prompts around texts before they become tokens.
 
     Attributes:
-        query: Before queries; ``None`` for Qwen3-Embedding's template with the instruction where the checkpoint is a
-            Qwen3, else nothing.
-        document: Before documents.
+        query: Text before queries. ``None`` means Qwen3-Embedding's template with the instruction for a Qwen3, and
+            nothing for other models.
+        document: Text before documents.
         lower_case: Whether texts are made lower case.
     """
 
@@ -49,7 +49,7 @@ class TokenBatch:
         char_start: int32, shape (chunks,): first character of the chunk in the document.
         char_end: int32, shape (chunks,): character after the last one that the ids cover.
         truncated: bool, shape (chunks,): whether text was cut off.
-        rejected: Number of a document that has no chunks, and the value of its :class:`QuarantineReason`.
+        rejected: Number of each document without chunks, and the value of its :class:`QuarantineReason`.
     """
 
     ids: TokenSequences
@@ -63,7 +63,7 @@ class TokenBatch:
 
 @dataclass
 class _Chunks:
-    """Chunks of a batch as they come, some at a time; columns of a :class:`TokenBatch`."""
+    """Collects the chunks of a batch; columns of a :class:`TokenBatch`."""
 
     found: list[Beginnings] = field(default_factory=list)
     row: list[np.ndarray] = field(default_factory=list)
@@ -71,13 +71,13 @@ class _Chunks:
     start: list[np.ndarray] = field(default_factory=list)
 
     def add(self, row: np.ndarray, chunk: np.ndarray, start: np.ndarray, beginnings: Beginnings) -> None:
-        """Adds chunks: their documents, their numbers in these, their first characters and their ids."""
+        """Adds chunks: their document, number in it, first character and ids."""
         for column, values in ((self.row, row), (self.chunk, chunk), (self.start, start)):
             column.append(values.astype(np.int32))
         self.found.append(beginnings)
 
     def batch(self, frame: Callable[[TokenSequences], TokenSequences], rejected: list[tuple[int, str]]) -> TokenBatch:
-        """The columns, with ``frame`` put around the ids."""
+        """The collected batch, with ``frame`` applied to the ids."""
         found, start = Beginnings.join(self.found), np.concatenate(self.start)
         return TokenBatch(
             ids=frame(found.ids),
@@ -94,10 +94,10 @@ NO_PROMPTS = Prompts()
 
 
 class EmbedTokenizer:
-    """Documents and queries to the ids an embedding model reads.
+    """Turns documents and queries into the ids that an embedding model reads.
 
-    Qwen3 models get their text and the end token, whose position is the one that is pooled; other models get the
-    special tokens of their own tokenizer. Queries and documents get the prompts of the checkpoint.
+    Qwen3 models get the text and the end token, whose position is pooled. Other models get the special tokens of their
+    own tokenizer. Queries and documents get the checkpoint's prompts.
     """
 
     def __init__(
@@ -113,14 +113,14 @@ class EmbedTokenizer:
 
         Args:
             path: Directory of the checkpoint.
-            max_tokens: Most ids of a chunk, special tokens included.
+            max_tokens: Cap on a chunk's ids, special tokens included.
             overflow: How to treat a longer document: use its beginning, split it into chunks, or quarantine it.
-            chunk_overlap: Most tokens that neighbouring chunks share.
+            chunk_overlap: Cap on the tokens that neighbouring chunks share.
             instruction: The task put before queries, for models that follow instructions.
             prompts: The checkpoint's prompts.
 
         Raises:
-            SettingsError: No fast tokenizer, no end token in it, or ``max_tokens`` leaves no room for text.
+            SettingsError: No fast tokenizer, no end token in it, or ``max_tokens`` is too small for any text.
         """
         self._encoder = TextEncoder(path, lower_case=prompts.lower_case)
         qwen3 = is_qwen3(path)
@@ -130,7 +130,7 @@ class EmbedTokenizer:
         if prompts.query is not None and prompts.query != QUERY_TEMPLATE:
             self.query_template += "{query}"
         self._end = token_id(self._encoder, END_TOKEN) if qwen3 else None
-        # Qwen3-Embedding's tokenizer.json appends the end token and base Qwen3's does not: both get exactly one.
+        # Qwen3-Embedding's tokenizer.json appends the end token and base Qwen3's does not. Here both get exactly one.
         self._before, self._behind = self._encoder.frame() if self._end is None else ([], [self._end])
         self._limit = max_tokens - len(self._before) - len(self._behind)
         if self._limit < 1:
@@ -159,8 +159,8 @@ class EmbedTokenizer:
             texts: Texts of the documents.
 
         Returns:
-            One chunk for a document that fits or is cut, one or more where documents are chunked. A document without
-            tokens is rejected, and so is one that is too long where those go to the quarantine.
+            One chunk for a document that fits or is cut, one or more if long documents are chunked. A document without
+            tokens is rejected; so is a long one if the overflow setting says so.
 
         Raises:
             IndexerError: A row does not end with the end token.
@@ -179,7 +179,7 @@ class EmbedTokenizer:
         return chunks.batch(self._framed, [(row, rejected[row].value) for row in sorted(rejected)])
 
     def truncated(self, texts: Sequence[str]) -> TokenSequences:
-        """Token ids of documents that are cut where they are too long, whatever becomes of such documents otherwise."""
+        """Token ids of documents; a long one is cut, whatever the overflow setting says."""
         return self._framed(self._beginnings(texts).ids)
 
     def queries(self, texts: Sequence[str], instructions: Sequence[str | None] | None = None) -> TokenSequences:
@@ -196,20 +196,21 @@ class EmbedTokenizer:
         if self.query_template == QUERY_TEMPLATE:
             pairs = zip(tasks, texts, strict=True)
             prompts = [QUERY_TEMPLATE.format(instruction=task, query=text) for task, text in pairs]
-        else:  # a prompt may have braces of its own
+        else:  # not str.format: a prompt may contain braces
             prompts = [(self._prompts.query or "") + text for text in texts]
         return self._framed(self._encoder.beginnings(prompts, self._limit).ids)
 
     @cached_property
     def _splitter(self) -> TextSplitter:
-        room = self._limit - len(self._document_ids)
-        return TextSplitter.from_huggingface_tokenizer(self._encoder.plain, room, overlap=self._overlap)
+        """Splits long texts; a chunk may have as many tokens as the limit leaves beside the prompt."""
+        capacity = self._limit - len(self._document_ids)
+        return TextSplitter.from_huggingface_tokenizer(self._encoder.plain, capacity, overlap=self._overlap)
 
     def _split(self, texts: Sequence[str], rows: np.ndarray, chunks: _Chunks) -> None:
-        """Adds the chunks of long texts: as full as sentences, else words, else characters allow."""
+        """Adds the chunks of long texts; a chunk ends after a sentence, otherwise after a word or a character."""
         cut = self._splitter.chunk_all_indices([texts[row] for row in rows]) if rows.size else []
         for row, parts in zip(rows, cut, strict=True):
-            # A character of more tokens than fit is cut like any text: a chunk never has more than the limit.
+            # A single character may have more tokens than fit: it is cut like any text, so that no chunk is too long.
             spans = [text for _, text in parts]
             found = self._beginnings(spans)
             kept = np.flatnonzero(self._has_text(spans, found))
@@ -217,7 +218,7 @@ class EmbedTokenizer:
             chunks.add(np.full(len(kept), row), np.arange(len(kept)), starts, found.take(kept))
 
     def _beginnings(self, texts: Sequence[str]) -> Beginnings:
-        """The first tokens of documents behind their prompt; ends are counted in the text without it."""
+        """The first tokens of prompt and document; ends are counted in the text without the prompt."""
         prompt = self._prompts.document
         if not prompt:
             return self._encoder.beginnings(texts, self._limit)
@@ -225,7 +226,7 @@ class EmbedTokenizer:
         return replace(found, char_end=np.maximum(0, found.char_end - len(prompt)))
 
     def _has_text(self, texts: Sequence[str], found: Beginnings) -> np.ndarray:
-        """Whether there are tokens besides those of the prompt, whose last one may have grown by the text's first."""
+        """Whether a document adds tokens to its prompt, whose last token may merge with the text's beginning."""
         has = found.ids.lengths > 0
         if self._document_ids:
             for row in np.flatnonzero(found.ids.lengths <= len(self._document_ids) + 1):
@@ -236,7 +237,7 @@ class EmbedTokenizer:
         """Token ids of a prompt alone.
 
         Raises:
-            SettingsError: It spells a special token, which here would be read as text, or leaves no room for text.
+            SettingsError: It spells a special token, which would be read as text, or no token is left for the text.
         """
         spelled = [token for token in self._encoder.special if token in prompt]
         if spelled:
@@ -249,6 +250,7 @@ class EmbedTokenizer:
         return ids
 
     def _framed(self, bodies: TokenSequences) -> TokenSequences:
+        """Adds the special tokens around each sequence and checks the end token."""
         framed = bodies.framed(self._before, self._behind)
         if self._end is not None and (framed.ids[framed.starts + framed.lengths - 1] != self._end).any():
             raise IndexerError(

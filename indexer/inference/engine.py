@@ -1,6 +1,6 @@
-"""The vLLM engine in this process: token ids in, an array out, rows in input order. The only door to vLLM.
+"""The vLLM engine in this process: token ids in, an array out, rows in input order.
 
-vLLM is imported when an engine is made, so that a process without one starts fast.
+vLLM is imported when an engine is created, so that a process without one starts fast.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Embedder(Protocol):
-    """What the pipeline needs of an engine in embed mode."""
+    """Protocol of an engine in embed mode."""
 
     dimension: int
 
@@ -38,9 +38,9 @@ class Engine:
 
     Attributes:
         dimension: Width of the vectors.
-        pooling: vLLM's name of how tokens become a vector.
+        pooling: vLLM's name of the pooling.
         max_tokens: Most ids of one sequence.
-        way_back: Why vLLM's own loop runs the model where packed steps were wanted, else ``None``.
+        way_back: Why vLLM's own loop runs the model although packed steps were wanted, otherwise ``None``.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Engine:
         mode: Mode = "embed",
         canary_second: np.ndarray | None = None,
     ) -> None:
-        """Loads the model, tries it on a few sequences, and chooses between packed steps and vLLM's own loop.
+        """Loads the model, tests it on a few sequences, and chooses between packed steps and vLLM's own loop.
 
         Args:
             spec: The model and how it is computed.
@@ -61,8 +61,8 @@ class Engine:
 
         Raises:
             SettingsError: An argument is not vLLM's, or ours to set.
-            EngineError: vLLM refuses the settings or the model, the canary's result is unusable, or ``spec.packed`` is
-                ``on`` and packed steps do not give what vLLM's loop gives.
+            EngineError: vLLM refuses the settings or the model, or the canary's result is unusable. If ``spec.packed``
+                is ``on``, also if packed steps give other results than vLLM's loop.
         """
         self._engine = start_engine(spec, mode)
         self.max_tokens = spec.max_tokens
@@ -117,6 +117,7 @@ class Engine:
         return self._run(sequences, second)[:, 0]
 
     def _run(self, sequences: TokenSequences, second: np.ndarray | None) -> np.ndarray:
+        """Checks the lengths and runs the batch. An engine that failed once is never used again."""
         for length in (sequences.lengths.min(initial=1), sequences.lengths.max(initial=1)):
             if not 0 < length <= self.max_tokens:
                 raise ValueError(f"a sequence has {length} token ids; 1 to {self.max_tokens} are possible")
@@ -135,12 +136,12 @@ class Engine:
 
 
 def _is_unbounded(path: str) -> bool:
-    """Whether a cross-encoder gives its logit: sentence-transformers' convention in ``config.json``."""
+    """Whether a cross-encoder returns logits, by sentence-transformers' convention in ``config.json``."""
     return "torch.nn.modules.linear.Identity" in (Path(path) / "config.json").read_text(encoding="utf-8")
 
 
 class Scorer(Protocol):
-    """What the pipeline needs of an engine in score mode."""
+    """Protocol of an engine in score mode."""
 
     @property
     def cached_tokens(self) -> int:

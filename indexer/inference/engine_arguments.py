@@ -32,10 +32,10 @@ OWNED = {
     "disable_log_stats": None,
     "hf_token": "HF_TOKEN in the environment",
 }
-"""vLLM arguments that are ours, with the setting that stands for them where there is one."""
+"""vLLM arguments that the indexer sets itself, with the setting to use instead if there is one."""
 
 NOT_VLLMS = ("packed", "replicas_per_gpu", "slowest")
-"""Keys of ``[engine]`` beside vLLM's arguments; where only vLLM is installed, the settings cannot be asked."""
+"""Keys of ``[engine]`` that are not vLLM's. Listed here because settings cannot be imported beside vLLM alone."""
 
 
 HARMLESS = {
@@ -70,23 +70,23 @@ HARMLESS = {
         "jit_monitor_verbose profiler_config ray_workers_use_nsight logging_config log_level log_config_file"
     ),
 }
-"""Arguments that cannot change what a text's vector means, by the reason. All others are part of the fingerprint."""
+"""Arguments that cannot change the meaning of a vector, by reason. Every other one is part of the fingerprint."""
 
 HARMLESS_NAMES = frozenset(" ".join(HARMLESS.values()).split())
 
 PREFIX = "engine."
-"""Before an argument's name in a fingerprint."""
+"""Prefix of an argument's name in a fingerprint."""
 
 
 def fingerprint_of(arguments: Mapping[str, Any]) -> dict[str, str]:
-    """The part of a fingerprint that engine arguments make: every one that is not known to be harmless.
+    """The engine arguments' part of a fingerprint: every argument that is not known to be harmless.
 
     Args:
         arguments: vLLM engine arguments by name.
 
     Returns:
-        Their values as canonical JSON by ``engine.<name>``; empty where none matters, so that a fingerprint without
-        such arguments stays what it was.
+        Their values as canonical JSON by ``engine.<name>``. Empty if no argument matters, so that such a fingerprint
+        stays the same.
     """
     return {
         f"{PREFIX}{name}": json.dumps(value, sort_keys=True)
@@ -96,16 +96,16 @@ def fingerprint_of(arguments: Mapping[str, Any]) -> dict[str, str]:
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
-    """Refuses engine arguments that vLLM does not know or that are ours.
+    """Refuses engine arguments that vLLM does not have or that the indexer sets itself.
 
     Args:
         arguments: vLLM engine arguments by name.
 
     Raises:
-        SettingsError: Names the argument and what to use instead.
+        SettingsError: Names the argument and the setting to use instead.
     """
     for name in ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"):
-        if str(arguments.get(name, 1)) != "1":  # it would wait for GPUs that nobody gives it
+        if str(arguments.get(name, 1)) != "1":  # the engine would wait for GPUs that its worker does not get
             raise SettingsError(f"engine.{name}: a worker has one GPU, which the model has to fit; leave this out")
     for name in arguments:
         if name in OWNED:
@@ -119,7 +119,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
 
 @cache
 def argument_names() -> tuple[str, ...]:
-    """Names of vLLM's engine arguments, read from its source: importing vLLM takes 10 s, and needs vLLM.
+    """Names of vLLM's engine arguments, read from its source, since importing vLLM takes 10 s.
 
     Raises:
         SettingsError: vLLM is not installed.

@@ -7,7 +7,7 @@ from typing import Any, Literal
 Packed = Literal["auto", "on", "off"]
 
 SLOWEST = 10.0
-"""Tokens per second below which an engine hangs: the largest Qwen3-Embedding reaches more on two cores."""
+"""Tokens per second below which an engine counts as hanging: the largest Qwen3-Embedding is faster on two cores."""
 
 
 @dataclass(frozen=True)
@@ -17,13 +17,13 @@ class EngineSpec:
     Attributes:
         path: Local directory of the checkpoint.
         dtype: dtype of the computation as vLLM names it.
-        max_tokens: Most ids of one sequence; for a generator of a prompt with what is written.
-        arguments: vLLM engine arguments of ``[engine]`` by their own names. They go before our defaults.
-        overrides: Those that stand for settings of ``[model]``: ``quantization``, ``hf_overrides``, ``pooler_config``.
+        max_tokens: Cap on the ids of one sequence; for a generator, of a prompt and its continuation.
+        arguments: vLLM engine arguments of ``[engine]`` by their own names. They override our defaults.
+        overrides: vLLM arguments from ``[model]``: ``quantization``, ``hf_overrides``, ``pooler_config``.
         slowest: Tokens per second. A step that takes :data:`indexer.inference.start.GRACE_SECONDS` more than its tokens
             need at this rate ends the process.
-        packed: Whether batches run in packed steps: ``auto`` where they are proven at the start, ``on`` or not at all,
-            ``off`` for vLLM's own loop.
+        packed: Whether batches run in packed steps. ``auto``: if the start proves them; ``on``: always, otherwise an
+            error; ``off``: vLLM's own loop.
     """
 
     path: str

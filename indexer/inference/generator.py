@@ -9,18 +9,18 @@ from indexer.inference.sequences import TokenSequences
 from indexer.inference.start import GRACE_SECONDS, failure_reason, start_engine
 
 TEMPERATURE = 0.7
-"""Of what a generator writes: with 0 small models write the same question for many texts."""
+"""Sampling temperature. At 0, small models write the same question for many texts."""
 
 
 class Generator:
-    """A language model in vLLM that goes on writing after prompts."""
+    """A language model in vLLM that continues prompts."""
 
     def __init__(self, spec: EngineSpec, *, written: int, ends: Sequence[int]) -> None:
         """Loads the model.
 
         Args:
             spec: The model and how it is computed.
-            written: Most ids written after a prompt.
+            written: Cap on the ids written after a prompt.
             ends: Ids after which nothing more is written.
 
         Raises:
@@ -39,7 +39,7 @@ class Generator:
         self._slowest = spec.slowest
 
     def write(self, prompts: TokenSequences) -> list[list[int]]:
-        """What the model writes after each prompt, the same whenever it is asked.
+        """Continues each prompt; equal calls give equal results.
 
         Args:
             prompts: Token ids of the prompts.

@@ -1,4 +1,4 @@
-"""Full-width vectors to unit vectors at every Matryoshka width; pure NumPy and Arrow."""
+"""Cuts full-width vectors to unit vectors at every Matryoshka width; pure NumPy and Arrow."""
 
 from collections.abc import Iterable, Mapping
 
@@ -47,7 +47,7 @@ def cut(vectors: np.ndarray, width: int) -> np.ndarray:
 
 
 def fixed_size_list(vectors: np.ndarray, precision: str) -> pa.FixedSizeListArray:
-    """Arrow column of vectors, shape (n, width), cast to ``precision``, without a copy where the dtype fits."""
+    """Arrow column of vectors, shape (n, width), cast to ``precision``; without a copy if the dtype fits."""
     flat = np.ascontiguousarray(vectors, dtype=STORED[precision]).reshape(-1)
     return pa.FixedSizeListArray.from_arrays(pa.array(flat), vectors.shape[1])
 
@@ -71,7 +71,7 @@ def unusable_rows(vectors: np.ndarray, narrowest: int) -> np.ndarray:
 
     Args:
         vectors: float32, shape (n, dimension).
-        narrowest: The smallest width; a prefix has norm at every width when it has norm at this one.
+        narrowest: The smallest width. A vector with a norm at this width has one at every width.
 
     Returns:
         int64 row numbers.

@@ -1,4 +1,4 @@
-"""The models of a run as every process builds them: tokenizer, engine, and the fingerprint of what they give."""
+"""The models of a run, as every process builds them: tokenizer, engine, fingerprint."""
 
 import hashlib
 import json
@@ -23,24 +23,24 @@ from indexer.progress import say
 from indexer.settings import EngineSettings, ModelSettings, RerankerSettings
 
 CANARY_TEXTS = ("The capital of China is Beijing.", "Gravity pulls bodies towards each other.", "def add(a, b): ...")
-"""Texts every engine embeds before it is trusted."""
+"""Texts that every engine embeds before it is used."""
 
 CANARY_PAIRS = (
     ("What is the capital of China?", CANARY_TEXTS[0]),
     ("What is the capital of China?", CANARY_TEXTS[1]),
     ("How do I add two numbers in Python?", CANARY_TEXTS[2]),
 )
-"""Likewise pairs for rerankers."""
+"""Pairs that every reranker's engine scores before it is used."""
 
 COMPUTATION = frozenset({"quantization", "hf_overrides", "pooler_config"})
-"""Settings of the model that stand for vLLM arguments."""
+"""Settings of the model that become vLLM arguments."""
 
 SettingsT = TypeVar("SettingsT", bound=CheckpointSettings)
 
 
 @dataclass(frozen=True)
 class Configured(ABC, Generic[SettingsT]):
-    """A model and how it is run; small enough to travel to workers.
+    """A model and its settings; small enough to be sent to workers.
 
     Attributes:
         settings: The model section.
@@ -53,12 +53,12 @@ class Configured(ABC, Generic[SettingsT]):
     revision: str | None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Only the fields travel: a splitter of texts cannot, and every process loads its own tokenizer."""
+        """Only the fields are pickled. A text splitter cannot be, and every process loads its own tokenizer."""
         return {part.name: getattr(self, part.name) for part in fields(self)}
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
-        """The files on this machine, fetched where they are missing."""
+        """The files on this machine; missing ones are fetched."""
         return checkpoint.resolve(self.settings.name, self.revision)
 
     @property
@@ -68,13 +68,13 @@ class Configured(ABC, Generic[SettingsT]):
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """vLLM arguments that settings of the model stand for, only those that are set."""
+        """vLLM arguments from settings of the model, if they are set."""
         given = self.settings.model_dump(include=set(COMPUTATION))
         return {name: value for name, value in given.items() if value}
 
     @property
     def computation(self) -> dict[str, str]:
-        """The part of a fingerprint that says how numbers are computed; a key only where something was set."""
+        """The computation's part of a fingerprint; a key only for what is set."""
         ours = {
             name: value if isinstance(value, str) else json.dumps(value, sort_keys=True)
             for name, value in self.overrides.items()
@@ -83,7 +83,7 @@ class Configured(ABC, Generic[SettingsT]):
 
     @property
     def spec(self) -> EngineSpec:
-        """What an engine of the model is started with."""
+        """Arguments to start an engine of the model."""
         return EngineSpec(
             path=self.checkpoint.path,
             dtype=self.dtype,
@@ -98,7 +98,7 @@ class Configured(ABC, Generic[SettingsT]):
     def dtype(self) -> str:
         """dtype of the computation; ``auto`` is the checkpoint's own.
 
-        vLLM's ``auto`` makes float32 checkpoints float16, which a CPU computes 10 times slower (measured on MiniLM).
+        vLLM's ``auto`` turns float32 checkpoints into float16, which is 10 times slower on a CPU (measured on MiniLM).
         """
         config = self.checkpoint.config
         own = config.get("dtype") or config.get("torch_dtype") or "float32"
@@ -111,10 +111,10 @@ class Model(Configured[ModelSettings]):
 
     @property
     def max_tokens(self) -> int:
-        """Most ids of one sequence: the setting, or where there is none at most the checkpoint's own limit.
+        """Cap on the ids of one sequence: the setting; by default the checkpoint's own limit applies too.
 
         Raises:
-            SettingsError: The setting is above what the checkpoint was trained for.
+            SettingsError: The setting is above the checkpoint's limit from training.
         """
         limit, given = self.checkpoint.conventions.max_tokens, self.settings.max_tokens
         if limit is None or given <= limit:
@@ -127,28 +127,29 @@ class Model(Configured[ModelSettings]):
 
     @property
     def query_instruction(self) -> str:
-        """The task put before queries: the setting, or where there is none that of the checkpoint's own prompt."""
+        """The task before queries: the setting, otherwise the task in the checkpoint's own prompt."""
         if "query_instruction" in self.settings.model_fields_set or self._own_instruction is None:
             return self.settings.query_instruction
         return self._own_instruction
 
     @cached_property
     def _own_instruction(self) -> str | None:
-        """The task in a prompt of Qwen3-Embedding's form; ``None`` where the prompt has another one or is not there."""
+        """The task in a prompt of Qwen3-Embedding's form; ``None`` without such a prompt."""
         found = QWEN3_PROMPT.fullmatch(self._query_prompt or "")
         return found.group(1) if found else None
 
     @property
     def _query_prompt(self) -> str | None:
+        """The query prompt: the setting, otherwise the checkpoint's."""
         given = self.settings.query_prompt
         return self.checkpoint.conventions.query_prompt if given is None else given
 
     @property
     def prompts(self) -> Prompts:
-        """The checkpoint's prompts, or those of the settings.
+        """The prompts: the settings', otherwise the checkpoint's.
 
         Raises:
-            SettingsError: vLLM cannot pool as the checkpoint wants it with a prompt.
+            SettingsError: The checkpoint's pooling leaves prompts out, which vLLM cannot.
         """
         conventions = self.checkpoint.conventions
         given = self.settings.document_prompt
@@ -173,7 +174,7 @@ class Model(Configured[ModelSettings]):
         """Starts the engine in this process.
 
         Raises:
-            SettingsError: The files on this machine are not those of ``model.sha256``.
+            SettingsError: The files on this machine differ from ``model.sha256``.
             EngineError: It cannot start or gives unusable vectors.
         """
         checkpoint.check_files(self.checkpoint, self.settings.sha256)
@@ -185,7 +186,7 @@ class Model(Configured[ModelSettings]):
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
-        """What changes a vector, by its name: equal fingerprints mean comparable vectors."""
+        """Everything that changes a vector, by name: equal fingerprints mean comparable vectors."""
         return {
             "weights": self.checkpoint.digest,
             "tokenizer": self.tokenizer.digest,
@@ -198,16 +199,16 @@ class Model(Configured[ModelSettings]):
 
     @property
     def _conventions(self) -> dict[str, str]:
-        """The part of the fingerprint that the checkpoint's conventions make, beside digests of tokenizer and weights.
+        """The conventions' part of the fingerprint, beside the digests of tokenizer and weights.
 
-        Those that every checkpoint had when fingerprints began are left out.
+        Conventions that every checkpoint had when fingerprints began are left out, so that old fingerprints stay equal.
         """
         own = self.checkpoint.conventions
         found = {"modules": own.modules} if not own.is_standard else {}
         return found | ({"document_prompt": self.prompts.document} if self.prompts.document else {})
 
     def conventions(self) -> dict[str, Any]:
-        """What is done with texts and vectors, for people; JSON-ready."""
+        """How texts and vectors are treated, for people; JSON-ready."""
         return {
             "modules": self.checkpoint.conventions.modules,
             "dimension": self.checkpoint.dimension,
@@ -223,8 +224,8 @@ class Model(Configured[ModelSettings]):
 
         Args:
             theirs: The recorded fingerprint.
-            is_complete: Whether it records how numbers were computed. Earlier versions did not: what such a fingerprint
-                does not say, its own vectors judge before anything is embedded.
+            is_complete: Whether it records how numbers were computed. Earlier versions did not; for them the published
+                vectors judge the engine before anything is embedded.
         """
         ours = self.fingerprint
         names = (name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
@@ -242,7 +243,7 @@ class Model(Configured[ModelSettings]):
         return self.tokenizer.truncated(PROBES).tolist()
 
     def describe(self) -> dict[str, Any]:
-        """What a reader needs to embed queries for the vectors."""
+        """Everything that a reader needs to embed queries."""
         return self.settings.model_dump(exclude_none=True) | {
             "max_tokens": self.max_tokens,
             "query_instruction": self.query_instruction,
@@ -270,7 +271,7 @@ class Reranker(Configured[RerankerSettings]):
         """Starts the engine in this process.
 
         Raises:
-            SettingsError: The files on this machine are not those of ``model.sha256``.
+            SettingsError: The files on this machine differ from ``model.sha256``.
             EngineError: It cannot start or gives unusable scores.
         """
         checkpoint.check_files(self.checkpoint, self.settings.sha256)
@@ -279,7 +280,7 @@ class Reranker(Configured[RerankerSettings]):
 
     @cached_property
     def fingerprint(self) -> dict[str, str]:
-        """What changes a score, by its name."""
+        """Everything that changes a score, by name."""
         return {"weights": self.checkpoint.digest, "tokenizer": self.tokenizer.digest, "dtype": self.dtype} | (
             self.computation
         )
@@ -296,21 +297,21 @@ def open_model(settings: ModelSettings, engine: EngineSettings) -> Model:
         The model, its revision resolved to a commit.
 
     Raises:
-        SettingsError: There is no such model, its files cannot be used or are not those of ``model.sha256``, or an
-            engine argument is not vLLM's.
+        SettingsError: There is no such model, its files are unusable or differ from ``model.sha256``, or an engine
+            argument is not vLLM's.
     """
     check_arguments(engine.arguments)
     return Model(settings, engine, resolved(settings).revision)
 
 
 def open_reranker(settings: RerankerSettings, engine: EngineSettings) -> Reranker:
-    """Finds the reranker's files; as :func:`open_model`."""
+    """Finds the reranker's files, like :func:`open_model`."""
     check_arguments(engine.arguments)
     return Reranker(settings, engine, resolved(settings).revision)
 
 
 def resolved(settings: CheckpointSettings) -> Checkpoint:
-    """A model's files, compared with the digests that are recorded."""
+    """A model's files, checked against the configured digests."""
     found = checkpoint.resolve(settings.name, settings.revision)
     checkpoint.check_files(found, settings.sha256)
     if found.revision != settings.revision:

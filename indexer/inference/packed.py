@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 __all__ = ["PackedRunner", "PackedUnavailable", "StepDeadline"]
 
 CPU_STEP_TOKENS = 2048
-"""Most tokens of a step on a CPU: measured, 1,024 to 4,096 give the same rate, 8,192 some 10 % less."""
+"""Cap on a step's tokens on a CPU. Measured: 1,024 to 4,096 give the same rate, 8,192 some 10 % less."""
 
 StepDeadline = Callable[[int], AbstractContextManager[None]]
-"""Makes what surrounds a step, given the tokens that are computed meanwhile."""
+"""Makes the context around a step, given the tokens computed in it."""
 
 
 class PackedRunner:
     """Runs batches through the model of a started vLLM engine.
 
-    The KV cache has one owner at a time: whoever let vLLM's own loop run calls :meth:`forget` before the next batch.
+    The KV cache has one owner at a time: after vLLM's own loop has run, call :meth:`forget` before the next batch.
 
     Attributes:
         cached_tokens: Tokens so far that were not computed, because an earlier sequence began with the same ones.
-        step_tokens: Most tokens of a step; a longer sequence has a step of its own.
+        step_tokens: Cap on a step's tokens; a longer sequence gets a step of its own.
     """
 
     def __init__(
@@ -43,8 +43,8 @@ class PackedRunner:
 
         Args:
             llm_engine: A started engine in this process, with a pooling model.
-            step_tokens: Most tokens of a step, at most vLLM's ``max_num_batched_tokens``.
-            step_deadline: Surrounds each step.
+            step_tokens: Cap on a step's tokens, at most vLLM's ``max_num_batched_tokens``.
+            step_deadline: Context around each step.
 
         Raises:
             PackedUnavailable: The engine, the model or this version of vLLM lacks something; says what.
@@ -57,12 +57,12 @@ class PackedRunner:
         scheduler = config.scheduler_config
         limit = scheduler.max_num_batched_tokens
         self.step_tokens = min(limit, step_tokens or (CPU_STEP_TOKENS if self._model.on_cpu else limit))
-        # Attention builders for GPUs have buffers of as many sequences; that for CPUs has none.
+        # Attention builders for GPUs have buffers for this many sequences; the one for CPUs has none.
         self._step_sequences = limit if self._model.on_cpu else scheduler.max_num_seqs
         self._ramp = np.arange(limit, dtype=np.int64)
         self._longest = config.model_config.max_model_len
         self._width = int(config.model_config.embedding_size) if self._model.task == "embed" else 1
-        # One sequence held, one whose blocks are taken over, one that is written.
+        # Three sequences at once: one held, one whose blocks are reused, one being written.
         needed = 3 * -(-self._longest // max(1, self._model.block_size))
         self._shares = bool(config.cache_config.enable_prefix_caching) and needed < self._model.blocks
         if self._model.block_size and needed // 3 >= self._model.blocks:
@@ -70,7 +70,7 @@ class PackedRunner:
         self.forget()
 
     def forget(self) -> None:
-        """Drops what the KV cache holds, because vLLM's own loop writes there too."""
+        """Drops the content of the KV cache, because vLLM's own loop writes there too."""
         self._blocks = KvBlocks(self._model.block_size, self._model.blocks)
         self._owns_cache = False
 
@@ -82,14 +82,14 @@ class PackedRunner:
             second: Place of the first token of type 1 in each, shape (n,), for models with token types.
 
         Returns:
-            What the model's pooler gives, float32, C-contiguous, shape (n, dimension) or (n, 1), in input order.
+            Results of the model's pooler, float32, C-contiguous, shape (n, dimension) or (n, 1), in input order.
 
         Raises:
             ValueError: A sequence is empty or longer than ``max_model_len``, or vLLM's own loop is at work.
         """
         self._check(sequences.lengths)
         if self._shares and not self._owns_cache:
-            # vLLM's own loop would find prefixes in blocks that are about to be written.
+            # Otherwise vLLM's own loop would find prefixes in blocks that this call overwrites.
             self._engine.reset_prefix_cache()
         self._owns_cache = True
         try:
@@ -97,21 +97,21 @@ class PackedRunner:
             done &= np.isfinite(results.sum(axis=1)) | (self._model.block_size == 0)
             rows = np.flatnonzero(~done)
             while len(rows):
-                # What is NaN in a clean cache is so by itself.
+                # Recompute in a clean cache: a NaN that stays is the sequence's own.
                 self._model.clear_cache()
                 self._blocks = KvBlocks(self._model.block_size, self._model.blocks)
                 results[rows], done = self._compute(sequences.take(rows), None if second is None else second[rows])
                 rows = rows[~done]
         except BaseException:
-            self.forget()  # blocks are held from the layout of a step on, and this one may not have been computed
+            self.forget()  # a step's layout holds its blocks, even if the step was never computed
             raise
         return results
 
     def _compute(self, sequences: TokenSequences, second: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """Results, and which of them were computed: a step whose results are not finite is the last one.
+        """Results, and which of them were computed; stops after a step with results that are not finite.
 
-        Kernels for CPUs multiply what stands in a block behind a sequence's last token by zero. A NaN that an earlier
-        sequence left there would spread to every later one.
+        Kernels for CPUs multiply the rest of a block, behind a sequence's last token, by zero. A NaN that an earlier
+        sequence left there would spread to every later sequence.
         """
         results = np.empty((len(sequences), self._width), np.float32)
         done = np.zeros(len(sequences), bool)
@@ -129,6 +129,7 @@ class PackedRunner:
         return results, done
 
     def _check(self, lengths: np.ndarray) -> None:
+        """Refuses impossible lengths, and a batch while vLLM's own loop is working."""
         for length in (lengths.min(initial=1), lengths.max(initial=1)):
             if not 0 < length <= self._longest:
                 raise ValueError(f"a sequence has {length} token ids; 1 to {self._longest} are possible")
@@ -136,7 +137,7 @@ class PackedRunner:
             raise ValueError("vLLM's own loop has unfinished requests, whose KV-cache blocks would be overwritten")
 
     def _plan(self, ids: np.ndarray, lengths: np.ndarray, second: np.ndarray | None) -> tuple[Plan, bool]:
-        """The order of the sequences, and whether the blocks of all of them are held for later calls."""
+        """The order of the sequences, and whether the blocks of all are held for later calls."""
         plan = self._blocks.plan(ids, lengths, second, share=self._shares)
         fits = self._shares and self._blocks.fits(plan)
         if self._shares and not fits:
@@ -146,7 +147,7 @@ class PackedRunner:
         return plan, fits
 
     def _steps(self, ids: np.ndarray, lengths: np.ndarray, second: np.ndarray | None) -> Iterator[Step]:
-        """As many sequences in a step as tokens, KV-cache blocks and buffers allow."""
+        """Lays out steps, each with as many sequences as tokens, KV-cache blocks and buffers allow."""
         plan, fits = self._plan(ids, lengths, second)
         size = self._model.block_size
         own = plan.lengths - plan.reused * size
@@ -162,7 +163,7 @@ class PackedRunner:
                 stop = min(stop, _last_end(block_ends, start, len(free)))
             part = slice(start, max(start + 1, stop))
             step = lay_out(plan, part, size, free, taken, self._ramp)
-            # Of a call too large to be held, only the last sequence is.
+            # If the cache cannot hold the whole call, it holds only the last sequence.
             first = max(start, 0 if fits else len(own) - 1)
             if self._shares and first < part.stop:
                 self._blocks.hold(plan, slice(first, part.stop), step.table[first - start :])
@@ -171,5 +172,5 @@ class PackedRunner:
 
 
 def _last_end(ends: np.ndarray, start: int, most: int) -> int:
-    """The end of the longest run of sequences from ``start`` on that has at most so many tokens or blocks."""
+    """The end of the longest run of sequences from ``start`` on with at most so many tokens or blocks."""
     return int(np.searchsorted(ends, ends[start] + most, side="right")) - 1

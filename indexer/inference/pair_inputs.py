@@ -28,8 +28,8 @@ class PairBatch:
     Attributes:
         ids: Token ids of every prompt.
         truncated: bool, shape (pairs,): whether text was cut off.
-        second: int32, shape (pairs,): place of the document's first token in every prompt, for models that tell both
-            sides apart by token types; else ``None``.
+        second: int32, shape (pairs,): place of the document's first token in every prompt, for models with token
+            types; otherwise ``None``.
     """
 
     ids: TokenSequences
@@ -38,9 +38,9 @@ class PairBatch:
 
 
 class PairTokenizer:
-    """Query and document pairs to the ids a reranker reads.
+    """Turns pairs of query and document into the ids that a reranker reads.
 
-    Of a pair that is too long only the document is cut, unless the query alone is too long.
+    If a pair is too long, only the document is cut, unless the query alone is too long.
     """
 
     def __init__(self, path: str, max_tokens: int, instruction: str = INSTRUCTION) -> None:
@@ -48,11 +48,11 @@ class PairTokenizer:
 
         Args:
             path: Directory of the checkpoint.
-            max_tokens: Most ids of a prompt, special tokens included.
+            max_tokens: Cap on a prompt's ids, special tokens included.
             instruction: The task put before the query, for models that follow instructions.
 
         Raises:
-            SettingsError: Not a reranker, or ``max_tokens`` leaves no room for a pair.
+            SettingsError: Not a reranker, or ``max_tokens`` is too small for any pair.
         """
         encoder = TextEncoder(path)
         if is_qwen3(path):
@@ -86,7 +86,7 @@ class PairTokenizer:
 
 
 class _Prompt:
-    """Qwen3-Reranker: prefix, middle and suffix are tokenised apart and joined as ids, as in the model card's code."""
+    """Qwen3-Reranker's prompt. Prefix, middle and suffix are tokenised apart and joined as ids, as on its card."""
 
     def __init__(self, encoder: TextEncoder, max_tokens: int, instruction: str) -> None:
         self._encoder = encoder
@@ -105,13 +105,13 @@ class _Prompt:
             )
             for task, query, document in zip(instructions, queries, documents, strict=True)
         ]
-        # The document is at the end of what is cut.
+        # The document comes last, so that a cut shortens it and never the query before it.
         beginnings = self._encoder.beginnings(middles, self._limit)
         return PairBatch(beginnings.ids.framed(self._prefix, self._suffix), ~beginnings.complete, None)
 
 
 class _TwoSides:
-    """Cross-encoders of the BERT kind: their tokenizer's own special tokens around and between both texts."""
+    """Prompts of BERT-like cross-encoders: the tokenizer's own special tokens around and between both texts."""
 
     def __init__(self, encoder: TextEncoder, max_tokens: int) -> None:
         self._encoder = encoder
@@ -128,14 +128,15 @@ class _TwoSides:
         seconds = self._encoder.beginnings(documents, self._limit)
         behind = np.array(self._behind, np.int32)
         heads = firsts.ids.framed(self._before, self._between)
-        rooms = self._limit - firsts.ids.lengths
-        tails = [ids[:room] for ids, room in zip(seconds.ids, rooms, strict=True)]
+        budgets = self._limit - firsts.ids.lengths
+        tails = [ids[:budget] for ids, budget in zip(seconds.ids, budgets, strict=True)]
         rows = (np.concatenate([head, tail, behind]) for head, tail in zip(heads, tails, strict=True))
-        truncated = ~(firsts.complete & seconds.complete) | (seconds.ids.lengths > rooms)
+        truncated = ~(firsts.complete & seconds.complete) | (seconds.ids.lengths > budgets)
         return PairBatch(TokenSequences.of(rows), truncated, heads.lengths if self._typed else None)
 
 
 def _text_limit(max_tokens: int, *special: Sequence[int]) -> int:
+    """Tokens left for text beside the special ones."""
     limit = max_tokens - sum(map(len, special))
     if limit < 1:
         raise SettingsError(f"model.max_tokens: {max_tokens} leaves no room for a pair")
@@ -143,7 +144,7 @@ def _text_limit(max_tokens: int, *special: Sequence[int]) -> int:
 
 
 def _pair_frame(encoder: TextEncoder) -> tuple[list[int], list[int], list[int], bool]:
-    """Special tokens before, between and behind two texts, and whether the second one has token types of its own."""
+    """Special tokens before, between and behind two texts; and whether the second text has its own token type."""
     bare = encoder.full.encode("a", add_special_tokens=False).ids
     framed = encoder.full.encode("a", "a")
     found = [at for at in range(len(framed.ids)) if framed.ids[at : at + len(bare)] == bare]

@@ -1,4 +1,4 @@
-"""Proof at every start that packed steps give what vLLM's own loop gives, and the way back where they do not."""
+"""Proves at every start that packed steps give the results of vLLM's own loop; otherwise that loop is used."""
 
 from typing import TYPE_CHECKING
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from vllm import LLMEngine
 
 SEQUENCES = 64
-"""Sequences of mixed lengths that both paths run beside the canary."""
+"""Sequences of mixed lengths that both paths compute beside the canary."""
 
 LONGEST = 300
-"""Most ids of one of them: proof takes a second of a small model, some seconds of one of 0.6B on a CPU."""
+"""Cap on the ids of each: the proof takes a second with a small model, some seconds with a 0.6B model on a CPU."""
 
 LEAST_COSINE = 0.9999
-"""Least cosine of both paths' vectors of a sequence. Equal kernels on other batches differ by rounding alone."""
+"""Least cosine between both paths' vectors of a sequence. Equal kernels on other batches differ only by rounding."""
 
 MOST_DIFFERENCE = 0.01
 """Largest difference of both paths' scores, probabilities or logits, of a prompt."""
@@ -37,7 +37,7 @@ def proven(
     canary: TokenSequences,
     second: np.ndarray | None,
 ) -> tuple[PackedRunner | None, str | None]:
-    """Packed steps for an engine, or ``None`` and the reason, which is said.
+    """Packed steps for an engine; otherwise ``None`` and the reason, with a progress line.
 
     Args:
         llm_engine: A started engine.
@@ -48,7 +48,7 @@ def proven(
         second: Place of the document's first token in each, for models with token types.
 
     Raises:
-        EngineError: ``spec.packed`` is ``on``, and packed steps are not possible or give something else.
+        EngineError: ``spec.packed`` is ``on``, and packed steps are impossible or give other results.
     """
     sequences, places = _mixed(canary, second, spec.max_tokens)
     expected = loop.run(sequences, width, places)
@@ -56,7 +56,7 @@ def proven(
     try:
         packed = PackedRunner(llm_engine, step_deadline=lambda tokens: deadline(GRACE_SECONDS + tokens / spec.slowest))
         reason = _difference(expected, packed.run(sequences, places))
-    except Exception as error:  # noqa: BLE001  # of whatever kind, the loop runs the model
+    except Exception as error:  # noqa: BLE001  # whatever the error, vLLM's loop can run the model
         reason = failure_reason(error)
     if reason is None:
         return packed, None
@@ -67,7 +67,7 @@ def proven(
 
 
 def _difference(expected: np.ndarray, found: np.ndarray) -> str | None:
-    """What differs, if anything does."""
+    """The largest difference in words if it is above the limit, otherwise ``None``."""
     if not np.isfinite(found).all():
         return "they give values that are not finite"
     if expected.shape[1] == 1:
@@ -81,7 +81,7 @@ def _difference(expected: np.ndarray, found: np.ndarray) -> str | None:
 def _mixed(
     canary: TokenSequences, second: np.ndarray | None, max_tokens: int
 ) -> tuple[TokenSequences, np.ndarray | None]:
-    """The canary, and sequences of many lengths made of its ids, which begin like it as pairs of a query do."""
+    """The canary and sequences of many lengths from its ids. They share its beginning, as pairs of one query do."""
     drawn = np.random.default_rng(0)
     most = min(LONGEST, max_tokens)
     rows, places = list(canary), [] if second is None else second.tolist()

@@ -1,7 +1,7 @@
-"""Published vectors as the judge of an engine: it must give them again before it may add any.
+"""Published vectors judge an engine: it must reproduce them before it may add any.
 
 A list of arguments cannot name everything that changes a vector: another vLLM, a damaged weight file, a GPU that
-miscomputes. So an engine embeds what was embedded before, and its vectors are compared with the published ones.
+miscomputes. So an engine embeds the same texts again, and its vectors are compared with the published ones.
 """
 
 import base64
@@ -28,12 +28,12 @@ PROBES = (
 """Texts whose vectors every epoch records: scripts, code, numbers, and one long enough for what changes with length."""
 
 STORED = "<f2"
-"""Of a unit vector half precision moves the cosine by less than 1e-6."""
+"""Stored dtype: half precision moves the cosine of a unit vector by less than 1e-6."""
 
 
 @dataclass(frozen=True)
 class Probes:
-    """Vectors of :data:`PROBES` as an engine gave them.
+    """One engine's vectors of :data:`PROBES`.
 
     Attributes:
         ids: Token ids of each.
@@ -56,16 +56,16 @@ class Probes:
 
 @dataclass(frozen=True)
 class Reference:
-    """Vectors that an engine must give again.
+    """Vectors that an engine must reproduce.
 
     Attributes:
-        epoch: The epoch they were published with.
+        epoch: The epoch that published them.
         least: Least cosine that is allowed.
-        made_with: What computed them, as :func:`indexer.inference.environment.describe` gave it; ``None`` where that
-            was not recorded.
+        made_with: Environment that computed them, by :func:`indexer.inference.environment.describe`; ``None`` if it was
+            not recorded.
         ids: Token ids of each text.
         vectors: The published vector of each, float32, shape (width,); a width may be any below the model's dimension.
-        documents: How many of them are documents; the others are :data:`PROBES`.
+        documents: How many texts are documents; the rest are :data:`PROBES`.
     """
 
     epoch: int
@@ -76,7 +76,7 @@ class Reference:
     documents: int = 0
 
     def worst_cosine(self, engine: Embedder) -> float:
-        """Least cosine of a published vector to the one the engine gives now; 1 where there is none."""
+        """Least cosine between a published vector and the engine's; 1 without published vectors."""
         found = engine.embed(TokenSequences.of(self.ids))
         cosines = (
             float(matryoshka.cut(ours[None], len(known))[0] @ known / max(float(np.linalg.norm(known)), 1e-12))
@@ -89,14 +89,14 @@ class Reference:
 
         Args:
             engine: The engine.
-            now: As :func:`indexer.inference.environment.describe` gives it here.
-            who: The engine in the error, and what is therefore not done.
+            now: Result of :func:`indexer.inference.environment.describe` in this process.
+            who: The consequence for the engine, as the error states it.
 
         Returns:
             The worst cosine.
 
         Raises:
-            RefusedError: It is below :attr:`least`; names both numbers and what changed since the epoch.
+            RefusedError: It is below :attr:`least`; the message names both numbers and the changes since the epoch.
         """
         worst = self.worst_cosine(engine)
         if worst >= self.least:
@@ -114,5 +114,5 @@ class Reference:
 
 
 def probe(engine: Embedder, ids: list[list[int]]) -> Probes:
-    """Vectors of the probes as an engine gives them."""
+    """Embeds the probes with an engine."""
     return Probes(ids, engine.embed(TokenSequences.of(ids)))

@@ -12,10 +12,10 @@ import numpy as np
 class TokenSequences:
     """Sequences of token ids laid end to end.
 
-    A list of Python integers takes 90 ns a token to become an array; these are arrays from the beginning.
+    Converting a list of Python integers takes 90 ns a token; these are arrays from the beginning.
 
     Attributes:
-        ids: int32, shape (tokens,): ids of all sequences, one behind the other.
+        ids: int32, shape (tokens,): ids of all sequences, end to end.
         lengths: int32, shape (n,): ids of each sequence.
     """
 
@@ -31,7 +31,7 @@ class TokenSequences:
 
     @classmethod
     def join(cls, parts: Sequence["TokenSequences"]) -> Self:
-        """The sequences of several, in their order."""
+        """Concatenates several batches in their order."""
         empty = np.empty(0, np.int32)
         ids = np.concatenate([empty, *(part.ids for part in parts)])
         return cls(ids, np.concatenate([empty, *(part.lengths for part in parts)]))
@@ -74,14 +74,14 @@ class TokenSequences:
         return self.ids[start : start + self.lengths[row]]
 
     def take(self, rows: np.ndarray | Sequence[int]) -> Self:
-        """Some of the sequences in the order of their numbers ``rows``, or where a bool array says so."""
+        """Some of the sequences: by their numbers ``rows``, in that order, or by a bool array."""
         chosen = np.asarray(rows)
         chosen = np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(np.int64)
         lengths = self.lengths[chosen]
         return type(self)(self.ids[_places(self.starts[chosen], lengths)], lengths)
 
     def framed(self, before: Sequence[int], behind: Sequence[int]) -> Self:
-        """Every sequence with ids put before and behind it."""
+        """Every sequence with ids added before and behind it."""
         lengths = self.lengths + np.int32(len(before) + len(behind))
         framed = type(self)(np.empty(int(lengths.sum(dtype=np.int64)), np.int32), lengths)
         framed.ids[_places(framed.starts + len(before), self.lengths)] = self.ids
@@ -92,7 +92,7 @@ class TokenSequences:
         return framed
 
     def tolist(self) -> list[list[int]]:
-        """The sequences as lists, for tests and for libraries that want them."""
+        """The sequences as lists, for tests and for libraries that need lists."""
         return [row.tolist() for row in self]
 
 

@@ -36,18 +36,18 @@ RERANKER_OVERRIDES = {
 sigmoid of its output is the softmax over both logits."""
 
 CPU_CACHE_BYTES = 1 << 30
-"""KV cache on a CPU machine, where vLLM would take most of the memory for each engine; a batch of 8,192 tokens of the
-largest Qwen3-Embedding needs as much."""
+"""KV cache on a CPU machine, where vLLM would reserve most of the memory for each engine. A batch of 8,192 tokens of
+the largest Qwen3-Embedding needs this much."""
 
 CPU_CACHE_BLOCK = 32
-"""vLLM's block of 128 tokens hides most shared prefixes of pairs: measured 0 % of tokens reused, 40 % with 32."""
+"""Tokens per block. vLLM's 128 miss most shared prefixes of pairs: measured 0 % of tokens reused, 40 % with 32."""
 
 GRACE_SECONDS = 60.0
-"""What a step may take besides, e.g. to compile."""
+"""Seconds that a step may take beside its tokens, e.g. to compile."""
 
 
 def _prepare_process() -> None:
-    """Sets what vLLM reads while it is imported; what the user has set stays."""
+    """Sets the environment that vLLM reads at import; the user's own values stay."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
@@ -58,7 +58,7 @@ def start_engine(spec: EngineSpec, mode: Literal[Mode, "write"]) -> "LLMEngine":
 
     Args:
         spec: The model and how it is computed.
-        mode: What the engine is asked for.
+        mode: The engine's task.
 
     Raises:
         SettingsError: An argument is not vLLM's, or ours to set.
@@ -74,11 +74,11 @@ def start_engine(spec: EngineSpec, mode: Literal[Mode, "write"]) -> "LLMEngine":
     defaults = _defaults(spec.path, mode, on_cpu=current_platform.is_cpu())
     ours = {"model": spec.path, "dtype": spec.dtype, "max_model_len": spec.max_tokens}
     given = {**defaults, **spec.arguments, **spec.overrides, **ours}
-    if "hf_overrides" in defaults:  # a causal reranker stays a classifier whatever else is overridden
+    if "hf_overrides" in defaults:  # a causal reranker stays a classifier, whatever the user overrides
         given["hf_overrides"] = {**defaults["hf_overrides"], **spec.overrides.get("hf_overrides", {})}
     try:
-        # Not vllm.LLM: its encode() makes a future and two copies per sequence, and it cannot do without vLLM's own
-        # tokenizer. LLM_CLASS gives its batch sizes, those for throughput.
+        # Not vllm.LLM: its encode() makes a future and two copies per sequence, and it always loads vLLM's own
+        # tokenizer. LLM_CLASS chooses the same batch sizes, for throughput.
         return LLMEngine.from_engine_args(_engine_args(given), usage_context=UsageContext.LLM_CLASS)
     except IndexerError:
         raise
@@ -87,9 +87,9 @@ def start_engine(spec: EngineSpec, mode: Literal[Mode, "write"]) -> "LLMEngine":
 
 
 def pooling_params(task: str) -> "PoolingParams":
-    """What vLLM is told of every sequence.
+    """Pooling parameters of every sequence.
 
-    Vectors are always made unit vectors, also where the checkpoint leaves that to cosine similarity.
+    Vectors are always normalised, even if the checkpoint leaves that to cosine similarity.
     """
     from vllm import PoolingParams
 
@@ -97,10 +97,10 @@ def pooling_params(task: str) -> "PoolingParams":
 
 
 def _defaults(path: str, mode: Literal[Mode, "write"], *, on_cpu: bool) -> dict[str, Any]:
-    """What vLLM is given unless the settings say otherwise.
+    """Default arguments for vLLM; the settings override them.
 
-    Its batch sizes stay: measured on one core with a 4-layer, 256-wide Qwen3, ``max_num_batched_tokens`` of 1,024 to
-    8,192 give the same rate, 16,384 some 10 % less, and sorting by length nothing.
+    vLLM's batch sizes stay. Measured on one core with a 4-layer, 256-wide Qwen3: ``max_num_batched_tokens`` of 1,024 to
+    8,192 give the same rate, 16,384 some 10 % less. Sorting by length gains nothing.
     """
     defaults: dict[str, Any] = {
         "runner": "generate" if mode == "write" else "pooling",
@@ -113,7 +113,7 @@ def _defaults(path: str, mode: Literal[Mode, "write"], *, on_cpu: bool) -> dict[
     if mode != "write":
         defaults["enable_chunked_prefill"] = False
     if mode == "embed":
-        defaults["enable_prefix_caching"] = False  # for pairs vLLM itself knows which models can
+        defaults["enable_prefix_caching"] = False  # for pairs vLLM decides by model
     if mode == "score" and _is_causal(path):
         defaults["hf_overrides"] = RERANKER_OVERRIDES
     if on_cpu and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
@@ -124,18 +124,19 @@ def _defaults(path: str, mode: Literal[Mode, "write"], *, on_cpu: bool) -> dict[
 
 
 def _is_causal(path: str) -> bool:
-    """Whether a reranker is a causal language model rather than converted to a classifier."""
+    """Whether a reranker is a causal language model and not converted to a classifier."""
     return "ForCausalLM" in (Path(path) / "config.json").read_text(encoding="utf-8")
 
 
 def _engine_args(given: Mapping[str, Any]) -> "EngineArgs":
+    """vLLM's own record of the arguments, which checks them."""
     from vllm import EngineArgs
 
     return EngineArgs(**given)
 
 
 def failure_reason(error: Exception) -> str:
-    """One line that says why; of a pydantic error, the first field and its problem."""
+    """One line with the reason; for a pydantic error, the first field and its problem."""
     if isinstance(error, ValidationError):
         problem = error.errors()[0]
         field = ".".join(map(str, problem["loc"]))

@@ -1,4 +1,4 @@
-"""vLLM's own step loop: requests, scheduler and all. The way back where packed steps cannot run a model."""
+"""vLLM's own step loop, with requests and scheduler, for models that packed steps cannot run."""
 
 from typing import TYPE_CHECKING
 
@@ -24,8 +24,8 @@ class StepLoop:
 
         Args:
             llm_engine: A started engine in this process, with a pooling model.
-            task: vLLM's name of what is asked for, ``embed`` or ``classify``.
-            slowest: Tokens per second below which a step is a hang.
+            task: vLLM's name of the task, ``embed`` or ``classify``.
+            slowest: Tokens per second below which a step counts as hanging.
         """
         from vllm.inputs.engine import tokens_input
 
@@ -35,7 +35,7 @@ class StepLoop:
         self._params = pooling_params(task)
         self._sequences = 0
         self._slowest = slowest
-        # Twice as many as one step takes are always waiting; more would only fill memory.
+        # Keep twice as many sequences waiting as one step takes; more would only fill memory.
         scheduler = llm_engine.vllm_config.scheduler_config
         self._ahead = 2 * scheduler.max_num_seqs
         self._step_tokens = scheduler.max_num_batched_tokens
@@ -64,12 +64,13 @@ class StepLoop:
                 row = int(output.request_id) - first
                 inside -= int(sequences.lengths[row])
                 self.cached_tokens += output.num_cached_tokens or 0
-                # bfloat16 has no NumPy type; with vLLM's float32 heads this is no copy.
+                # NumPy has no bfloat16; vLLM's heads give float32, which float() does not copy.
                 results[row] = output.outputs.data.float().numpy().reshape(-1)
                 done += 1
         return results
 
     def _typed(self, second: int) -> "PoolingParams":
+        """Parameters of one sequence, with the place of its first token of type 1."""
         params = self._params.clone()
         params.extra_kwargs = {"compressed_token_type_ids": second}
         return params

@@ -1,6 +1,6 @@
-"""Engine settings side by side: each is started in fresh processes and timed on the same token ids.
+"""Compares engine settings: starts each in fresh processes and times it on the same token ids.
 
-Knows neither Ray nor tables, so that it runs where only vLLM is installed.
+Independent of Ray and tables, so that it runs where only vLLM is installed.
 """
 
 import json
@@ -20,21 +20,21 @@ from indexer.inference.engine_spec import EngineSpec
 from indexer.inference.sequences import TokenSequences
 
 WARM_SEQUENCES = 64
-"""Sequences every engine embeds before the clock starts: compilation and first touches of memory."""
+"""Sequences that every engine embeds before the clock starts, to compile and to touch its memory."""
 
 GPU_SHARE = 0.85
 """Share of a GPU's memory that the engines on it take together."""
 
 PATIENCE_SECONDS = 1800
-"""Longest wait of one replica for the others to be ready."""
+"""Longest time that a ready replica waits for the rest."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is timed.
+    """The work that is timed.
 
     Attributes:
-        spec: The model and how it is computed; a setting's arguments take the place of its own.
+        spec: The model and how it is computed; a setting's arguments replace its own.
         ids: Its sequences.
     """
 
@@ -49,8 +49,8 @@ class Setting:
     Attributes:
         arguments: vLLM engine arguments.
         replicas: Engines that work at once.
-        pinned: Whether each has a share of the cores, as on a machine without a GPU; else they share one GPU.
-        separate: Whether vLLM's core runs in a process of its own, as it does unless told otherwise.
+        pinned: Whether each gets a share of the cores, as on a machine without a GPU; otherwise they share one GPU.
+        separate: Whether vLLM's core runs in a process of its own, which is vLLM's default.
     """
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -70,11 +70,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Timing:
-    """A setting and how fast it is.
+    """A setting and its speed.
 
     Attributes:
         setting: The setting.
-        tokens_per_second: Of all replicas together; 0 where they do not start.
+        tokens_per_second: Rate of all replicas together; 0 if they do not start.
         start_seconds: Until the last replica was ready.
         failure: Why they do not start.
     """
@@ -116,20 +116,20 @@ def measure(subject: Subject, setting: Setting) -> Timing:
 
 @dataclass(frozen=True)
 class _Meeting:
-    """How replicas wait for each other: proxies of the manager's objects."""
+    """Synchronises replicas, by proxies of the manager's objects."""
 
     ready: Any
     turn: Any
 
 
 def _time(subject: Subject, setting: Setting, number: int, meeting: _Meeting) -> tuple[float, float]:
-    """In a replica's process: when it began and ended, by the machine's clock."""
+    """Runs in a replica's process; returns when it began and ended, by the machine's clock."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = str(int(setting.separate))
     if setting.pinned:
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, cores[number :: setting.replicas])
         os.environ["OMP_NUM_THREADS"] = str(len(cores[number :: setting.replicas]))
-    # One at a time on a GPU: vLLM sizes its memory by what is free when it starts.
+    # One start at a time on a GPU: vLLM sizes its memory by the memory free at its start.
     with nullcontext() if setting.pinned else meeting.turn:
         engine = Engine(replace(subject.spec, arguments=setting.arguments), canary=subject.ids[:2])
         engine.embed(subject.ids[:WARM_SEQUENCES])
@@ -140,13 +140,13 @@ def _time(subject: Subject, setting: Setting, number: int, meeting: _Meeting) ->
 
 
 def machine(max_tokens: int) -> tuple[Setting, dict[str, Sequence[Any]]]:
-    """What to begin with on this machine, and what to try.
+    """The setting to begin with on this machine, and the values to try.
 
     Args:
-        max_tokens: Most ids of one sequence: a step must take as many.
+        max_tokens: Cap on the ids of one sequence, which a step must be able to take.
 
     Returns:
-        As :func:`best` takes them.
+        Arguments ``start`` and ``choices`` of :func:`best`.
     """
     import torch
 
@@ -164,10 +164,10 @@ def machine(max_tokens: int) -> tuple[Setting, dict[str, Sequence[Any]]]:
 
 
 def best(subject: Subject, start: Setting, choices: Mapping[str, Sequence[Any]]) -> Iterator[Timing]:
-    """Looks for the fastest setting, changing one thing at a time and keeping what is faster.
+    """Looks for the fastest setting: changes one value at a time and keeps it if it is faster.
 
     Args:
-        subject: What is timed.
+        subject: The work that is timed.
         start: Setting to begin with.
         choices: Values to try of each vLLM argument and of ``replicas_per_gpu``.
 
@@ -185,6 +185,7 @@ def best(subject: Subject, start: Setting, choices: Mapping[str, Sequence[Any]])
 
 
 def _with(setting: Setting, name: str, value: Any) -> Setting:
+    """The setting with another value; replicas share the GPU's memory evenly."""
     if name != "replicas_per_gpu":
         return replace(setting, arguments={**setting.arguments, name: value})
     return replace(

@@ -1,10 +1,10 @@
-"""Texts to token ids: prompts and templates, the end token, truncation, chunks; documents, queries and pairs.
+"""Texts to token ids: the encoder below documents, queries and pairs.
 
-The tokenizer is the checkpoint's ``tokenizer.json``, run in batches in Rust without the GIL. Special tokens are taken
-out of it before use, so that their spelling inside a text is ordinary text and cannot act as a control token: the end
-token and BERT's ``[CLS]`` and ``[SEP]`` are put around the ids afterwards. Of Qwen3 all added tokens are taken out,
-also ``<think>`` and ``<tool_call>``, which it does not mark as special: they shape its turns. Those of other models,
-which may be runs of white space or markup, keep their ids.
+The tokenizer is the checkpoint's ``tokenizer.json``, run in batches in Rust without the GIL. Its special tokens are
+removed before use, so that their spelling inside a text stays ordinary text and never acts as a control token. The end
+token and BERT's ``[CLS]`` and ``[SEP]`` are added around the ids afterwards. From Qwen3's tokenizer all added tokens
+are removed, also ``<think>`` and ``<tool_call>``, which it does not mark as special: they shape its turns. Added tokens
+of other models, which may be runs of white space or markup, keep their ids.
 """
 
 import hashlib
@@ -23,22 +23,22 @@ from indexer.inference.fast_tokenizer import fast_tokenizer, reference_ids
 from indexer.inference.sequences import TokenSequences
 
 VERSION = 2
-"""Raised when this module gives other ids for the same text; part of every fingerprint."""
+"""Raised when this module would give other ids for the same text; part of every fingerprint."""
 
 INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
-"""The instruction Qwen3's model cards use when there is none."""
+"""Default instruction of Qwen3's model cards."""
 
 CHARACTERS_PER_TOKEN = 6
-"""First guess of the prefix that holds the kept tokens; above most texts' rate, so that one pass mostly does."""
+"""First guess at the prefix that holds the kept tokens; above most texts' rate, so that one pass mostly does."""
 
 ENCODED_CHARACTERS = 1 << 21
 """Characters given to the tokenizer at once: its results take some 150 bytes per token until their ids are read."""
 
 SEARCHED_CHARACTERS = 4096
-"""How far back a boundary is searched."""
+"""Characters that are searched backwards for a boundary."""
 
 HARD_BOUNDARY = re.compile(r"(?<=\S) |(?<=[\u4e00-\u9fa5\u3041-\u3093\u30a1-\u30f6])[，。、！？；：]")
-"""A space after a character that is none, or CJK punctuation after a Han or Kana letter: see :class:`TextEncoder`."""
+"""A space after other than white space, or CJK punctuation after a Han or Kana letter: see :class:`TextEncoder`."""
 
 SPLIT_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -51,10 +51,9 @@ class Beginnings:
     """The first tokens of some texts.
 
     Attributes:
-        ids: At most as many ids of each text as asked for.
-        char_end: int64, shape (texts,): character after the last one they cover; the text's length where it is
-            complete.
-        complete: bool, shape (texts,): whether they are all of the text.
+        ids: Ids of each text, at most the requested number.
+        char_end: int64, shape (texts,): character after the last one that the ids cover; the text's length if complete.
+        complete: bool, shape (texts,): whether the ids cover the whole text.
     """
 
     ids: TokenSequences
@@ -62,12 +61,12 @@ class Beginnings:
     complete: np.ndarray
 
     def take(self, rows: np.ndarray) -> "Beginnings":
-        """Those of some texts."""
+        """The beginnings of some texts."""
         return Beginnings(self.ids.take(rows), self.char_end[rows], self.complete[rows])
 
     @staticmethod
     def join(parts: Sequence["Beginnings"]) -> "Beginnings":
-        """Those of several, one behind the other."""
+        """Concatenates several batches in their order."""
         return Beginnings(
             TokenSequences.join([part.ids for part in parts]),
             np.concatenate([part.char_end for part in parts]),
@@ -78,24 +77,24 @@ class Beginnings:
 class TextEncoder:
     r"""Plain text to ids, without special tokens.
 
-    Only the beginning of a very long text is tokenised. That gives the ids of the whole text's beginning when the text
-    is cut at a *hard boundary*, a place where tokens end whatever stands behind it. For a text ``T`` cut before
-    ``T[c]`` as :data:`HARD_BOUNDARY` finds it:
+    Only the beginning of a very long text is tokenised. Its ids equal the whole text's first ids if the text is cut at
+    a *hard boundary*: a place where tokens end, whatever follows. For a text ``T`` cut before ``T[c]``, as
+    :data:`HARD_BOUNDARY` finds it:
 
     - *Added tokens* are looked up first. None contains a boundary character (checked when loading), so that none
       reaches over ``c``.
-    - *Normalisation.* ``T[c]`` is a starter that composes with nothing before or after it (Unicode annex 15), so that
-      NFC and NFD of ``T`` are those of both sides put together. BERT's other steps go character by character.
+    - *Normalisation.* ``T[c]`` is a starter that composes with nothing before or after it (Unicode annex 15). So NFC
+      and NFD of ``T`` are the concatenated NFC and NFD of both sides. BERT's other steps go character by character.
     - *Qwen's pre-tokeniser* is one regular expression, matched from left to right without look-behind. No match that
-      begins before ``c`` takes ``T[c]``: a space only begins a match or follows another space, and punctuation does
-      not follow a letter within one. What a match looks at, a run of one class of characters and the one behind it,
-      ends at ``c`` at the latest, at the cut as in the text; a run of white space, which a look-ahead inspects, ends
-      before ``T[c-1]``. So the matches before ``c`` are the same in both. *BERT's pre-tokeniser* splits at white space
-      and around punctuation.
-    - The *model* sees one pre-token at a time.
+      begins before ``c`` includes ``T[c]``. A space only begins a match or follows another space; punctuation does not
+      follow a letter within one. A match inspects a run of one class of characters and the character behind it. Both
+      end at ``c`` at the latest, in the cut text as in the whole one. A run of white space, which a look-ahead
+      inspects, ends before ``T[c-1]``. So the matches before ``c`` are the same in both. *BERT's pre-tokeniser* splits
+      at white space and around punctuation.
+    - The *model* processes one pre-token at a time.
 
-    The ids before a hard boundary are thus the text's own; where they are not more than asked for, a longer beginning
-    is tried, in the end the whole text. Other tokenizers read the whole text.
+    The ids before a hard boundary are thus the text's own. If they are not more than requested, a longer beginning is
+    tried, in the end the whole text. Other tokenizers read the whole text.
     """
 
     def __init__(self, path: str, *, lower_case: bool = False) -> None:
@@ -103,7 +102,7 @@ class TextEncoder:
 
         Args:
             path: Directory of the checkpoint.
-            lower_case: Whether texts are made lower case first, where the tokenizer does not do so itself.
+            lower_case: Whether texts are made lower case first; a tokenizer that does so itself stays as it is.
 
         Raises:
             SettingsError: The directory has no fast tokenizer.
@@ -137,21 +136,22 @@ class TextEncoder:
             found += [Beginnings(ids.take(whole), ends[whole], np.ones(whole.sum(), bool))]
             found += [self._cut([prefixes[row] for row in np.flatnonzero(cut)], limit)]
             order += [waiting[whole], waiting[cut]]
-            # Of the others more is read: the beginning looked at had too few tokens.
+            # The beginning of each remaining text had too few tokens: read more of it.
             waiting = waiting[~cut & ~whole]
             characters *= 2
         return Beginnings.join(found).take(np.argsort(np.concatenate(order)))
 
     def encode(self, texts: Sequence[str]) -> TokenSequences:
-        """Ids of whole texts, some texts at a time."""
+        """Ids of whole texts, encoded in portions."""
         return TokenSequences.join([self._ids(part) for part in _parts(texts)])
 
     def _ids(self, texts: list[str]) -> TokenSequences:
+        """Ids of one portion, by fastokens if it is proven for this tokenizer."""
         fast = fast_tokenizer(self.text)
         return reference_ids(self.plain, texts) if fast is None else fast.encode(texts)
 
     def _cut(self, texts: list[str], limit: int) -> Beginnings:
-        """The first ``limit`` tokens of texts that have more. Where they end, only ``tokenizers`` can tell."""
+        """The first ``limit`` tokens of texts that have more. Only ``tokenizers`` gives the place where they end."""
         ids, ends = [], []
         for part in _parts(texts):
             for encoding in self.plain.encode_batch(part, add_special_tokens=False):
@@ -169,7 +169,7 @@ class TextEncoder:
         raise SettingsError("model.name: the tokenizer's template changes the text's own tokens")
 
     def _prefix(self, text: str, characters: int) -> str:
-        """At most ``characters`` of the text up to a hard boundary, or the whole text where none is near."""
+        """At most ``characters`` of the text up to a hard boundary, or the whole text if none is near."""
         if len(text) <= characters or not self._has_boundaries:
             return text
         found = HARD_BOUNDARY.finditer(text, max(0, characters - SEARCHED_CHARACTERS), characters + 1)
@@ -177,11 +177,12 @@ class TextEncoder:
 
 
 def _nothing() -> Beginnings:
+    """Beginnings of no texts."""
     return Beginnings(TokenSequences.of([]), np.empty(0, np.int64), np.empty(0, bool))
 
 
 def _parts(texts: Sequence[str]) -> Iterator[list[str]]:
-    """Some texts at a time, so that what a tokenizer holds of them stays small."""
+    """Cuts texts into portions, so that a tokenizer's results stay small."""
     start = size = 0
     for row, text in enumerate(texts, 1):
         size += len(text)
@@ -193,19 +194,19 @@ def _parts(texts: Sequence[str]) -> Iterator[list[str]]:
 def _without_control_tokens(tokenizer: dict[str, Any], *, keep_added: bool) -> dict[str, Any]:
     """A tokenizer that reads the spelling of special tokens, or of all added ones, as text.
 
-    ``Tokenizer.encode_special_tokens`` does the same but is lost when a tokenizer is copied, as the splitter does.
+    ``Tokenizer.encode_special_tokens`` does the same, but a copied tokenizer loses it, and the splitter makes a copy.
     """
     added = [token for token in tokenizer["added_tokens"] if keep_added and not token["special"]]
     model = tokenizer["model"]
     if isinstance(model["vocab"], dict):
-        # Ids of added tokens are counted up from the vocabulary's size unless they are in it.
+        # tokenizers numbers added tokens from the vocabulary's size on, unless the vocabulary has them.
         model = {**model, "vocab": model["vocab"] | {token["content"]: token["id"] for token in added}}
     unused = {"post_processor": None, "truncation": None, "padding": None}
     return {**tokenizer, "model": model, "added_tokens": added, **unused}
 
 
 def _lower_cased(normalizer: dict[str, Any] | None) -> dict[str, Any]:
-    """A normaliser that makes texts lower case before its other steps; one that does so anyway as it is."""
+    """A normaliser that makes texts lower case before its other steps; one that does so anyway stays as it is."""
     steps = [] if normalizer is None else normalizer.get("normalizers", [normalizer])
     if normalizer and any(step["type"] == "Lowercase" or step.get("lowercase") for step in steps):
         return normalizer
@@ -236,6 +237,7 @@ def tokenizer_digest(parts: list[object]) -> str:
 
 
 def _architectures(path: str) -> list[str]:
+    """Names of the checkpoint's architectures and its model type."""
     config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
     return [*(config.get("architectures") or []), f"{config.get('model_type')}"]
 
@@ -251,7 +253,7 @@ def is_classifier(path: str) -> bool:
 
 
 def token_id(encoder: TextEncoder, token: str) -> int:
-    """Id of a token; raises :class:`SettingsError` where the tokenizer has none."""
+    """Id of a token; raises :class:`SettingsError` if the tokenizer lacks it."""
     found = encoder.full.token_to_id(token)
     if found is None:
         raise SettingsError(f"model.name: the tokenizer has no token {token}")
