@@ -1,7 +1,7 @@
 """The engine alone: settings and lengths swept on random token ids, against Transformers and the hardware's limit.
 
-Needs vllm, torch, transformers and numpy, and neither Ray nor LanceDB: it runs where only vLLM is installed, on CPUs
-and on NVIDIA GPUs. The checkpoints are written here, with random weights in the shapes of Qwen3-Embedding.
+This needs vllm, torch, transformers and numpy, but neither Ray nor LanceDB: it runs where only vLLM is installed, on
+CPUs and on NVIDIA GPUs. It writes its checkpoints, with random weights in the shapes of Qwen3-Embedding.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def subject(path: str, dtype: str, length: int, tokens: int) -> Subject:
 
 
 def transformers(given: Subject) -> float:
-    """Tokens per second of Transformers in batches of 32; of one length nothing is padding."""
+    """Tokens per second of Transformers in batches of 32; equal lengths need no padding."""
     import torch
     from transformers import AutoModel
 
@@ -56,6 +56,7 @@ def transformers(given: Subject) -> float:
 
 
 def _last_hidden(model: Any, ids: Sequence[Sequence[int]]) -> Any:
+    """Unit vectors from the last token's hidden state."""
     import torch
 
     hidden = model(input_ids=torch.tensor(ids, device=model.device)).last_hidden_state[:, -1]
@@ -74,7 +75,7 @@ def measure(given: Subject, limit: float) -> dict[str, Any]:
     for measured in [*sweep.best(given, start, choices), sweep.measure(given, _separate(start))]:
         print(json.dumps(measured.describe()), flush=True)
         found.append(measured)
-    # A separate process is for comparison: the job has none.
+    # A separate process is only a comparison: the job never uses one.
     leader = max((one for one in found if not one.setting.separate), key=lambda measured: measured.tokens_per_second)
     baseline = apart(transformers, given)
     return {
@@ -92,6 +93,7 @@ def measure(given: Subject, limit: float) -> dict[str, Any]:
 
 
 def _separate(setting: Setting) -> Setting:
+    """The setting with vLLM's core in a process of its own."""
     return replace(setting, separate=True)
 
 
@@ -128,6 +130,7 @@ def main() -> None:
 
 
 def _checkpoint(model: str, layers: int | None, dtype: str, path: Path) -> str:
+    """Directory of the model; random weights are written for a known size."""
     if model == "small":
         return write_weights(path, SMALL, dtype=dtype)
     if model not in TRUE_SHAPES:

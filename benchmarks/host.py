@@ -1,8 +1,7 @@
-"""What the host can feed: work around the engine per document, and a control plane of 64 workers on one machine.
+"""Capacity of the host: work around the engine per document, and a control plane of 64 workers on one machine.
 
-The engine is one that costs nothing, or that sleeps; all else is real, except that the 64 workers do not tokenise. The
-stages of a worker overlap with its engine, so a document may take as long on the host as on the engine before the
-engine waits.
+The engine costs nothing or sleeps. Everything else is real, except that the 64 workers do not tokenise. A worker's
+stages overlap with its engine: the engine waits only if a document takes longer on the host than on the engine.
 """
 
 import argparse
@@ -36,7 +35,7 @@ H200_BF16 = 989e12
 """Dense bfloat16 FLOP/s of NVIDIA's data sheet."""
 
 GPU_SHARE = 0.5
-"""Share of them that a well-fed engine reaches, for the arithmetic of what a GPU needs."""
+"""Share of :data:`H200_BF16` that a busy engine reaches, to calculate a GPU's time."""
 
 
 def worker_costs(root: Path, tokens: int, documents: int) -> dict[str, Any]:
@@ -57,12 +56,12 @@ def worker_costs(root: Path, tokens: int, documents: int) -> dict[str, Any]:
 
 
 def many_workers(root: Path, documents: int) -> dict[str, Any]:
-    """Efficiency of 64 workers, each at 1/64 of the rate, against the time their engines alone would take."""
+    """Efficiency of 64 workers, each at 1/64 of the rate, against the time of their engines alone."""
     corpus = _corpus(root / "corpus-many", 128, documents)
     machines = Machines(initialize_head=True, head_node_args={"num_cpus": WORKERS, "include_dashboard": False})
     try:
         settings = _settings(root, corpus, "index-many", cluster={"address": machines.address}, shard_mb=1 / 64)
-        # Their tokenising is left out: 64 workers of a cluster have cores of their own for it.
+        # No tokenising: 64 workers of a real cluster have cores of their own for it.
         summary = run.run(settings, NullModel.of(settings, WORKERS / RATE, tokenise=False))
     finally:
         machines.shutdown()
@@ -77,11 +76,13 @@ def many_workers(root: Path, documents: int) -> dict[str, Any]:
 
 
 def _corpus(root: Path, tokens: int, documents: int) -> str:
+    """Writes a corpus of documents with about so many tokens."""
     words = round(tokens / TOKENS_PER_WORD)
     return tiny_corpus(root, documents, files=8, rows_per_group=2000, words=(words, words))
 
 
 def _settings(root: Path, corpus: str, index: str, *, cluster: dict[str, Any], shard_mb: float = 8.0) -> Settings:
+    """Settings of a job on the corpus."""
     return Settings(
         corpus={"uri": corpus},
         model={"name": str(root / "model"), "max_tokens": 1024},
@@ -92,7 +93,7 @@ def _settings(root: Path, corpus: str, index: str, *, cluster: dict[str, Any], s
 
 
 def gpu_microseconds(root: Path, tokens: int) -> float:
-    """What a document of a 0.6B model takes on a GPU, by arithmetic."""
+    """Calculated time of a document with a 0.6B model on a GPU."""
     config = write_config(root / "0.6B", replace(TRUE_SHAPES["0.6B"], layers=TRUE_LAYERS["0.6B"]))
     return model_flops(config, [tokens]) / (GPU_SHARE * H200_BF16) * 1e6
 

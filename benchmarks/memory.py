@@ -1,8 +1,8 @@
 """Resident memory of driver, workers and tasks on two corpora, one 8 times as large as the other.
 
 The fake engine stands in for vLLM, whose memory depends on the model and not on the corpus. Each corpus is indexed by a
-fresh driver process, and written by another; peaks are the kernel's (``VmHWM``). Tasks compare ids and maintain tables,
-which for small corpora the driver does: what one holds is bounded, and not the same for both corpora.
+fresh driver process, and written by another; peaks are the kernel's (``VmHWM``). Tasks compare ids and maintain tables;
+for small corpora the driver does. A task's memory is bounded, but differs between the corpora.
 """
 
 import argparse
@@ -28,12 +28,12 @@ DOCUMENTS_PER_FILE = 10_000
 TIMES = 8
 
 SHARD_MB = 0.0625
-"""The least that a small job's shards have, so that both corpora are cut alike."""
+"""Size of a small job's smallest shards, so that both corpora are cut alike."""
 
 SECONDS_BETWEEN_LOOKS = 0.2
 
 WORKER = b"ray::Worker"
-"""How Ray names the process of a :class:`indexer.cluster.Worker`; those of tasks are named by the function."""
+"""Ray's name for the process of a :class:`indexer.cluster.Worker`; a task's process has the function's name."""
 
 RAYS_OWN = (b"ray::IDLE", b"ray::DashboardAgent", b"ray::RuntimeEnvAgent")
 
@@ -52,7 +52,7 @@ def ray_peaks() -> Iterator[dict[str, float]]:
     """Peaks of the largest worker and of the largest task of this machine while the block runs, MiB.
 
     Yields:
-        ``worker_mib`` and ``task_mib``, 0 where there is none; nothing else may use Ray meanwhile.
+        ``worker_mib`` and ``task_mib``, 0 without a process; nothing else may use Ray meanwhile.
     """
     largest = {"worker_mib": 0.0, "task_mib": 0.0}
     done = threading.Event()
@@ -72,6 +72,7 @@ def ray_peaks() -> Iterator[dict[str, float]]:
 
 
 def _ray_processes() -> Iterator[tuple[str, float]]:
+    """Kind and peak memory of every worker and task process of this machine."""
     for entry in Path("/proc").iterdir():
         try:
             command = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
@@ -103,6 +104,7 @@ def measure(root: str) -> dict[str, Any]:
 
 
 def _in_new_process(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    """Calls a function in a fresh process."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         return process.submit(function, *arguments, **named).result()
 

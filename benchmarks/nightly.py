@@ -1,7 +1,7 @@
-"""A second night with few changes against the first one, with a fake engine of a given speed.
+"""Compares a second night with few changes to the first one, with a fake engine of a given speed.
 
-Cost must follow the change: of the documents, one in a hundred is changed, and some files are not touched at all. The
-fake engine sleeps, so that what is measured is everything around it.
+The cost must follow the change: one document in a hundred is changed, and some files are not touched at all. The fake
+engine sleeps, so that only the work around it is measured.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from indexer.testing.fakes import FakeModel
 FILES = 10
 
 CHANGED = 100
-"""One document of so many is changed, all of them in one file of ten."""
+"""One document in so many is changed, all in one file of ten."""
 
 
 def change(corpus: Path, documents: int) -> int:
@@ -62,7 +62,7 @@ def main() -> None:
             cluster={"address": "local", "workers": 2},
             run={"progress": "none"},
         )
-        # Of another index: a plan records digests, and the first night would find its files read already.
+        # Plan another index: a plan records digests, and with them the first night would find its files read already.
         aside = settings.model_copy(update={"index": IndexSettings(uri=f"{root}/aside", widths=[96])})
         tokens = plan.plan(aside)["estimated_tokens"] / arguments.documents
         pace = 2 / (arguments.rate * tokens)

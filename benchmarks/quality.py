@@ -1,4 +1,4 @@
-"""Published benchmarks on our workers: mteb's suites with an embedding model, and with a reranker behind it.
+"""Runs published benchmarks on our workers: mteb's suites with an embedding model, optionally with a reranker.
 
 ``python -m benchmarks.quality --model Qwen/Qwen3-Embedding-0.6B --suite eng`` runs every task with its own instruction
 and prints our mean beside the published one. Tasks that are done are read from the output folder: the same command
@@ -58,7 +58,7 @@ class Quality:
 
     Attributes:
         scores: Main score of every task, times 100.
-        published: The published mean, ``None`` where there is none.
+        published: The published mean, ``None`` if there is none.
     """
 
     scores: Mapping[str, float]
@@ -83,8 +83,8 @@ def evaluate(tasks: Iterable[Any], start: Start, folder: Path) -> dict[str, floa
 
     Args:
         tasks: mteb's tasks.
-        start: Starts the model's engines; not called where every task is done.
-        folder: Where results and the rankings of retrieval tasks are kept.
+        start: Starts the model's engines; not called if every task is done.
+        folder: Folder of the results and of the rankings of retrieval tasks.
 
     Returns:
         Main score of every task, times 100.
@@ -93,19 +93,20 @@ def evaluate(tasks: Iterable[Any], start: Start, folder: Path) -> dict[str, floa
 
 
 def rerank(tasks: Iterable[Any], start: Start, folder: Path, first: Path, top: int) -> dict[str, float]:
-    """Evaluates a reranker on what an embedding model found, as :func:`evaluate` does.
+    """Evaluates a reranker on an embedding model's rankings, like :func:`evaluate`.
 
     Args:
         tasks: mteb's retrieval tasks.
         start: Starts the reranker's engines.
-        folder: Where results are kept.
+        folder: Folder of the results.
         first: The folder that :func:`evaluate` wrote of the embedding model.
-        top: Documents of every query that are put into another order.
+        top: Documents of every query that are re-ranked.
     """
     return _each(list(tasks), start, folder, lambda model, task, _: _reranked(model, task, first, top))
 
 
 def _each(tasks: Sequence[Any], start: Start, folder: Path, one: Callable[[Any, Any, Path], float]) -> dict[str, float]:
+    """Evaluates the tasks that have no result yet; returns the scores of all."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {task.metadata.name: folder / f"{task.metadata.name}.json" for task in tasks}
     left = [task for task in tasks if not files[task.metadata.name].is_file()]
@@ -119,6 +120,7 @@ def _each(tasks: Sequence[Any], start: Start, folder: Path, one: Callable[[Any, 
 
 
 def _ranked(model: Any, task: Any, folder: Path) -> float:
+    """Main score of a task; the rankings are kept for a reranker."""
     import mteb
 
     found = mteb.evaluate(
@@ -133,6 +135,7 @@ def _ranked(model: Any, task: Any, folder: Path) -> float:
 
 
 def _reranked(model: Any, task: Any, first: Path, top: int) -> float:
+    """Main score of a task, with its first documents re-ranked."""
     import mteb
 
     narrowed = task.convert_to_reranking(_predictions(first), top_k=top)
@@ -141,18 +144,19 @@ def _reranked(model: Any, task: Any, first: Path, top: int) -> float:
 
 
 def _predictions(folder: Path) -> Path:
+    """Folder of the rankings."""
     return folder / "predictions"
 
 
 def _put(file: Path, content: Mapping[str, Any]) -> None:
-    """Written beside and renamed: a task that was interrupted is not taken for done."""
+    """Writes beside the file and renames: an interrupted task must not look done."""
     written = file.with_suffix(".part")
     written.write_text(json.dumps(content), encoding="utf-8")
     os.replace(written, file)  # noqa: PTH105  # Path.replace is the same
 
 
 def published(figures: Mapping[str, Sequence[float]], suite: str, model: str) -> float | None:
-    """The published mean of a suite for a model of Qwen3's, known by the size in its name."""
+    """The published mean of a suite for a Qwen3 model, identified by the size in its name."""
     size = re.search(r"Qwen3-(?:Embedding|Reranker)-([\d.]+B)", model)
     if size is None or size.group(1) not in SIZES or suite not in figures:
         return None
@@ -183,6 +187,7 @@ def main() -> None:
 
 
 def _run(arguments: argparse.Namespace, tasks: Sequence[Any], cluster: Cluster) -> Quality:
+    """Evaluates the model, and the reranker if there is one."""
     from indexer.evaluation.mteb_models import MtebCrossEncoder, MtebEncoder
 
     engine = EngineSettings()

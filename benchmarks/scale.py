@@ -1,8 +1,8 @@
-"""A corpus of millions of ids against the published index: time by stage, peak memory, and what a billion would take.
+"""A corpus of millions of ids against the published index: time by stage, peak memory, estimate for a billion.
 
-What is measured is everything around the model: every document is one token, and all share one vector. The first night
-indexes the whole corpus; before the second one a file in a hundred is rewritten with one document in a hundred of it
-changed.
+Only the work around the model is measured: every document is one token, and all share one vector. The first night
+indexes the whole corpus. Before the second night, one file in a hundred is rewritten, with one of its documents in a
+hundred changed.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from indexer.testing.checkpoints import minilm_path
 FILES = 100
 
 CHANGED = 100
-"""One document of so many is changed, in one file of :data:`FILES`."""
+"""One document in so many is changed, in one file of :data:`FILES`."""
 
 WIDTH = 32
 
@@ -39,7 +39,8 @@ def write_corpus(root: Path, ids: int) -> None:
 
 
 def _write(file: Path, rows: range, word: str, changed: int = 0) -> None:
-    # Ids in the order of a hash, as in most corpora: every file reaches over the whole range of ids.
+    """Writes one file of documents, the first of them changed."""
+    # Ids in the order of a hash, as in most corpora: every file covers the whole range of ids.
     table = {
         "id": [f"{row * 0x9E3779B97F4A7C15 % 2**64:016x}" for row in rows],
         "text": [f"{word if at < changed else 'text'} of document {row}" for at, row in enumerate(rows)],

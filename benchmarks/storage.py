@@ -1,7 +1,7 @@
-"""Storage: loading tables of several widths, time until they can be searched, and what an index costs in recall.
+"""Storage: time to load tables of several widths, time until they can be searched, recall of each index.
 
-Loading is compared with writing the same bytes one after the other to the same disk, and with adding lists of dicts
-through LanceDB. Vectors lie around random centres, so that there is something to find.
+Loading is compared with plain writes of the same bytes to the same disk, and with lists of dicts added through LanceDB.
+Vectors lie around random centres, so that there is something to find.
 """
 
 import argparse
@@ -108,6 +108,7 @@ def write_plainly(path: Path, parts: Sequence[dict[str, pa.Table]]) -> float:
 
 
 def _buffers(parts: Sequence[dict[str, pa.Table]]) -> Iterator[memoryview]:
+    """Memory of all columns, without copies."""
     for part in parts:
         for table in part.values():
             for column in table.columns:
@@ -207,17 +208,17 @@ def searching(root: Path, case: Case) -> dict[str, Any]:
 
 
 class Nearest:
-    """The ten vectors nearest to each query, by NumPy in float32, whatever the table keeps."""
+    """The ten vectors nearest to each query, by NumPy in float32, whatever the table's precision."""
 
     def __init__(self, queries: np.ndarray) -> None:
-        """Begins with no vector."""
+        """Starts without vectors."""
         self._queries = queries
         self._rows = 0
         self._scores = np.empty((len(queries), 0), np.float32)
         self._ids = np.empty((len(queries), 0), np.int64)
 
     def add(self, full: np.ndarray) -> None:
-        """Takes vectors, whose ids go on counting."""
+        """Adds vectors, numbered from the last id on."""
         scores = np.concatenate([self._scores, self._queries @ full.T], axis=1)
         counted = np.broadcast_to(np.arange(self._rows, self._rows + len(full)), (len(scores), len(full)))
         ids = np.concatenate([self._ids, counted], axis=1)
@@ -226,14 +227,14 @@ class Nearest:
         self._rows += len(full)
 
     def recall(self, found: Sequence[set[int]]) -> float:
-        """Share of the ten that are among those found, over all queries."""
+        """Share of the ten nearest vectors that were found, over all queries."""
         return sum(len(set(ids) & hits) for ids, hits in zip(self._ids.tolist(), found, strict=True)) / self._ids.size
 
 
 def _search(
     uri: str, measured: TableStats, name: str, probes: int, queries: np.ndarray
 ) -> tuple[list[float], list[set[int]]]:
-    """Seconds of each query but the first ones, and the ids found for each."""
+    """Seconds of each query without the first ones, and the ids found for each."""
     table = tables.search_table(uri, name, measured.version)
     seconds, found = [], []
     for query in queries:

@@ -1,9 +1,9 @@
 """Tokens per second of this project and of others: same documents, same checkpoint, same run.
 
-Contenders take turns for several rounds, each in a fresh process; medians are reported, start-up apart. Tokens are
-those of the documents, end token included; padding counts for nothing. A peer that is not installed is reported as
-absent. The results go into one folder as JSON, Markdown and charts, and the exit status is 1 if a ratio is below its
-least accepted value in floors.toml.
+Contenders take turns for several rounds, each in a fresh process; medians are reported, start-up apart. Only tokens of
+the documents count, end token included, padding never. A peer that is not installed is reported as absent. The results
+go into one folder as JSON, Markdown and charts. The exit status is 1 if a ratio is below its least accepted value in
+floors.toml.
 """
 
 import argparse
@@ -84,6 +84,7 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
+    """The command line."""
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_argument(
         "--model", default=workload.SMALL_MODEL, help="small, 0.6B, 4B, 8B (random weights) or a directory"
@@ -109,10 +110,12 @@ def _arguments() -> argparse.Namespace:
 
 
 def _known(arguments: argparse.Namespace) -> dict[str, Run]:
+    """Contenders of the mode."""
     return EMBED if arguments.mode == "embed" else SCORE
 
 
 def _contenders(arguments: argparse.Namespace) -> dict[str, Run]:
+    """The chosen contenders, ours included."""
     known = _known(arguments)
     if arguments.peers is None:
         return known
@@ -123,10 +126,12 @@ def _contenders(arguments: argparse.Namespace) -> dict[str, Run]:
 
 
 def _list(names: Mapping[str, Any] | set[str]) -> str:
+    """Names, sorted, for a message."""
     return ", ".join(sorted(names))
 
 
 def _prepare(arguments: argparse.Namespace, root: Path, checkpoint: str, dtype: str, lengths: str) -> Work | PairWork:
+    """Writes the work of one kind of lengths, and tunes Transformers for it."""
     if arguments.mode == "score":
         return rerankers.prepare(root, checkpoint, dtype, lengths)
     prepared = workload.prepare(root, checkpoint, dtype, lengths, arguments.documents)
@@ -138,6 +143,7 @@ def _prepare(arguments: argparse.Namespace, root: Path, checkpoint: str, dtype: 
 
 
 def _rounds(prepared: Work | PairWork, contenders: Mapping[str, Run], rounds: int) -> dict[str, Contender]:
+    """Runs all contenders in turns, so that a slow phase of the machine meets each of them."""
     found: dict[str, Contender] = {name: Contender([]) for name in contenders}
     for number in range(rounds):
         for name, run in contenders.items():
@@ -150,7 +156,7 @@ def _rounds(prepared: Work | PairWork, contenders: Mapping[str, Run], rounds: in
 
 
 def _with(so_far: Contender, run: Run, prepared: Work | PairWork, number: int) -> Contender:
-    """One more round. A peer that is missing or fails is out, and said to be; our own failure ends the benchmark."""
+    """Runs one more round. A peer that is missing or fails is reported and left out; our own failure ends the run."""
     try:
         return Contender([*so_far.outcomes, apart(run, prepared, number)])
     except RuntimeError as error:
@@ -160,6 +166,7 @@ def _with(so_far: Contender, run: Run, prepared: Work | PairWork, number: int) -
 
 
 def _describe(prepared: Work | PairWork, found: Mapping[str, Contender], limit: float) -> dict[str, Any]:
+    """Figures and ratios of one kind of lengths, JSON-ready."""
     lengths: Sequence[int] = prepared.lengths
     per_token = flops.model_flops(prepared.checkpoint, lengths) / sum(lengths)
     items = prepared.documents / sum(lengths)

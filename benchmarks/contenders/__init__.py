@@ -1,1 +1,1 @@
-"""The ways to vectors and scores that are compared: ours and others."""
+"""Contenders: our ways to vectors and scores, and other projects' ways."""

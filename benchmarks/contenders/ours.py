@@ -25,16 +25,16 @@ WARM = 64
 
 
 class FloorPipeline:
-    """A worker that only embeds: its token ids are in memory before the clock starts, its vectors are thrown away."""
+    """A worker that only embeds: token ids are in memory before the clock starts, vectors are dropped."""
 
     def __init__(self, make_engine: Callable[[], Embedder], ids: TokenSequences) -> None:
-        """Starts the engine, in a thread of its own as the job does, and takes the ids of all documents."""
+        """Starts the engine in a thread of its own, like the job, with the ids of all documents."""
         self._thread = ThreadPoolExecutor(1)
         self._engine = self._thread.submit(make_engine).result()
         self._ids = ids
 
     def run(self, shard: Shard) -> Receipt:
-        """Embeds a shard and forgets the vectors."""
+        """Embeds a shard and drops the vectors."""
         start = int(shard.shard_id)
         ids = self._ids[start : start + shard.documents]
         self._thread.submit(self._engine.embed, ids).result()
@@ -64,9 +64,9 @@ class MakeFloor:
 
 
 def engine(work: Work, number: int) -> Outcome:  # noqa: ARG001  # every contender is told its round
-    """One engine on one core outside Ray, fed ready-made token ids; on a GPU machine the whole GPU."""
+    """One engine on one core outside Ray, with ready token ids; on a GPU machine the whole GPU."""
     begun = time.perf_counter()
-    # As Ray does to a worker of one core.
+    # Pin to one core, as Ray workers of one core do.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
     os.environ["OMP_NUM_THREADS"] = "1"
     pipeline = FloorPipeline(work.model.engine, work.ids)
@@ -82,7 +82,7 @@ def one_worker(work: Work, number: int) -> Outcome:  # noqa: ARG001
 
 
 def floor(work: Work, number: int) -> Outcome:  # noqa: ARG001
-    """The same on all workers: what the whole job could reach at best."""
+    """The same on all workers: the upper bound for the whole job."""
     return _on_workers(work, ClusterSettings(address="local"))
 
 
@@ -111,12 +111,13 @@ def settings_of(work: Work, number: int) -> Settings:
 
 
 def _on_workers(work: Work, settings: ClusterSettings) -> Outcome:
+    """Runs the floor on the workers of a cluster and times it."""
     begun = time.perf_counter()
     make: Any = MakeFloor(work)
     with Cluster(settings) as cluster, cluster.pool(make, _shard_count(work)) as pool:
         warm = 0
         while warm < pool.size:
-            # Of what all of them are given at once, each gets its share.
+            # One piece per worker, given at once, so that each worker warms up on one.
             warm = pool.ready
             for _ in pool.run([Shard("0", (), WARM, 0)] * pool.size, retries=0, most_restarts=0):
                 pass
@@ -127,6 +128,7 @@ def _on_workers(work: Work, settings: ClusterSettings) -> Outcome:
 
 
 def _shard_count(work: Work) -> int:
+    """Number of shards, fewer for few documents."""
     return min(SHARDS, -(-work.documents // FEWEST_DOCUMENTS))
 
 

@@ -1,4 +1,4 @@
-"""Other ways to the same vectors, each as its own documentation has it."""
+"""Other projects' ways to the same vectors, each after its own documentation."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ BATCHES = (8, 16, 32, 64, 128)
 SAMPLE = 512
 
 SAMPLE_SECONDS = 8.0
-"""The best batch of Transformers is looked for on so many documents, or on as many as take so long."""
+"""Time for the documents on which the best batch of Transformers is searched; :data:`SAMPLE` caps their number."""
 
 BATCH_OF_RECORD = 32
 
@@ -29,14 +29,14 @@ WARM = 64
 """Documents embedded before the clock starts."""
 
 PORTION_BYTES = 1 << 20
-"""Ray Data's blocks: with its own 128 MiB all documents would leave the engine at the same moment."""
+"""Size of Ray Data's blocks: with its default of 128 MiB all documents would leave the engine at the same moment."""
 
 SAME_BATCH_SECONDS = 0.2
-"""Documents that leave Ray Data's engine so shortly after the first ones were embedded with these."""
+"""Documents that leave Ray Data's engine so soon after the first ones were in the same batch."""
 
 
 def find_transformers(work: Work) -> tuple[str, int]:
-    """The attention implementation and, sorted by length, the batch that are fastest on this machine."""
+    """The fastest attention implementation and, for texts sorted by length, the fastest batch on this machine."""
     texts = work.texts[: _sample(work)]
     attention = max(ATTENTIONS, key=lambda name: _rate(_Transformers(work, name), texts, BATCH_OF_RECORD))
     model = _Transformers(work, attention)
@@ -45,6 +45,7 @@ def find_transformers(work: Work) -> tuple[str, int]:
 
 
 def _sample(work: Work) -> int:
+    """Number of documents to tune on, by a first measurement."""
     model = _Transformers(work, work.attention)
     rate = _rate(model, work.texts[:BATCH_OF_RECORD], BATCH_OF_RECORD)
     return min(SAMPLE, max(BATCH_OF_RECORD, int(rate * SAMPLE_SECONDS / sum(work.lengths) * work.documents)))
@@ -75,7 +76,7 @@ class _Transformers:
         self._model: Any = model.eval().to(self._device)
 
     def embed(self, texts: Sequence[str], batch: int) -> int:
-        """Embeds all texts and gives their tokens."""
+        """Embeds all texts and returns the number of their tokens."""
         tokens = 0
         vectors = []
         with self._torch.inference_mode():
@@ -94,12 +95,14 @@ class _Transformers:
 
 
 def _rate(model: _Transformers, texts: Sequence[str], batch: int) -> float:
+    """Tokens per second, after a first batch."""
     model.embed(texts[:batch], batch)
     start = time.perf_counter()
     return model.embed(texts, batch) / (time.perf_counter() - start)
 
 
 def _transformers(work: Work, texts: Sequence[str], batch: int) -> Outcome:
+    """Embeds texts in their order and times it."""
     begun = time.perf_counter()
     model = _Transformers(work, work.attention)
     model.embed(texts[:batch], batch)
@@ -136,6 +139,7 @@ def sentence_transformers_pool(work: Work, number: int) -> Outcome:  # noqa: ARG
 
 
 def _sentence_transformer(work: Work) -> Any:
+    """The model in sentence-transformers, padded on the left."""
     import torch
     from sentence_transformers import SentenceTransformer
 
@@ -149,7 +153,7 @@ def _sentence_transformer(work: Work) -> Any:
 
 
 def stock_vllm(work: Work, number: int) -> Outcome:  # noqa: ARG001
-    """vLLM as its documentation has it: ``LLM.embed(texts)``."""
+    """vLLM after its documentation: ``LLM.embed(texts)``."""
     begun = time.perf_counter()
     quiet_vllm()
     from vllm import LLM
@@ -180,7 +184,7 @@ def _ray_data(work: Work, *, lance: bool) -> Outcome:
     quiet_vllm()
     target = str(work.root / "ray-data")
     shutil.rmtree(target, ignore_errors=True)
-    # More cores than there are: its engine, readers and writers would wait for each other otherwise.
+    # Declare more cores than exist: otherwise its engine, readers and writers would wait for each other.
     ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -192,7 +196,7 @@ def _ray_data(work: Work, *, lance: bool) -> Outcome:
         concurrency=1,
         batch_size=128,
         accelerator_type=None,
-        log_engine_metrics=False,  # they go through Ray Serve, which would be one more package
+        log_engine_metrics=False,  # they need Ray Serve, one more package
         placement_group_config={"bundles": [_bundle()]},
         chat_template_stage=False,
         detokenize_stage=False,
@@ -221,6 +225,7 @@ def _ray_data(work: Work, *, lance: bool) -> Outcome:
 
 
 def _bundle() -> dict[str, float]:
+    """Resources of Ray Data's engine: one GPU, or all cores."""
     import torch
 
     return {"CPU": 1, "GPU": 1} if torch.cuda.is_available() else {"CPU": len(os.sched_getaffinity(0))}
@@ -255,7 +260,7 @@ def lancedb_registry(work: Work, number: int) -> Outcome:
 
 
 def quiet_vllm() -> None:
-    """Settings that vLLM reads while it is imported: few words, and memory for more than one engine."""
+    """Sets the environment that vLLM reads at import: little output, and memory for more than one engine."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")

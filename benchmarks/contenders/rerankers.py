@@ -31,12 +31,12 @@ DOCUMENT_WORDS = (10, 80)
 QUERY_WORDS = (5, 15)
 
 LENGTHS = {"20x40": (20, 40), "8x100": (8, 100)}
-"""Queries and documents of each, by name."""
+"""Number of queries and of documents per query, by name."""
 
 
 @dataclass(frozen=True)
 class PairWork:
-    """What every contender gets: the checkpoint and the pairs.
+    """The work of every contender: the checkpoint and the pairs.
 
     Attributes:
         root: Folder.
@@ -59,7 +59,7 @@ class PairWork:
 
     @cached_property
     def pairs(self) -> list[dict[str, str]]:
-        """Pairs of a query and a document of 10 to 80 words, those of a query together."""
+        """Pairs of a query and a document of 10 to 80 words; pairs of one query are neighbours."""
         queries = random_texts(self.queries, words=QUERY_WORDS, seed=1)
         documents = random_texts(self.documents, words=DOCUMENT_WORDS, seed=2)
         return [{"query": queries[at // self.each], "document": text} for at, text in enumerate(documents)]
@@ -95,6 +95,7 @@ def transformers_sorted(work: PairWork, number: int) -> Outcome:  # noqa: ARG001
 
 
 def _transformers(work: PairWork, *, by_length: bool) -> Outcome:
+    """Scores all pairs and times it."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -115,6 +116,7 @@ def _transformers(work: PairWork, *, by_length: bool) -> Outcome:
 
 
 def _probabilities(model: Any, ids: Sequence[Sequence[int]]) -> Any:
+    """Probability of "yes" for each prompt, padded on the left."""
     import torch
 
     longest = max(map(len, ids))
@@ -125,7 +127,7 @@ def _probabilities(model: Any, ids: Sequence[Sequence[int]]) -> Any:
 
 
 def stock_vllm(work: PairWork, number: int) -> Outcome:  # noqa: ARG001
-    """vLLM as its documentation has it: ``LLM.score`` on texts with the model's template around them."""
+    """vLLM after its documentation: ``LLM.score`` on texts in the model's template."""
     begun = time.perf_counter()
     quiet_vllm()
     from vllm import LLM
@@ -147,7 +149,7 @@ def stock_vllm(work: PairWork, number: int) -> Outcome:  # noqa: ARG001
 
 
 def job(work: PairWork, number: int) -> Outcome:
-    """From Parquet to Parquet, the pairs of a query together so that their shared beginning is computed once."""
+    """From Parquet to Parquet; pairs of one query are neighbours, so that their common beginning is computed once."""
     settings = ScoreSettings(
         model={"name": work.checkpoint, "max_tokens": MAX_TOKENS, "dtype": work.dtype},
         pairs={"uri": str(work.root / "pairs.parquet"), "document_column": "document"},
@@ -159,6 +161,6 @@ def job(work: PairWork, number: int) -> Outcome:
     if summary["scored"] != work.documents:
         raise RuntimeError(f"{summary['scored']} of {work.documents} pairs were scored")
     stages = summary["stages"]
-    # Opening reads the tokenizer and digests the weights, which the others do before their clocks start.
+    # "open" counts as start-up: it reads the tokenizer and the weights, which every peer does before its clock starts.
     starting = sum(seconds for name, seconds in stages.items() if name in {"open", "connect", "start"})
     return Outcome(summary["tokens"], sum(stages.values()) - starting, starting, stages, summary["cached_tokens"])

@@ -1,1 +1,1 @@
-"""What benchmarks share: workloads, machine, results, charts."""
+"""Helpers of the benchmarks: workloads, machine, results, charts."""

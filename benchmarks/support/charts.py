@@ -1,4 +1,4 @@
-"""Charts of a result: rate by contender and length, model FLOPs utilisation, and where the job's time goes."""
+"""Charts of a result: rate by contender and length, model FLOPs utilisation, the job's time by stage."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,7 +33,7 @@ def draw(folder: Path, name: str, result: Mapping[str, Any]) -> None:
 
 
 def _host(result: Mapping[str, Any], path: Path) -> None:
-    """Microseconds per document by stage, beside what a GPU takes for it."""
+    """Microseconds per document by stage, beside a GPU's time for it."""
     canvas, axis = pyplot.subplots(figsize=(9, 1 + 0.6 * len(result["costs"])))
     palette = mpl.color_sequences["tab20"]
     for cost in result["costs"]:
@@ -63,6 +63,7 @@ def _searches(result: Mapping[str, Any], path: Path) -> None:
 
 
 def _bars(result: Mapping[str, Any], figure: str, label: str, path: Path) -> None:
+    """One figure of every contender, one pair of axes per kind of lengths."""
     runs = result["runs"]
     canvas, axes = pyplot.subplots(1, len(runs), figsize=(1.5 + 4.5 * len(runs), 4), squeeze=False)
     for axis, (title, run) in zip(axes[0], runs.items(), strict=True):
@@ -82,7 +83,7 @@ def _bars(result: Mapping[str, Any], figure: str, label: str, path: Path) -> Non
 
 
 def _stages(result: Mapping[str, Any], path: Path) -> None:
-    """One bar for the run's own stages, one for its workers', which overlap: all workers together."""
+    """One bar for the run's own stages; one for its workers' stages, which overlap, summed over all workers."""
     runs = {name: run["contenders"]["job"]["stages"] for name, run in result["runs"].items() if _has_job(run)}
     if not runs:
         return
@@ -116,4 +117,5 @@ def _finish(canvas: Any, axis: Any, label: str, path: Path) -> None:
 
 
 def _has_job(run: Mapping[str, Any]) -> bool:
+    """Whether a run has the job's time by stage."""
     return "stages" in run["contenders"].get("job", {})

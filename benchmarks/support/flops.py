@@ -1,4 +1,4 @@
-"""The limit: what a model costs per token, and what the machine's matrix products reach."""
+"""The limit: a model's FLOPs per token, and the machine's rate of matrix products."""
 
 import json
 import time
@@ -15,7 +15,7 @@ GPU_SIDES = (8192,)
 SECONDS = 3.0
 
 DTYPES = ("bfloat16", "float32")
-"""In which the limit is measured; a benchmark runs in the faster one unless told otherwise."""
+"""dtypes in which the limit is measured; a benchmark uses the faster one by default."""
 
 
 def faster(limit: Mapping[str, float]) -> str:
@@ -31,10 +31,10 @@ def limits() -> dict[str, float]:
 def model_flops(checkpoint: str | Path, lengths: Sequence[int]) -> float:
     """FLOPs of one forward pass over sequences, a multiplication and an addition counting as two.
 
-    Two per weight and token for every matrix (Kaplan et al. 2020, "Scaling Laws for Neural Language Models", table 1;
-    without the embedding table, which is looked up), and for causal attention 4 x heads x head_dim per layer and pair
-    of a token and one it sees, itself included: n(n + 1)/2 pairs of n tokens. Norms, rotary positions and the softmax
-    are left out, as in PaLM's model FLOPs utilisation (Chowdhery et al. 2022, appendix B).
+    Every matrix costs two per weight and token (Kaplan et al. 2020, "Scaling Laws for Neural Language Models", table
+    1). The embedding table, which is looked up, costs nothing. Causal attention costs 4 x heads x head_dim per layer
+    and pair of tokens. A token attends to itself and every earlier one: n(n + 1)/2 pairs of n tokens. Norms, rotary
+    positions and the softmax are left out, as in PaLM's model FLOPs utilisation (Chowdhery et al. 2022, appendix B).
 
     Args:
         checkpoint: Directory of a Qwen3 model; only its ``config.json`` is read.
@@ -53,14 +53,14 @@ def model_flops(checkpoint: str | Path, lengths: Sequence[int]) -> float:
 
 
 def matrix_rate(dtype: str) -> float:
-    """FLOPs per second of large square matrix products on all cores, or on the GPU where there is one.
+    """FLOPs per second of large square matrix products on the GPU, or on all cores without one.
 
     Args:
         dtype: Torch dtype of the factors.
 
     Returns:
-        The best of several seconds' products, of the largest side whose product takes no longer than they: a
-        processor without arithmetic in bfloat16 takes a minute for one of 4,096.
+        The best rate within several seconds, at the largest side whose product fits in them. A processor without
+        arithmetic in bfloat16 takes a minute for a side of 4,096.
     """
     import torch
 
@@ -74,6 +74,7 @@ def matrix_rate(dtype: str) -> float:
 
 
 def _product_rate(dtype: str, device: str, side: int) -> float:
+    """Best rate of products of one side, within the given seconds."""
     import torch
 
     left, right = (torch.randn(side, side, dtype=getattr(torch, dtype), device=device) for _ in range(2))

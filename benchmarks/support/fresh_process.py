@@ -1,4 +1,4 @@
-"""A function in a fresh process that leaves nothing behind, whatever processes it starts itself."""
+"""Calls a function in a fresh process and ends every process that it starts."""
 
 import multiprocessing
 import os
@@ -24,10 +24,10 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
         arguments: Its arguments.
 
     Returns:
-        What it returned.
+        The function's result.
 
     Raises:
-        RuntimeError: It raised, which the message says, or its process ended or took an hour.
+        RuntimeError: The function raised, its process ended, or it took an hour; the message says which.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -49,22 +49,24 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _call(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    os.setsid()  # whatever is started from here on ends with the group
+    """Runs in the fresh process: calls the function and sends its result or error."""
+    os.setsid()  # every process started from here on ends with the group
     try:
         answer = (True, function(*arguments))
-    except Exception as error:  # noqa: BLE001  # sent to where it can be handled
+    except Exception as error:  # noqa: BLE001  # sent to the caller
         answer = (False, _cause(error))
     sender.send(answer)
 
 
 def _cause(error: Exception) -> str:
-    """One line. Ray puts the traceback of a task into the message, with its cause at the end."""
+    """The cause in one line. Ray puts a task's traceback into the message, with the cause at its end."""
     lines = _COLOUR.sub("", str(error)).strip().splitlines() or [""]
     causes = [line.strip() for line in lines if _CAUSE.match(line.strip())]
     return causes[-1] if causes else f"{type(error).__name__}: {lines[0]}"
 
 
 def _end_group(pid: int | None) -> None:
+    """Kills the process group, if it still exists."""
     if pid is not None:
         with suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The machine a benchmark ran on; needs torch alone, for the engine benchmark runs where little is installed."""
+"""Describes a benchmark's machine. Needs only torch: the engine benchmark runs where little is installed."""
 
 import importlib.metadata
 import os
@@ -23,7 +23,7 @@ PACKAGES = (
 
 
 def describe() -> dict[str, Any]:
-    """Processor or GPU, and the versions that matter."""
+    """Processor or GPU, the commit, and versions of packages that matter."""
     import torch
 
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -39,6 +39,7 @@ def describe() -> dict[str, Any]:
 
 
 def _version(name: str) -> str | None:
+    """Version of an installed package."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -46,6 +47,7 @@ def _version(name: str) -> str | None:
 
 
 def _commit() -> str | None:
+    """The checkout's commit, marked if it is dirty."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None

@@ -1,4 +1,4 @@
-"""A model that costs nothing, or only sleeps, so that the work around it is left."""
+"""A model that costs nothing or only sleeps, so that only the work around it is measured."""
 
 import time
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from indexer.settings import Settings
 
 
 class OneToken(EmbedTokenizer):
-    """Tokenizer that takes no time: every document is one chunk of one token."""
+    """A tokenizer that takes no time: every document is one chunk of one token."""
 
     def documents(self, texts: Sequence[str]) -> TokenBatch:
         """One token per text."""
@@ -28,7 +28,7 @@ class OneToken(EmbedTokenizer):
 
 
 class Dice:
-    """Engine that gives one and the same unit vector, so that a second look finds it again."""
+    """An engine that always gives the same unit vector, so that recomputed samples agree."""
 
     def __init__(self, dimension: int, seconds_per_document: float) -> None:
         """Draws the vector."""

@@ -1,4 +1,4 @@
-"""Results as data and pictures: one JSON document per run, a Markdown table, charts; and the least accepted ratios."""
+"""Writes results: one JSON document per run, a Markdown table, charts. Compares ratios with their floors."""
 
 import json
 import statistics
@@ -15,11 +15,11 @@ FLOORS = Path(__file__).parents[1] / "floors.toml"
 
 @dataclass(frozen=True)
 class Contender:
-    """What a contender did in all rounds.
+    """Results of a contender in all rounds.
 
     Attributes:
         outcomes: One per round.
-        failure: Why there are none: not installed, or the error.
+        failure: Why there are no outcomes: not installed, or the error.
     """
 
     outcomes: Sequence[Outcome]
@@ -39,8 +39,8 @@ class Contender:
         """JSON-ready figures.
 
         Args:
-            items_per_token: Documents, or pairs, by their tokens.
-            flops_per_token: Of the model, on these lengths.
+            items_per_token: Documents or pairs per token.
+            flops_per_token: The model's FLOPs per token on these lengths.
             limit: FLOPs per second of the machine.
         """
         if not self.outcomes:
@@ -60,7 +60,7 @@ class Contender:
 
 
 def ratios(contenders: Mapping[str, Contender], ours: Sequence[tuple[str, str]]) -> dict[str, float]:
-    """Ratios of medians, by ``a/b``; pairs of which one is absent are left out."""
+    """Ratios of medians, by ``a/b``; a pair with an absent contender is left out."""
     found = {}
     for left, right in ours:
         if contenders[left].outcomes and contenders[right].outcomes:
@@ -69,12 +69,12 @@ def ratios(contenders: Mapping[str, Contender], ours: Sequence[tuple[str, str]])
 
 
 def below_floors(table: str, measured: Mapping[str, float], left_out: Set[str] = frozenset()) -> list[str]:
-    """What is below its least accepted value in ``floors.toml``, or was not measured though it has one.
+    """Figures below their least accepted value in ``floors.toml``, or that have one and were not measured.
 
     Args:
         table: Name of the table in ``floors.toml``.
         measured: Figures by name.
-        left_out: Contenders that nobody asked for; a ratio to one of them need not be there.
+        left_out: Contenders that were not requested; ratios to them may be missing.
     """
     floors = tomllib.loads(FLOORS.read_text(encoding="utf-8")).get(table, {})
     return [
@@ -118,6 +118,7 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 
 def _row(contender: str, figures: Mapping[str, Any]) -> str:
+    """One contender's row of the table."""
     if "absent" in figures:
         return f"| {contender} | absent: {figures['absent']} | | | | |"
     return (
@@ -127,7 +128,7 @@ def _row(contender: str, figures: Mapping[str, Any]) -> str:
 
 
 def write(folder: Path, name: str, result: Mapping[str, Any], text: str) -> None:
-    """Writes ``<name>.json``, ``<name>.md`` and, where matplotlib is installed, the charts."""
+    """Writes ``<name>.json``, ``<name>.md`` and, if matplotlib is installed, the charts."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     (folder / f"{name}.md").write_text(text, encoding="utf-8")

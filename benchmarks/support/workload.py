@@ -1,4 +1,4 @@
-"""What every contender gets: one checkpoint, one corpus as texts, as Parquet files and as token ids."""
+"""The work of every contender: one checkpoint, and one corpus as texts, as Parquet files and as token ids."""
 
 import json
 import shutil
@@ -23,10 +23,10 @@ MAX_TOKENS = 4096
 FILES = 6
 
 TOKENS_PER_WORD = 2.4
-"""Of :func:`indexer.testing.random_texts` under Qwen3's tokenizer, about."""
+"""Approximate tokens per word of :func:`indexer.testing.random_texts` under Qwen3's tokenizer."""
 
 CHECKPOINTS = Path("data/checkpoints")
-"""Where random weights are written: always in the same place, by which vLLM finds what it compiled for them before."""
+"""Folder of random weights. It never changes, since vLLM finds its compiled code by the path."""
 
 SMALL_MODEL = "small"
 
@@ -39,21 +39,21 @@ LENGTHS = {
     "long": "2,048 tokens",
     "mixed": "log-normal, median 150 tokens, cut at 4,096",
 }
-"""Corpora by name. The tokens of all but the first are near what is said here; the results have their real number."""
+"""Corpora by name. Token numbers of all but the first are approximate; results report the real ones."""
 
 MEAN_TOKENS = {"words": 120, "short": 30, "web": 300, "long": 2048, "mixed": 240}
-"""Of a document, about."""
+"""Approximate tokens of a document, by corpus."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a contender did.
+    """Result of one contender in one round.
 
     Attributes:
-        tokens: Tokens of the texts, end token included; padding counts for nothing.
-        seconds: Seconds for them.
-        start_seconds: Seconds before the first one, measured apart.
-        stages: Seconds of parts of the work, where they are known.
+        tokens: Tokens of the texts, end token included, without padding.
+        seconds: Seconds that the tokens took.
+        start_seconds: Seconds before the first token, measured apart.
+        stages: Seconds of parts of the work, if known.
         reused_tokens: Tokens that were not computed, because an earlier sequence began with the same ones.
     """
 
@@ -73,8 +73,8 @@ class Work:
         checkpoint: Directory of the model.
         documents: Number of documents.
         dtype: Torch dtype the model runs in.
-        batch: Best batch of Transformers on this machine; 32 until it was looked for.
-        attention: Likewise its attention implementation.
+        batch: Best batch of Transformers on this machine; 32 until it is tuned.
+        attention: Best attention implementation of Transformers, likewise.
     """
 
     root: Path
@@ -113,7 +113,7 @@ class Work:
 
 
 def checkpoint_of(model: str, kind: Kind, dtype: str) -> str:
-    """Directory of a model: random weights for ``small``, ``0.6B``, ``4B`` and ``8B``, else the directory named."""
+    """Directory of a model: random weights for ``small``, ``0.6B``, ``4B`` and ``8B``, else the given directory."""
     if model != SMALL_MODEL and model not in TRUE_SHAPES:
         return model
     shape = SMALL if model == SMALL_MODEL else replace(TRUE_SHAPES[model], layers=TRUE_LAYERS[model])
@@ -121,7 +121,7 @@ def checkpoint_of(model: str, kind: Kind, dtype: str) -> str:
 
 
 def prepare(root: Path, checkpoint: str, dtype: str, lengths: str, documents: int) -> Work:
-    """Writes a corpus of one of the :data:`LENGTHS` with about as many tokens as so many documents of words have."""
+    """Writes a corpus of one of the :data:`LENGTHS`, with about the tokens of ``documents`` documents of words."""
     count = max(FILES, documents * MEAN_TOKENS["words"] // MEAN_TOKENS[lengths])
     return write(Work(root, checkpoint, count, dtype), texts_of(lengths, count))
 

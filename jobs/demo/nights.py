@@ -1,4 +1,4 @@
-"""Nights in small: index, change 3 %, run again, kill a run half way, resume it, roll back; prints each summary.
+"""Small nights: index, change 3 %, run again, kill a run half way, resume it, roll back. Prints each summary.
 
 Everything is real: MiniLM in vLLM, Ray, Lance tables in data/nightly-demo, which is emptied first.
 """
@@ -61,6 +61,7 @@ def main() -> None:
 
 
 def _run(title: str, job: str, *arguments: str) -> None:
+    """Runs a command and prints the short form of its summaries."""
     _say(title)
     print("$", f"python -m jobs.{job}", *arguments, flush=True)
     done = subprocess.run([*_command(job), *arguments], stdout=subprocess.PIPE, text=True, check=True)
@@ -70,7 +71,7 @@ def _run(title: str, job: str, *arguments: str) -> None:
 
 
 def _kill_half_way() -> None:
-    """Kills as a lost machine does, without a chance to clean up: the process, and the Ray that it started."""
+    """Kills the process and the Ray that it started, without a chance to clean up, like the loss of a machine."""
     with subprocess.Popen(_command("index"), start_new_session=True) as running:
         receipts = ROOT / "index" / "_docs" / "receipts" / f"{3:012d}"
         while running.poll() is None and len(list(receipts.glob("*"))) < STAGED:
@@ -79,11 +80,12 @@ def _kill_half_way() -> None:
 
 
 def _command(job: str) -> list[str]:
+    """Command line of a job."""
     return [sys.executable, "-m", f"jobs.{job}", "--config", str(ROOT / "config.toml")]
 
 
 def _change(count: int, word: str) -> None:
-    """Puts a word before the texts of the first documents."""
+    """Inserts a word before the texts of the first documents."""
     left = count
     for file in sorted((ROOT / "corpus").glob("*.parquet")):
         table = pq.read_table(file)
@@ -94,6 +96,7 @@ def _change(count: int, word: str) -> None:
 
 
 def _say(title: str) -> None:
+    """Prints the title of a step."""
     print(f"\n== {title}", flush=True)
 
 

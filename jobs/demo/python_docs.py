@@ -1,7 +1,7 @@
-"""What the quickstart works with: the documentation of this Python installation, and all-MiniLM-L6-v2 from a package.
+"""Data of the quickstart: the documentation of this Python installation, and all-MiniLM-L6-v2 from a package.
 
-The documentation is read from the standard library's source files without importing them; what is written in C is asked
-of a fixed list of modules. The texts depend on the Python version alone.
+The documentation is read from the standard library's source files without importing them. Parts written in C come from
+a fixed list of imported modules. The texts depend on the Python version alone.
 """
 
 import ast
@@ -84,11 +84,11 @@ class Definition:
 
 @dataclass(frozen=True)
 class Source:
-    """What is taken of a source file.
+    """Content of a source file.
 
     Attributes:
         definitions: Its documented definitions, in their order.
-        exports: Its ``__all__``, empty when it has none that is a literal.
+        exports: Its ``__all__``, empty unless it is a literal.
         imports: (module, name or ``*``) of its ``from`` imports.
     """
 
@@ -98,10 +98,10 @@ class Source:
 
 
 def model_directory(path: str | Path) -> Path:
-    """Puts the model where the settings look for it: a link to the installed package.
+    """Links the model from the installed package to the place in the settings.
 
     Args:
-        path: Where the link goes; a directory that is there already is left as it is.
+        path: Place of the link; an existing directory stays as it is.
 
     Returns:
         ``path``, a directory that ``model.name`` can be.
@@ -121,6 +121,7 @@ def model_directory(path: str | Path) -> Path:
 
 
 def _packaged_model() -> Path:
+    """Folder of the model in its package."""
     spec = importlib.util.find_spec(MODEL_PACKAGE)
     if spec is None or spec.origin is None:
         raise IndexerError("the package with all-MiniLM-L6-v2 is not installed; install the extra quickstart")
@@ -128,7 +129,7 @@ def _packaged_model() -> Path:
 
 
 def write_corpus(path: str | Path) -> int:
-    """Writes the documentation as Parquet, one file per kind; files that would not change are not touched.
+    """Writes the documentation as Parquet, one file per kind; unchanged files are not touched.
 
     Args:
         path: Directory, made when missing.
@@ -147,11 +148,13 @@ def write_corpus(path: str | Path) -> int:
 
 
 def _table(members: Sequence[Document]) -> pa.Table:
+    """Documents as a table of the corpus's schema."""
     columns = {name: [getattr(document, name) for document in members] for name in CORPUS_SCHEMA.names}
     return pa.table(columns, schema=CORPUS_SCHEMA)
 
 
 def _write_if_changed(table: pa.Table, file: Path) -> None:
+    """Writes a file unless it holds the same table: an unchanged file is not read again."""
     if file.exists() and pq.read_table(file).equals(table):
         return
     # No suffix of its own: a file that is cut short must not be read as part of the corpus.
@@ -161,7 +164,7 @@ def _write_if_changed(table: pa.Table, file: Path) -> None:
 
 
 def documents() -> list[Document]:
-    """Documentation of the standard library and the language, of everything public that has any.
+    """Documentation of everything public in the standard library and the language.
 
     Returns:
         Documents of distinct ids, sorted by id.
@@ -174,6 +177,7 @@ def documents() -> list[Document]:
 
 
 def _source_documents() -> Iterator[Document]:
+    """Public documentation from source files."""
     sources = {name: _read_source(name, file) for name, file in _source_files()}
     homes = _public_homes(sources)
     for name, source in sources.items():
@@ -193,11 +197,12 @@ def _document(definition: Definition, module: str) -> Document:
 
 
 def _is_public(name: str) -> bool:
+    """Whether no part of a name begins with an underscore."""
     return not any(part.startswith("_") for part in name.split("."))
 
 
 def _source_files() -> Iterator[tuple[str, Path]]:
-    """Modules of the standard library, private ones too, whose names others may export, with their source files."""
+    """Modules of the standard library with their source files; private ones too, since public ones may export them."""
     root = Path(sysconfig.get_path("stdlib"))
     for top in sorted(sys.stdlib_module_names - NOT_DOCUMENTED):
         for file in [root / f"{top}.py", *sorted((root / top).rglob("*.py"))]:
@@ -207,6 +212,7 @@ def _source_files() -> Iterator[tuple[str, Path]]:
 
 
 def _read_source(name: str, file: Path) -> Source:
+    """Parses a source file without importing it."""
     module = ast.parse(file.read_bytes())
     statements = list(_flat(module.body))
     return Source(
@@ -222,7 +228,7 @@ def _read_source(name: str, file: Path) -> Source:
 
 
 def _flat(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
-    """Statements with those of ``if``, ``try`` and ``with`` blocks, in the order of the file."""
+    """Statements, with the statements inside ``if``, ``try`` and ``with`` blocks, in the order of the file."""
     for node in body:
         yield node
         if isinstance(node, ast.If | ast.Try | ast.With | ast.ExceptHandler):
@@ -232,6 +238,7 @@ def _flat(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
 def _definitions(
     node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, kind: str, path: tuple[str, ...]
 ) -> Iterator[Definition]:
+    """Documented definitions of a module or class, at any depth but inside functions."""
     docstring = ast.get_docstring(node)
     if docstring:
         yield Definition(kind, path, _signature(node), docstring)
@@ -246,6 +253,7 @@ def _definitions(
 
 
 def _signature(node: ast.AST) -> str:
+    """Parameters of a function, or of a class's constructor; empty otherwise."""
     if isinstance(node, ast.ClassDef):
         makers = (child for child in node.body if isinstance(child, ast.FunctionDef) and child.name == "__init__")
         maker = next(makers, None)
@@ -258,6 +266,7 @@ def _signature(node: ast.AST) -> str:
 
 
 def _literal_all(node: ast.AST) -> tuple[str, ...]:
+    """Names of an ``__all__`` that is a literal; empty for any other statement."""
     match node:
         case ast.Assign(targets=[ast.Name(id="__all__")], value=ast.List(elts=names) | ast.Tuple(elts=names)):
             return tuple(str(name.value) for name in names if isinstance(name, ast.Constant))
@@ -265,15 +274,15 @@ def _literal_all(node: ast.AST) -> tuple[str, ...]:
 
 
 def _imported_module(importer: str, node: ast.ImportFrom) -> str:
-    """Absolute name of the module imported from; relative ones are of interest in packages only."""
+    """Absolute name of the imported module; relative names matter in packages only."""
     return f"{importer}.{node.module}" if node.level else str(node.module)
 
 
 def _public_homes(sources: dict[str, Source]) -> dict[tuple[str, str], str]:
-    """For definitions that users import from elsewhere, (defining module, name) to that module.
+    """For definitions that users import from another module: (defining module, name) to that module.
 
-    These are what a package takes from its own modules, as ``json`` does with ``json.encoder.JSONEncoder``, and what a
-    public module exports of a private one.
+    Packages import such names from their own modules, as ``json`` does with ``json.encoder.JSONEncoder``. Public
+    modules export such names of private ones.
     """
     homes: dict[tuple[str, str], str] = {}
     for importer in sorted(filter(_is_public, sources)):
@@ -288,19 +297,21 @@ def _public_homes(sources: dict[str, Source]) -> dict[tuple[str, str], str]:
 
 
 def _native_documents() -> Iterator[Document]:
+    """Documentation of modules with parts written in C."""
     for name in NATIVE_MODULES:
         try:
             module = importlib.import_module(name)
-        except ImportError:  # Not every Python is built with all of them.
+        except ImportError:  # not every Python has all of them
             continue
         for definition in _native_definitions(module):
             yield _document(definition, name)
 
 
 def _native_definitions(module: Any) -> Iterator[Definition]:
+    """Documented public definitions of an imported module."""
     yield from _native(module, "module", ())
     for name in sorted(getattr(module, "__all__", vars(module))):
-        if not _is_public(name) or name.endswith("hook"):  # Hooks are there to be replaced, and Ray does.
+        if not _is_public(name) or name.endswith("hook"):  # libraries such as Ray replace hooks
             continue
         thing = getattr(module, name)
         if inspect.isclass(thing):
@@ -313,7 +324,7 @@ def _native_definitions(module: Any) -> Iterator[Definition]:
 
 
 def _native(thing: Any, kind: str, path: tuple[str, ...]) -> Iterator[Definition]:
-    """The documentation of an object, unless it has a source file, where it was read already."""
+    """The documentation of an object, unless it has a source file, which was read already."""
     docstring = getattr(thing, "__doc__", None)
     if not isinstance(docstring, str) or docstring == type(thing).__doc__ or inspect.isfunction(thing):
         return
@@ -323,6 +334,7 @@ def _native(thing: Any, kind: str, path: tuple[str, ...]) -> Iterator[Definition
 
 
 def _topics() -> Iterator[Document]:
+    """Documentation of the language, by topic."""
     topics: dict[str, str] = importlib.import_module("pydoc_data.topics").topics
     for name, text in topics.items():
         yield Document("topic", name, "pydoc", text.strip())

@@ -1,7 +1,7 @@
 """Quickstart: index the documentation of this Python installation with all-MiniLM-L6-v2 and ask it three questions.
 
-Running it again indexes what changed, which is nothing until Python is another one. Settings are those of
-configs/quickstart.toml; flags override them as in jobs.index.
+Running it again indexes what changed, which is nothing until Python is another one. Settings come
+from configs/quickstart.toml; flags override them as in jobs.index.
 """
 
 import platform
@@ -48,6 +48,7 @@ def main() -> None:
 
 
 def _print_summary(summary: dict[str, Any]) -> None:
+    """Prints the main numbers of a run."""
     if summary["indexed"]:
         print(
             f"indexed {summary['indexed']:,} documents as {summary['chunks']:,} chunks, {summary['tokens']:,} tokens: "

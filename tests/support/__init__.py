@@ -1,1 +1,1 @@
-"""What tests share: fake runs, Ray clusters, checkpoints."""
+"""Helpers of the tests: fake runs, Ray clusters, checkpoints."""

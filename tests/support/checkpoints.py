@@ -1,4 +1,4 @@
-"""Checkpoints made for one purpose: a cross-encoder, a reranker that likes one token, a converted reranker."""
+"""Checkpoints for one purpose each: a cross-encoder, a reranker that prefers one token, a converted reranker."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ HAS_BFLOAT16 = "avx512bw" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
 """Whether this processor computes in bfloat16: with AVX2 only, 1.4 GFLOP/s were measured, against 157 in float32."""
 
 FAST_DTYPE = "bfloat16" if HAS_BFLOAT16 else "float32"
-"""dtype of checkpoints of which no test needs a particular one."""
+"""dtype of checkpoints if a test needs no particular one."""
 
 needs_bfloat16 = pytest.mark.skipif(not HAS_BFLOAT16, reason="this processor has no arithmetic in bfloat16")
 
@@ -39,10 +39,10 @@ def cross_encoder(path: Path, activation: str | None = None) -> str:
 
 
 def marked_reranker(path: Path, marker: int) -> str:
-    """A random-weight Qwen3 reranker whose "yes" wins where the text has a token.
+    """A random-weight Qwen3 reranker that answers "yes" if the text has a certain token.
 
-    Two components of the hidden state are kept for it: the marker's embedding alone has the first, a head of the first
-    layer that attends evenly to all tokens copies it into the second, and the head reads that for "yes".
+    Two components of the hidden state are reserved for it. Only the marker's embedding has the first. An attention head
+    of the first layer, which weighs all tokens evenly, copies it into the second. The output head reads that as "yes".
     """
     from safetensors.torch import load_file, save_file
 
@@ -84,7 +84,7 @@ def converted_reranker(original: str, path: Path) -> str:
 
 
 def tokenizer_only(root: Path, dimension: int) -> str:
-    """MiniLM's tokenizer beside weights that nobody loads."""
+    """MiniLM's tokenizer with weights that no test loads."""
     path = root / "model"
     path.mkdir()
     shutil.copy(Path(minilm_path()) / "tokenizer.json", path)

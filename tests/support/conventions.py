@@ -122,6 +122,7 @@ def sentence_transformer(
 
 
 def _write_dense(folder: Path, width: int) -> None:
+    """Writes a Dense layer with random weights."""
     import torch
     from safetensors.torch import save_file
 
@@ -134,6 +135,7 @@ def _write_dense(folder: Path, width: int) -> None:
 
 
 def _save_tokenizer(path: Path, tokenizer: Any, special: dict[str, str]) -> None:
+    """Writes a tokenizer and its configuration."""
     path.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(path / "tokenizer.json"))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512, **special}
@@ -141,6 +143,7 @@ def _save_tokenizer(path: Path, tokenizer: Any, special: dict[str, str]) -> None
 
 
 def _texts() -> Iterator[str]:
+    """Texts to train tokenizers on."""
     yield from corpora.random_texts(300)
     yield "query: passage: search_query: search_document: def return SELECT WHERE 0123456789 the of and"
 

@@ -1,6 +1,6 @@
 """A run with the fake engine as a command of its own, with its own Ray: ``python -m tests.support.drive ROOT [JSON]``.
 
-What tests send signals to, starve of disk and look for secrets in. Ends as ``jobs.index`` does.
+Tests send it signals, fill its disk and search its output for secrets. It ends like ``jobs.index``.
 """
 
 import json
@@ -24,6 +24,7 @@ def command(root: Path, sections: dict[str, dict[str, object]] | None = None, **
 
 
 def _settings(root: Path, sections: dict[str, dict[str, object]]) -> Settings:
+    """Settings with a Ray of the process's own."""
     return fakes.settings(root, **{"cluster": {"address": "local"}, **sections})
 
 

@@ -1,4 +1,4 @@
-"""What tests of the host side share: runs on the fake engine, written corpora, read-back tables."""
+"""Helpers of host-side tests: runs on the fake engine, written corpora, tables read back."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Stands in for a Ray cluster where a test is not about workers: one worker, in this process."""
+"""Stands in for a Ray cluster in tests that do not test workers: one worker, in this process."""
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import starmap
@@ -20,7 +20,7 @@ class LocalCluster:
 
 
 class LocalPool:
-    """A worker that neither dies nor fails."""
+    """A pool of one worker that never dies or fails."""
 
     size = 1
     restarts = 0

@@ -20,7 +20,7 @@ class Head:
     """A cluster's first machine.
 
     Attributes:
-        address: What drivers and further machines join.
+        address: Address that drivers and further machines join.
         folder: Ray's temporary folder.
     """
 
@@ -44,10 +44,10 @@ def ray_head(cores: int, gpus: int = 0) -> Iterator[Head]:
 
 
 def join(head: Head, cores: int) -> int:
-    """Joins another machine, which is this one by another loopback address.
+    """Joins another machine: this one, under another loopback address.
 
     Returns:
-        Process whose end is the loss of the machine: its workers end with it.
+        Process id of its raylet; ending it loses the machine with all its workers.
     """
     before = _raylets(head.folder)
     _start(head.folder, f"--address={head.address}", "--node-ip-address=127.0.0.2", f"--num-cpus={cores}")
@@ -56,16 +56,18 @@ def join(head: Head, cores: int) -> int:
 
 
 def _start(folder: str, *options: str) -> None:
+    """Runs `ray start` with a temporary folder of its own."""
     command = [RAY, "start", *options, "--disable-usage-stats", f"--object-store-memory={256 << 20}"]
     subprocess.run(command, env=os.environ | {"RAY_TMPDIR": folder}, check=True, capture_output=True, timeout=120)
 
 
 def _raylets(folder: str) -> set[int]:
+    """Process ids of the Ray's raylets, one per machine."""
     return {process for process in ray_processes(folder) if Path(f"/proc/{process}/exe").readlink().name == "raylet"}
 
 
 def ray_processes(folder: str) -> list[int]:
-    """Processes of the Ray whose temporary folder this is."""
+    """Processes of the Ray with this temporary folder."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
@@ -79,7 +81,7 @@ def ray_processes(folder: str) -> list[int]:
 
 
 def end_ray(folder: str) -> None:
-    """Ends that Ray and removes its folder; `ray stop` would end every Ray of the machine."""
+    """Ends the Ray with this folder and removes the folder; `ray stop` would end every Ray of the machine."""
     for process in ray_processes(folder):
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
