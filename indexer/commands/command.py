@@ -1,4 +1,4 @@
-"""How a command begins and ends: TOML file, flags and environment; its exit status and the line that says why."""
+"""Start and end of a command: TOML file, flags and environment; exit status and error line."""
 
 import argparse
 import os
@@ -24,7 +24,7 @@ INTERRUPTED = 130
 def execute(main: Callable[[], None]) -> NoReturn:
     """Runs a command to its exit status: 0 done, 1 failed, 2 unusable settings or corpus, 3 refused, 130 interrupted.
 
-    SIGTERM ends it like Ctrl-C does: what is staged stays staged, and workers are stopped.
+    SIGTERM ends it like Ctrl-C: staged work stays staged, and workers are stopped.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -36,7 +36,7 @@ def execute(main: Callable[[], None]) -> NoReturn:
         say("interrupted; run the same command again to resume")
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
-        # The reader of our output has gone; nothing is left to say.
+        # The reader of our output has closed it: discard the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(0)
 
@@ -99,7 +99,7 @@ def load(
 
 
 def _split_engine_flags(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Takes the ``--engine.`` flags out: vLLM's argument names are not known to the command line."""
+    """Separates the ``--engine.`` flags: the command line has no list of vLLM's arguments."""
     rest: list[str] = []
     engine: dict[str, Any] = {}
     words = iter(argv)
@@ -117,6 +117,7 @@ def _split_engine_flags(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]
 
 
 def _refuse_unknown_flags(command: argparse.ArgumentParser, argv: Iterable[str]) -> None:
+    """Refuses a flag that argparse does not know and names a similar one."""
     known = command._option_string_actions  # noqa: SLF001  # argparse lists its flags nowhere else
     for word in argv:
         flag = word.split("=", 1)[0]
@@ -125,7 +126,7 @@ def _refuse_unknown_flags(command: argparse.ArgumentParser, argv: Iterable[str])
 
 
 def _refuse_unknown_variables(cls: type[BaseSettings]) -> None:
-    """Sections only: keys inside a section reach its model and are refused there."""
+    """Refuses variables of unknown sections. The section's own model refuses unknown keys inside it."""
     for variable in os.environ:
         if not variable.startswith(ENV_PREFIX):
             continue
@@ -137,6 +138,7 @@ def _refuse_unknown_variables(cls: type[BaseSettings]) -> None:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
+    """Content of a settings file."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -153,6 +155,7 @@ def _explain(error: ValidationError, cls: type[BaseSettings], *within: str) -> s
 
 
 def _explain_one(kind: str, location: tuple[int | str, ...], message: str, cls: type[BaseSettings]) -> str:
+    """One problem of the settings, in words."""
     key = ".".join(str(part) for part in location)
     if kind != "extra_forbidden":
         return f"{key}: {message.removeprefix('Value error, ')}"

@@ -17,7 +17,7 @@ from indexer.settings import Settings
 from indexer.storage.control import ControlStore
 
 KEPT = 7
-"""A week of nights."""
+"""Epochs that prune keeps by default: a week of nights."""
 
 
 def main() -> None:
@@ -43,25 +43,30 @@ def main() -> None:
 
 
 def _list(settings: Settings, store: ControlStore, _: argparse.Namespace) -> Iterator[str]:
+    """One JSON line per published epoch."""
     if not store.epoch_numbers():
         raise SettingsError(f"no epoch of index {settings.index.name!r} is published at index.uri; check both")
     yield from (json.dumps(epoch) for epoch in history.epochs(store))
 
 
 def _show(_: Settings, store: ControlStore, arguments: argparse.Namespace) -> Iterator[str]:
+    """The whole record of an epoch."""
     yield history.show(store, arguments.epoch).to_json(indent=2)
 
 
 def _rollback(settings: Settings, store: ControlStore, arguments: argparse.Namespace) -> Iterator[str]:
+    """Publishes an old epoch's tables again."""
     published = history.rollback(settings.index.uri, store, arguments.epoch, hold=arguments.hold)
     yield json.dumps({"epoch": published.number, "rollback_of": arguments.epoch, "held": arguments.hold})
 
 
 def _resume(_: Settings, store: ControlStore, __: argparse.Namespace) -> Iterator[str]:
+    """Ends the hold of a rollback."""
     yield json.dumps({"epoch": history.resume(store).number, "held": False})
 
 
 def _prune(settings: Settings, store: ControlStore, arguments: argparse.Namespace) -> Iterator[str]:
+    """Deletes everything that only older epochs need."""
     yield json.dumps(dataclasses.asdict(history.prune(settings.index.uri, store, arguments.keep)))
 
 

@@ -25,7 +25,7 @@ def main() -> None:
             print(json.dumps(run.run(settings, rebuild=_rebuild(arguments.rebuild))))
             return
     except (Exception, KeyboardInterrupt) as error:
-        # Whoever reads the last line of a night finds one shape, whatever became of it.
+        # The last line of a night has the same keys, however the run ended.
         print(json.dumps(summary.of_ended(error)))
         raise
     if arguments.tune:
@@ -38,6 +38,7 @@ def main() -> None:
 
 
 def _command() -> CommandLine:
+    """The command line of the job."""
     command = command_line(__doc__ or "")
     command.add_argument("--plan", action="store_true", help="print what would be done and write nothing")
     command.add_argument("--json", action="store_true", help="print the plan as JSON")
@@ -55,4 +56,5 @@ def _command() -> CommandLine:
 
 
 def _rebuild(given: str | None) -> Rebuild:
+    """Value of ``--rebuild`` as the run takes it."""
     return "always" if given == "always" else given is not None

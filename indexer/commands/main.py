@@ -15,7 +15,7 @@ COMMANDS = {
     "evaluate": "measure widths, precisions, vector indices and reranking on judged queries",
     "epochs": "list, show, roll back and prune what is published; resume after a rollback",
 }
-"""Module of this package by sub-command, with what it does."""
+"""Sub-commands, named like their modules of this package, each with a line of help."""
 
 
 def run() -> NoReturn:
@@ -24,7 +24,7 @@ def run() -> NoReturn:
 
 
 def main() -> None:
-    """Reads the sub-command and gives it the rest of the command line.
+    """Reads the sub-command and passes it the rest of the command line.
 
     Raises:
         SettingsError: There is no such sub-command.
@@ -37,13 +37,14 @@ def main() -> None:
     elif name in COMMANDS:
         # argparse names the command after the first word.
         sys.argv = [f"qwen3-index {name}", *sys.argv[2:]]
-        # One command's imports take seconds: the others' are left out.
+        # Imports of a command take seconds: import only the chosen one.
         importlib.import_module(f"indexer.commands.{name}").main()
     else:
         raise SettingsError(f"unknown command {name}{did_you_mean(name, COMMANDS)}; there are {', '.join(COMMANDS)}")
 
 
 def _help() -> str:
+    """Text of ``--help``."""
     lines = [f"  {name:<10} {what}" for name, what in COMMANDS.items()]
     return "\n".join(
         [

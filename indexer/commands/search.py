@@ -44,7 +44,7 @@ def print_hits(question: str, hits: Sequence[Hit], text_columns: Sequence[str]) 
     Args:
         question: The question.
         hits: Its hits, best first.
-        text_columns: Columns a snippet is taken of, where the payload has one of them.
+        text_columns: Payload columns for a snippet, if the payload has one of them.
     """
     print(f"\n{printable(question)}")
     for rank, hit in enumerate(hits, 1):
@@ -62,11 +62,13 @@ SPAN = ("char_start", "char_end")
 
 
 def _snippet(hit: Hit, text_columns: Sequence[str]) -> str:
+    """The beginning of a hit's text, on one line."""
     words = " ".join(hit.text(text_columns).split())
     return words if len(words) <= SNIPPET_CHARACTERS else words[: SNIPPET_CHARACTERS - 3] + "..."
 
 
 def _described(hit: Hit) -> dict[str, object]:
+    """A hit, JSON-ready."""
     return {
         "id": hit.id,
         "chunk": hit.chunk,
@@ -77,6 +79,7 @@ def _described(hit: Hit) -> dict[str, object]:
 
 
 def _positive(text: str) -> int:
+    """A flag's whole number of at least 1."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("must be at least 1")

@@ -62,12 +62,14 @@ def page() -> str:
 
 
 def _job(names: str, job: type[JobSettings]) -> str:
+    """The part of the page for one group of commands."""
     commands = ", ".join(f"`{name}`" for name in names.split(", "))
     sections = "".join(_section(name, field, job) for name, field in job.model_fields.items())
     return f"\n## Commands {commands}\n{sections}" if ", " in names else f"\n## Command {commands}\n{sections}"
 
 
 def _section(name: str, field: FieldInfo, job: type[JobSettings]) -> str:
+    """A section's heading and table; a section described before is only referred to."""
     model = _model(field)
     head = f"\n### `[{name}]`\n\n{(model.__doc__ or '').splitlines()[0].replace('``', '`')}"
     if not field.is_required():
@@ -87,12 +89,13 @@ def _section(name: str, field: FieldInfo, job: type[JobSettings]) -> str:
 
 
 def _model(field: FieldInfo) -> type[BaseModel]:
-    """A section that may be left out is a union with None."""
+    """Model of a section; an optional section is a union with None."""
     kinds = [field.annotation, *get_args(field.annotation)]
     return next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
 
 
 def _row(key: str, field: FieldInfo) -> str:
+    """One setting as a row of the table."""
     cells = [
         f"`{key}`",
         " or ".join(_kinds(field.annotation)) + _bounds(field),
@@ -122,7 +125,7 @@ def _kinds(annotation: Any) -> Iterator[str]:
 
 
 def _bounds(field: FieldInfo) -> str:
-    """Limits of a number."""
+    """Bounds of a number, in words."""
     signs = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
     found = [
         f"{words} {getattr(limit, name):g}"
@@ -134,6 +137,7 @@ def _bounds(field: FieldInfo) -> str:
 
 
 def _default(field: FieldInfo) -> str:
+    """A setting's default, in words."""
     if field.is_required():
         return "needed"
     value = field.get_default(call_default_factory=True)

@@ -52,15 +52,15 @@ class Writer(Configured[SyntheticSettings]):
         """Token ids of a prompt for each document, which is cut where it is too long.
 
         Raises:
-            SettingsError: ``synthetic.max_tokens`` leaves no room for a document.
+            SettingsError: ``synthetic.max_tokens`` is too small for any document.
         """
         before, after = (
             self._encoder.full.encode(part, add_special_tokens=False).ids for part in self._rendered().split(PLACE)
         )
-        room = self.settings.max_tokens - self.settings.query_tokens - len(before) - len(after)
-        if room < 1:
+        budget = self.settings.max_tokens - self.settings.query_tokens - len(before) - len(after)
+        if budget < 1:
             raise SettingsError(f"synthetic.max_tokens: {self.settings.max_tokens} leaves no room for a document")
-        return self._encoder.beginnings(documents, room).ids.framed(before, after)
+        return self._encoder.beginnings(documents, budget).ids.framed(before, after)
 
     def query(self, ids: Sequence[int]) -> str:
         """The query that was written: the first line with anything in it, without quotes around it."""

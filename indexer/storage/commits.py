@@ -91,7 +91,7 @@ def commit(uri: str, name: str, change: Change) -> int:
         dataset = open_latest(uri, name)
         if dataset is None:
             raise CannotFinish(f"table {name} is gone")
-        # Another process, or this one before it was killed, may have made the change already.
+        # Another process, or an earlier run that was killed afterwards, may have made the change already.
         done = _committed(dataset, change.intent)
         if done is not None:
             return done
@@ -211,7 +211,7 @@ def _merge(dataset: lance.LanceDataset, change: Change) -> lance.LanceDataset:
     dataset = _at_base(dataset, change.base)
     kept = [part for part in _kept(dataset, change.dropped) if part is not None]
     added = [_fragment(described) for described in change.added]
-    # Staged fragments have no id of their own; one that an index covers would count as indexed.
+    # Staged fragments get new ids: rows under an id that an index covers would count as indexed.
     for fragment_id, fragment in enumerate(added, _free_id(dataset)):
         fragment.id = fragment_id
     emptied = {part.fragment_id for part in dataset.get_fragments()} - {part.id for part in kept}
