@@ -95,6 +95,10 @@ def fingerprint_of(arguments: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+"""Arguments that ask for several GPUs."""
+
+
 def check_arguments(arguments: Mapping[str, Any]) -> None:
     """Refuses engine arguments that vLLM does not have or that the indexer sets itself.
 
@@ -104,7 +108,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     Raises:
         SettingsError: Names the argument and the setting to use instead.
     """
-    for name in ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"):
+    for name in PARALLEL:
         if str(arguments.get(name, 1)) != "1":  # the engine would wait for GPUs that its worker does not get
             raise SettingsError(f"engine.{name}: a worker has one GPU, which the model has to fit; leave this out")
     for name in arguments:

@@ -21,21 +21,21 @@ def storm(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
 
 
-def tester(operations: int, seed: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_tester(operations: int, seed: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Likewise a process of its own, for what the tester wraps."""
     command = [sys.executable, "-m", "tests.faults.tester", "--ops", str(operations), "--seed", str(seed), *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800, check=False)
 
 
 def test_five_hundred_operations_lose_double_and_mix_nothing() -> None:
-    done = tester(500, 1)
+    done = run_tester(500, 1)
     assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mending", sorted(TAKEN_BACK))
 def test_a_mending_that_is_taken_back_is_found(mending: str) -> None:
-    done = tester(2000, 0, "--without", mending)
+    done = run_tester(2000, 0, "--without", mending)
     print(done.stdout)
     assert done.returncode == 1
     assert "again with:" in done.stdout

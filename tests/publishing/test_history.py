@@ -12,8 +12,9 @@ import pytest
 
 from indexer.errors import IndexerError, RefusedError, SettingsError
 from indexer.indexing import plan as indexing_plan
+from indexer.indexing import run as night_run
 from indexer.inference import checkpoint
-from indexer.publishing import gates, history, publish
+from indexer.publishing import history, publish
 from indexer.search.published import open_published
 from indexer.settings import Settings
 from indexer.storage.control import ControlStore
@@ -66,7 +67,7 @@ def test_a_rollback_gives_up_an_unfinished_epoch(
         raise RefusedError("refused")
 
     with monkeypatch.context() as patch:
-        patch.setattr(gates, "enforce", lambda *_: None)
+        patch.setattr(night_run, "enforce", lambda *_: None)
         patch.setattr(publish, "enforce", refuse)
         with pytest.raises(RefusedError):
             night(given, tmp_path, words(30))
@@ -154,7 +155,9 @@ def test_other_query_models_are_refused_with_both_fingerprints(tmp_path: Path) -
 
 def test_a_changed_fingerprint_builds_a_new_generation_beside_the_old(given: Settings, tmp_path: Path) -> None:
     changed = settings(tmp_path, model={"max_tokens": 64}, index={"widths": [384, 64]})
-    with pytest.raises(SettingsError, match=r"other max_tokens, tokenizer, widths; .* --rebuild"):
+    with pytest.raises(
+        SettingsError, match=r"model\.max_tokens \(published: 128, asked: 64\), index\.widths \(.*\); .* --rebuild"
+    ):
         run(changed)
     plan = indexing_plan.plan(changed, rebuild=True)
     assert (plan["to_embed"], plan["epoch"]) == (60, 3)
