@@ -15,7 +15,7 @@ from lance.fragment import FragmentMetadata
 from lance.schema import LanceSchema
 
 from indexer import schema
-from indexer.errors import CannotFinish, IndexerError, RefusedError, first_line
+from indexer.errors import CannotFinish, IndexerError, first_line
 from indexer.storage.put_once import PutOnceFolder
 from indexer.storage.tables import (
     EPOCH_KEY,
@@ -82,9 +82,8 @@ def commit(uri: str, name: str, change: Change) -> int:
         The version that the change made.
 
     Raises:
-        RefusedError: The table is already at a later epoch.
         SettingsError: The table is not the owner's.
-        CannotFinish: A staged file, the base or the table is gone.
+        CannotFinish: A staged file, the base or the table is gone, or the table is already at a later epoch.
         IndexerError: The table cannot be written.
     """
     while True:
@@ -98,10 +97,10 @@ def commit(uri: str, name: str, change: Change) -> int:
         check_owner(dataset, name, change.owner, known={name})
         # A later epoch is committed: writing an older one over it would lose rows.
         if epoch_of(dataset) > change.epoch:
-            raise RefusedError(
+            # Later epochs are committed once this one is published, so that an epoch file was lost or is of a backup.
+            raise CannotFinish(
                 f"table {name} is already at epoch {epoch_of(dataset)}; epoch {change.epoch} is out of date"
             )
-        # Lance commits a fragment without looking for its file; the table would then fail when it is read.
         missing = missing_files(change.added, data_sizes(uri, name))
         if missing:
             raise CannotFinish(f"staged file {missing[0]} of table {name} is missing")

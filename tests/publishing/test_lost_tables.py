@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from indexer.errors import RefusedError
 from indexer.publishing import history, publish
 from indexer.publishing.condition import missing_tables
 from indexer.search.published import open_published
@@ -20,6 +21,10 @@ def night(given: Settings, root: Path, count: int) -> int:
     """Indexes so many documents and gives the epoch."""
     write(root / "corpus" / "a.parquet", words(count))
     return int(run_here(given)["epoch"])
+
+
+def killed(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_prune_keeps_epochs_of_which_a_table_is_gone(tmp_path: Path) -> None:
@@ -72,10 +77,6 @@ def test_an_epoch_that_was_begun_is_begun_again_when_a_table_is_gone(
 ) -> None:
     given = settings(tmp_path)
     night(given, tmp_path, 20)
-
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patched:
         patched.setattr(publish, "_commit", killed)
         with pytest.raises(KeyboardInterrupt):
@@ -102,3 +103,23 @@ def test_a_prune_takes_no_generation_that_a_rollback_is_returning_to(
     assert history.rollback(given.index.uri, store, 1).number == 3
     assert len(published_rows(given, 96)) == 20
     assert len(store.digests.get_list(str(store.epoch(3).description.files))) == 1
+
+
+def test_an_older_control_folder_with_a_begun_epoch_has_a_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = settings(tmp_path)
+    night(given, tmp_path, 20)
+    control = tmp_path / "index" / "_docs"
+    with monkeypatch.context() as patched:
+        patched.setattr(publish, "_commit", killed)
+        with pytest.raises(KeyboardInterrupt):
+            night(given, tmp_path, 22)
+    shutil.copytree(control, tmp_path / "backup")
+    assert [night(given, tmp_path, count) for count in (22, 24)] == [2, 3]
+    shutil.rmtree(control)
+    shutil.copytree(tmp_path / "backup", control)
+    with pytest.raises(RefusedError, match=r"restored from an older backup.*--rebuild always"):
+        night(given, tmp_path, 24)
+    assert run_here(given, rebuild="always")["epoch"] == 2
+    assert len(published_rows(given, 96)) == 24
