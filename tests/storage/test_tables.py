@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from indexer import schema
-from indexer.errors import IndexerError, RefusedError
+from indexer.errors import CannotFinish, IndexerError
 from indexer.inference import matryoshka
 from indexer.schema import Layout
 from indexer.storage import commits, filters, tables, vector_index
@@ -191,7 +191,7 @@ def test_a_process_that_wakes_up_late_changes_nothing(uri: str) -> None:
     base = commits.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, rows(0, 20))))
     version = commits.commit(uri, NAME, change(2, base, []))
     assert commits.commit(uri, NAME, change(2, base, late)) == version
-    with pytest.raises(RefusedError, match="already at epoch 2"):
+    with pytest.raises(CannotFinish, match="already at epoch 2"):
         commits.commit(uri, NAME, change(1, 1, late))
     assert ids(uri, vector_index.measure(uri, NAME).version) == named((0, 20))
 
