@@ -149,6 +149,11 @@ class IndexModel:
             return True
         return "again" in text or "given up by a rollback" in text
 
+    def call(self, name: str) -> None:
+        """Gives an index of which nothing is published another name."""
+        self.name = name
+        self.forget({})
+
     def check(self) -> None:
         """Every epoch that is listed can be read and is what it was; what is new is what some run was to make."""
         numbers = self.numbers

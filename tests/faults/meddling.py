@@ -143,7 +143,7 @@ def leftovers(index: Path, store: ControlStore, name: str, before: dict[str, set
         known = {int(version["version"]) for version in dataset.versions()}
         if not versions & known:
             continue  # nothing is left of what the epochs say: somebody restored an older table
-        found += [f"{table} version {old}" for old in sorted(known - versions - later) if old < max(versions)]
+        found += [f"{table} version {old}" for old in sorted(known - versions - later) if old < max(versions & known)]
         found += [f"{table} file {file}" for file in sorted(unreferenced(index, table) & before.get(table, set()))]
     control = index / f"_{name}"
     for kind in ("intents", "receipts", "removals"):

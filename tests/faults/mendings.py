@@ -13,7 +13,7 @@ from indexer.indexing import job as indexing_job
 from indexer.indexing import run, stage, worklist
 from indexer.indexing.job import Job
 from indexer.publishing import condition, history, publish
-from indexer.storage import cleanup, commits, control, put_once, tables
+from indexer.storage import cleanup, commits, control, epoch_work, put_once, tables
 from indexer.storage.control import ControlStore
 from indexer.storage.put_once import PutOnceFolder
 from indexer.storage.records import Epoch, canonical
@@ -99,7 +99,8 @@ def _epochs_forgotten_last() -> None:
 def _all_names() -> None:
     """12: every file in the control folder is one of ours."""
     _patch(put_once, OUR_NAME=re.compile(r"(.+?)(?:\.([^.]*))?"))
-    _patch(control, _number=int)
+    for place in (control, epoch_work):
+        _patch(place, epoch_number=int)
 
 
 def _all_files_whole() -> None:

@@ -70,9 +70,12 @@ class World:
 
     def settle(self, model: IndexModel) -> None:
         """A run brings the index up to date; a user's table whose name it wants is moved away when it says so."""
-        model.settle(self._move_away)
+        model.settle(lambda text: self._make_way(model, text))
 
-    def _move_away(self, text: str) -> bool:
+    def _make_way(self, model: IndexModel, text: str) -> bool:
+        if "is a table of 'docs'" in text and not model.numbers:
+            model.call(f"{model.name}-b")  # a new index: another one has taken its tables' names
+            return True
         named = [name for name in self.user_tables if name in text]
         for name in named:
             meddling.replace_folder(self.index / f"{name}.lance", self.index / "nothing")
