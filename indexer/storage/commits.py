@@ -217,7 +217,11 @@ def _merge(dataset: lance.LanceDataset, change: Change) -> lance.LanceDataset:
     if emptied:
         # Emptied fragments go in a commit of their own: Lance refuses a Merge that leaves out an existing fragment.
         delete = LanceOperation.Delete([], sorted(emptied), "true")
-        dataset = lance.LanceDataset.commit(dataset, delete, dataset.version, max_retries=0)
+        emptied_at = lance.LanceDataset.commit(dataset, delete, dataset.version, max_retries=0)
+        if emptied_at.version != dataset.version + 1:
+            # Lance puts a deletion on top of a column that somebody renames or drops in this moment.
+            raise CommitConflictError(f"version {dataset.version + 1} is another process's")
+        dataset = emptied_at
     target = dataset.schema.with_metadata(_metadata(change))
     merge = LanceOperation.Merge([*kept, *added], LanceSchema.from_pyarrow(target), preserves_nullability=False)
     return lance.LanceDataset.commit(dataset, merge, dataset.version, commit_message=_message(change.intent))

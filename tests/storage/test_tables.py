@@ -196,6 +196,24 @@ def test_a_process_that_wakes_up_late_changes_nothing(uri: str) -> None:
     assert ids(uri, vector_index.measure(uri, NAME).version) == named((0, 20))
 
 
+def test_a_column_that_is_renamed_while_emptied_fragments_go_is_there(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = commits.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, rows(0, 20))))
+    real = lance.LanceDataset.commit
+
+    def beside(dataset: lance.LanceDataset, operation: object, *arguments: object, **named: object) -> object:
+        if isinstance(operation, lance.LanceOperation.Delete) and dataset.version == base:
+            lance.dataset(dataset.uri).alter_columns({"path": "kind", "name": "sort"})
+        return real(dataset, operation, *arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(lance.LanceDataset, "commit", staticmethod(beside))
+    staged = tables.stage(uri, NAME, rows(0, 20))
+    version = commits.commit(uri, NAME, change(2, base, staged, dropping(0, 20)))
+    assert tables.open_version(uri, NAME, version).schema.names == LAYOUT.schema(64).names
+    assert ids(uri, version) == named((0, 20))
+
+
 def test_a_missing_staged_file_is_never_committed(uri: str) -> None:
     staged = tables.stage(uri, NAME, rows(0, 5))
     next(Path(uri).glob(f"{NAME}.lance/data/*")).unlink()
