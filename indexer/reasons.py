@@ -30,7 +30,10 @@ DESCRIPTIONS = {
     QuarantineReason.NULL_TEXT: "every text column is null",
     QuarantineReason.EMPTY_TEXT: "the text is empty or only whitespace",
     QuarantineReason.INVALID_UTF8: "the id, the text or a payload value is not valid UTF-8",
-    QuarantineReason.BAD_VALUE: "a date, time or duration of the payload is out of the range that readers can show",
+    QuarantineReason.BAD_VALUE: (
+        "a date, time or duration of the payload is out of the range that readers can show, or an int96 timestamp has "
+        "digits below a microsecond"
+    ),
     QuarantineReason.DUPLICATE_ID: "the id occurs with different content; no copy can be preferred",
     QuarantineReason.NO_TOKENS: "the tokenizer gives no token for the text",
     QuarantineReason.TOO_LONG: "the text has more than model.max_tokens tokens and model.overflow is quarantine",

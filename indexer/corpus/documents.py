@@ -17,7 +17,7 @@ from indexer.errors import BadFile, CorpusError, WrongColumns
 from indexer.schema import CONTENT_HASH_TYPE
 from indexer.settings import CorpusSettings
 
-DIGEST_VERSION = 2
+DIGEST_VERSION = 3
 """Raised when the same file would give other values, hashes or reasons."""
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from indexer.corpus.instants import COARSE, FINE, STORED, InstantMarker, int96_columns
 from indexer.corpus.types import holds_dictionary
 from indexer.errors import BadFile, CorpusError, first_line
 from indexer.uris import shown
@@ -98,12 +99,15 @@ def retry_once(uri: str, read: Callable[[], ReadT]) -> ReadT:
 class OpenParquet(pq.ParquetFile):  # type: ignore[misc]  # pyarrow has no type information
     """An open Parquet file, read as a corpus is."""
 
-    def __init__(self, source: pa.NativeFile, metadata: pq.FileMetaData | None = None) -> None:
+    def __init__(
+        self, source: pa.NativeFile, metadata: pq.FileMetaData | None = None, int96_unit: str = STORED
+    ) -> None:
         """Reads the footer.
 
         Args:
             source: The file.
             metadata: Its footer, where it is known.
+            int96_unit: Unit of int96 timestamps.
         """
         self._opened = source
         super().__init__(
@@ -113,7 +117,7 @@ class OpenParquet(pq.ParquetFile):  # type: ignore[misc]  # pyarrow has no type 
             # Without checksums, a flipped bit that still decompresses is read as another value.
             page_checksum_verification=True,
             # The default, nanoseconds, holds only the years 1677 to 2262; other dates would wrap around.
-            coerce_int96_timestamp_unit="us",
+            coerce_int96_timestamp_unit=int96_unit,
         )
 
     def without_dictionaries(self) -> "OpenParquet":
@@ -122,6 +126,10 @@ class OpenParquet(pq.ParquetFile):  # type: ignore[misc]  # pyarrow has no type 
         self.metadata.write_metadata_file(footer)
         renamed = footer.getvalue().to_pybytes().replace(ARROW_TYPES, ARROW_TYPES.swapcase())
         return OpenParquet(self._opened, pq.read_metadata(pa.BufferReader(renamed)))
+
+    def with_int96_in(self, unit: str) -> "OpenParquet":
+        """The same file with another unit of int96 timestamps."""
+        return OpenParquet(self._opened, self.metadata, unit)
 
 
 @contextmanager
@@ -219,11 +227,18 @@ def batches(
 
 
 def _decoded(
-    parquet: pq.ParquetFile, columns: list[str] | None, start: int, stop: int
+    parquet: OpenParquet, columns: list[str] | None, start: int, stop: int
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Batches of the row groups that hold a range, each cut to begin inside it."""
     groups, row = _groups(parquet, start, stop)
-    for batch in parquet.iter_batches(_batch_rows(parquet, groups), row_groups=groups, columns=columns):
+    most = _batch_rows(parquet, groups)
+    found = parquet.iter_batches(most, row_groups=groups, columns=columns)
+    instants = int96_columns(parquet, columns)
+    if instants:
+        others = (parquet.with_int96_in(unit) for unit in (COARSE, FINE))
+        coarse, fine = (other.iter_batches(most, row_groups=groups, columns=instants) for other in others)
+        found = map(InstantMarker(coarse, fine, instants).marked, found)
+    for batch in found:
         if row >= stop:
             return
         if row + batch.num_rows > start:

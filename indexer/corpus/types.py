@@ -22,8 +22,8 @@ def is_list(type_: pa.DataType) -> bool:
 def normal_type(type_: pa.DataType) -> pa.DataType:
     """The type that values of ``type_`` are stored with, at every depth.
 
-    Dictionaries become their values, extensions their storage, large and view types ordinary ones. Every nested field
-    may be null, and list items are called ``item``: neither is part of a value.
+    Dictionaries become their values, extensions their storage, large and view types ordinary ones, small decimals those
+    of 128 bits. Every nested field may be null, and list items are called ``item``: neither is part of a value.
     """
     if types.is_dictionary(type_):
         return normal_type(type_.value_type)
@@ -33,7 +33,13 @@ def normal_type(type_: pa.DataType) -> pa.DataType:
         return pa.string()
     if types.is_large_binary(type_) or types.is_binary_view(type_):
         return pa.binary()
-    return _normal_nested(type_)
+    return _normal_nested(type_) if types.is_nested(type_) else _normal_leaf(type_)
+
+
+def _normal_leaf(type_: pa.DataType) -> pa.DataType:
+    """The normal form of a type without parts: decimals of 32 and 64 bits get 128, which LanceDB stores."""
+    is_small = types.is_decimal32(type_) or types.is_decimal64(type_)
+    return pa.decimal128(type_.precision, type_.scale) if is_small else type_
 
 
 def _normal_nested(type_: pa.DataType) -> pa.DataType:

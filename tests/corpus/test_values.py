@@ -1,6 +1,8 @@
 """Values of every type at every depth: stored equal, or flagged row by row."""
 
 import datetime
+import struct
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from indexer.corpus.digests import scan_file
-from indexer.corpus.documents import open_corpus, read_part
-from indexer.corpus.shards import cut_shards
+from indexer.corpus.documents import Corpus, open_corpus, read_part
+from indexer.corpus.shards import FileRows, cut_shards
 from indexer.corpus.types import common_type, normal_type
 from indexer.corpus.values import to_stored
 from indexer.errors import WrongColumns
@@ -87,6 +89,7 @@ STORED = {
     ),
     "fixed_size": (pa.array([[1, 2], None], pa.list_(pa.int16(), 2)), pa.list_(pa.int16(), 2)),
     "decimal": (pa.array([Decimal("1.50"), None]), pa.decimal128(3, 2)),
+    "small_decimal": (pa.array([[Decimal("-1.50")], []], pa.list_(pa.decimal32(5, 2))), pa.list_(pa.decimal128(5, 2))),
 }
 
 
@@ -145,6 +148,67 @@ def test_int96_holds_every_year(tmp_path: Path) -> None:
     (shard,) = cut_shards(chosen(corpus), 10_000, "")
     (documents,) = read_part(corpus, shard.parts[0])
     assert documents.payload["p"].to_pylist() == years
+
+
+DAY = 86_400 * 10**9
+INSTANTS = [0, -1000, 1, -1, 2_932_896 * DAY, 2_932_897 * DAY, -719_162 * DAY, -719_163 * DAY, 200_000_000 * DAY]
+"""Nanoseconds since 1970; int96 holds them all."""
+
+
+def int96_file(path: Path, nested: Callable[[pa.Array], pa.Array]) -> None:
+    """Arrow writes int96 from 64 bits only: what these cannot hold goes into the file's bytes afterwards."""
+    marks = [pa.scalar(10**18 + row * DAY, pa.int64()) for row in range(len(INSTANTS))]
+    column = nested(pa.array([mark.as_py() for mark in marks], pa.int64()).cast(pa.timestamp("ns")))
+    names = [f"d{row}" for row in range(len(INSTANTS))]
+    table = pa.table({"id": names, "text": names, "p": column})
+    plain = {"use_dictionary": False, "compression": "none", "write_statistics": False}
+    pq.write_table(table, path, use_deprecated_int96_timestamps=True, **plain)
+    content = path.read_bytes()
+    for mark, wanted in zip(marks, INSTANTS, strict=True):
+        assert content.count(as_int96(mark.as_py())) == 1
+        content = content.replace(as_int96(mark.as_py()), as_int96(wanted))
+    path.write_bytes(content)
+
+
+def as_int96(nanoseconds: int) -> bytes:
+    days, rest = divmod(nanoseconds, DAY)
+    return struct.pack("<qi", rest, days + 2_440_588)
+
+
+@pytest.mark.parametrize("finer", [False, True])
+@pytest.mark.parametrize(
+    "nested",
+    [
+        lambda column: column,
+        lambda column: pa.ListArray.from_arrays(pa.array(range(len(column) + 1), pa.int32()), column),
+        lambda column: pa.StructArray.from_arrays([pa.array(["a"] * len(column)), column], ["a", "b"]),
+    ],
+)
+def test_int96_that_microseconds_cannot_hold_costs_its_row_only(
+    tmp_path: Path, nested: Callable[[pa.Array], pa.Array], *, finer: bool
+) -> None:
+    if finer:  # the stored type is the first file's, which has nanoseconds
+        first = nested(pa.array([0]).cast(pa.timestamp("ns")))
+        pq.write_table(pa.table({"id": ["x"], "text": ["x"], "p": first}), tmp_path / "0.parquet")
+    int96_file(tmp_path / "1.parquet", nested)
+    corpus = open_corpus(CorpusSettings(uri=str(tmp_path), payload=["p"]))
+    found = scan_file(corpus, corpus.files[-1]).sort_by("row")["reason"].to_pylist()
+    fits = [nanoseconds % 1000 == 0 and -719_162 * DAY <= nanoseconds < 2_932_897 * DAY for nanoseconds in INSTANTS]
+    if finer:
+        fits = [good and abs(nanoseconds) < 2**63 for good, nanoseconds in zip(fits, INSTANTS, strict=True)]
+    assert found == [None if good else "bad_value" for good in fits]
+    shards = list(cut_shards(chosen(corpus), 1 << 20, ""))
+    stored = [leaf for shard in shards for part in shard.parts[finer:] for leaf in instants(corpus, part)]
+    assert stored == [nanoseconds for good, nanoseconds in zip(fits, INSTANTS, strict=True) if good]
+
+
+def instants(corpus: Corpus, part: FileRows) -> list[int]:
+    (documents,) = read_part(corpus, part)
+    column = documents.payload["p"].combine_chunks()
+    while pa.types.is_nested(column.type):
+        column = column.flatten()[-1] if pa.types.is_struct(column.type) else column.flatten()
+    unit = {"us": 1000, "ns": 1}[column.type.unit]
+    return [value * unit for value in column.cast(pa.int64()).to_pylist()]
 
 
 def test_values_that_python_lacks_are_hashed_apart(tmp_path: Path) -> None:
