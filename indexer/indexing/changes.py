@@ -1,7 +1,7 @@
 """Compares the corpus with the published epoch by their digests, one range of ids at a time."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import pairwise
@@ -31,7 +31,8 @@ class Changes:
 
     Attributes:
         masks: For every file, by its place in the list, packed bits of the rows to embed, one array per range.
-        dropped: Published ids whose rows are deleted, one array per range of ids.
+        deleted: Published ids whose rows are deleted, one array per range of ids.
+        changed: Published ids whose rows are replaced, one array per range of ids.
         quarantine: Quarantined rows found without the model.
         moved: Rows with the content of a deleted document; columns file (place), row, id (the old one).
         differs: Whether there is anything to publish.
@@ -41,7 +42,8 @@ class Changes:
     """
 
     masks: dict[int, list[bytes]]
-    dropped: list[pa.Array]
+    deleted: list[pa.Array]
+    changed: list[pa.Array]
     quarantine: list[pa.Table]
     moved: pa.Table
     differs: bool
@@ -61,7 +63,7 @@ def compare(job: Job, cluster: Cluster, unread: Mapping[str, Unread]) -> Changes
     names = [job.corpus.digest_name(file) for file in job.corpus.files]
     read = [name for name in names if name not in unread]
     # An unreadable file keeps the documents it had when it was last read: nothing is deleted because of it.
-    last = _last_digests(job, unread)
+    last = last_digests(job, {file.path for file in unread.values()})
     digests = [None if name in unread else name for name in names]
     asked = _Asked(job.settings, job.scratch, digests, last, _left_out(job, unread))
     # Digests are sorted by id: the least ids of their row groups cut the corpus into ranges of about equal size.
@@ -71,7 +73,7 @@ def compare(job: Job, cluster: Cluster, unread: Mapping[str, Unread]) -> Changes
     found = list(cluster.map(_compare_range, arguments, in_driver=small))
     known = {file.path: name for file, name in zip(job.corpus.files, names, strict=True) if name not in unread}
     rows = sum(_rows(job, file, last[file.path]) for file in unread.values())
-    merged = Changes({}, [], [], _NOT_MOVED, differs=False, counts={}, digests=known | last, unread_rows=rows)
+    merged = Changes({}, [], [], [], _NOT_MOVED, differs=False, counts={}, digests=known | last, unread_rows=rows)
     return _with_moves(reduce(_merged, found, merged), found)
 
 
@@ -83,7 +85,7 @@ class _Asked:
         settings: The settings.
         scratch: As :class:`Job` has it.
         digests: Name of every file's digest, ``None`` for an unreadable file.
-        last: Result of :func:`_last_digests`.
+        last: Result of :func:`last_digests`.
         left_out: One row per unreadable file, as in :class:`indexer.indexing.diff.Unreadable`.
     """
 
@@ -95,30 +97,41 @@ class _Asked:
 
     def unreadable(self, digests: DigestFiles, low: str | None, high: str | None) -> Unreadable | None:
         """The unreadable files, with their possible ids in a range."""
-        if not self.last:
-            return None
-        if UNKNOWN in self.last.values():
-            return Unreadable(self.left_out, None)
-        ids = [digests.read(name, [schema.ID], low, high)[schema.ID] for name in self.last.values() if name != NEVER]
-        chunks = [chunk for found in ids for chunk in found.chunks]
-        return Unreadable(self.left_out, pa.chunked_array(chunks, pa.string()))
+        return Unreadable(self.left_out, ids_of(digests, self.last.values(), low, high)) if self.last else None
 
 
 NEVER = "-"
 """Instead of a digest's name: a file that was never read and so has no published document."""
 
 
-def _last_digests(job: Job, unread: Mapping[str, Unread]) -> dict[str, str]:
+def last_digests(job: Job, paths: Collection[str]) -> dict[str, str]:
     """For every unreadable file its digest in the published epoch, :data:`NEVER` or :data:`UNKNOWN`."""
-    if not unread:
+    if not paths:
         return {}
     if job.published is None:
-        return {file.path: NEVER for file in unread.values()}
+        return dict.fromkeys(paths, NEVER)
     recorded = job.published.description.files
     known = job.store.digests.get_list(recorded) if recorded else {}
     there = job.store.digests.names() | {NEVER}
-    found = {file.path: known.get(file.path, NEVER if recorded else UNKNOWN) for file in unread.values()}
+    found = {path: known.get(path, NEVER if recorded else UNKNOWN) for path in paths}
     return {path: name if name in there else UNKNOWN for path, name in found.items()}
+
+
+def ids_of(
+    digests: DigestFiles, last: Collection[str], low: str | None = None, high: str | None = None
+) -> pa.ChunkedArray | None:
+    """Ids in a range, or more, that unreadable files had; ``None`` if that is not known of one.
+
+    Args:
+        digests: The digests.
+        last: Of every file the digest, as :func:`last_digests` gives it.
+        low: Least id wanted, ``None`` for no bound.
+        high: Id above the last one wanted, ``None`` for no bound.
+    """
+    if UNKNOWN in last:
+        return None
+    ids = [digests.read(name, [schema.ID], low, high)[schema.ID] for name in last if name != NEVER]
+    return pa.chunked_array([chunk for found in ids for chunk in found.chunks], pa.string())
 
 
 def _rows(job: Job, file: Unread, last: str) -> int:
@@ -161,7 +174,8 @@ def _merged(so_far: Changes, found: RangeDiff) -> Changes:
     """Adds one range's difference to the comparison so far."""
     for file, mask in found.masks.items():
         so_far.masks.setdefault(file, []).append(mask)
-    so_far.dropped.append(found.dropped)
+    so_far.deleted.append(found.deleted)
+    so_far.changed.append(found.changed)
     so_far.quarantine.append(found.quarantine)
     for name, count in found.counts.items():
         so_far.counts[name] = so_far.counts.get(name, 0) + count

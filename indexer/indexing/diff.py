@@ -58,7 +58,8 @@ class RangeDiff:
 
     Attributes:
         masks: Rows to embed, as packed bits (``numpy.packbits``) for each file by its place in the list.
-        dropped: Published ids whose rows are deleted: the document is gone, changed or no longer usable.
+        deleted: Published ids whose document is gone or no longer usable: their rows are deleted.
+        changed: Published ids whose document has another text or payload: their rows are replaced.
         quarantine: Columns id, file (place in the list), row, reason, content_hash, payload_hash.
         quarantine_changed: Whether the quarantine differs from the published one.
         arrivals: Columns content_hash, file, row of the new documents; empty if nothing is published.
@@ -67,12 +68,18 @@ class RangeDiff:
     """
 
     masks: dict[int, bytes]
-    dropped: pa.Array
+    deleted: pa.Array
+    changed: pa.Array
     quarantine: pa.Table
     quarantine_changed: bool
     arrivals: pa.Table
     departures: pa.Table
     counts: dict[str, int]
+
+    @property
+    def dropped(self) -> pa.Array:
+        """Published ids whose rows go."""
+        return pa.concat_arrays([self.deleted, self.changed])
 
 
 def compare(
@@ -136,7 +143,8 @@ def _described(
     embed = pl.concat([new, changed])
     return RangeDiff(
         masks=_masks(embed),
-        dropped=pl.concat([deleted, changed])[ID].to_arrow().cast(pa.string()),
+        deleted=deleted[ID].to_arrow().cast(pa.string()),
+        changed=changed[ID].to_arrow().cast(pa.string()),
         quarantine=quarantine.to_arrow(),
         quarantine_changed=quarantine_changed,
         # Content may arrive in one range and depart from another: "moves" joins them over all ranges.

@@ -21,7 +21,7 @@ def make_intent(job: Job, found: Changes, staged: Staged, hold: Sequence[Gate], 
     trained = {table.name: table.trained_rows for table in (job.published.tables if job.published else [])}
     bases = job.published.versions() if job.published else dict.fromkeys(layout.schemas(), commits.NOTHING)
     quarantine = pa.concat_tables([schema.QUARANTINE_SCHEMA.empty_table(), *staged.quarantine])
-    dropped = [ids for ids in found.dropped if len(ids)]
+    dropped = [ids for ids in [*found.deleted, *found.changed] if len(ids)]
     model = job.model.describe()
     night = job.store.engine(job.epoch, job.model.fingerprint_digest)
     engine = night or (job.published.description.engine if job.published else None)

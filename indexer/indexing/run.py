@@ -12,6 +12,7 @@ from indexer.errors import CannotFinish, CorpusError, RefusedError
 from indexer.indexing import bounds, changes, scan, summary
 from indexer.indexing.intent import make_intent
 from indexer.indexing.job import Job, Rebuild, open_job
+from indexer.indexing.kept import keep_published
 from indexer.indexing.sandbox import ReaderProcess
 from indexer.indexing.stage import Staged, stage
 from indexer.inference.model import Model
@@ -104,6 +105,7 @@ def _attempt(
     gates = job.settings.gates
     enforce(bounds.of_comparison(job, found, len(unread)))
     staged = stage(job, cluster, found, unread, watch)
+    found = keep_published(job, found, staged)
     with watch("check"):
         hold = bounds.of_counts(job, found, len(unread), staged.quarantined)
         enforce(hold)

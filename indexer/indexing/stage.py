@@ -38,6 +38,7 @@ class Staged:
         resumed: Shards an earlier run had staged.
         resumed_tokens: Tokens of the resumed shards.
         to_retry: Files and documents quarantined for reasons that may pass.
+        unread: Receipts of shards that lack documents, since their files went bad after the comparison.
         moved: Documents whose vectors were reused under a new id.
         restarts: Workers that died and were replaced.
         seconds: Seconds by stage, summed over this run's workers.
@@ -53,6 +54,7 @@ class Staged:
     resumed: int = 0
     resumed_tokens: int = 0
     to_retry: int = 0
+    unread: list[Receipt] = field(default_factory=list)
     moved: int = 0
     restarts: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -64,6 +66,7 @@ class Staged:
         self.chunks += receipt.chunks
         self.quarantined += receipt.quarantined
         self.to_retry += receipt.unread
+        self.unread += [receipt] if receipt.unread else []
         self.truncated += receipt.truncated
         self.tokens += receipt.tokens
 

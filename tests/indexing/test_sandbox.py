@@ -19,7 +19,7 @@ from indexer.indexing.sandbox import Reader, ReaderProcess
 from indexer.search import published
 from indexer.settings import CorpusSettings, Settings
 from indexer.storage.control import ControlStore
-from tests.support.fakes import published_rows, quarantine, run_here, settings, words, write
+from tests.support.fakes import quarantine, run_here, settings, words, write
 
 pytestmark = pytest.mark.heavy
 
@@ -130,46 +130,6 @@ def test_other_columns_end_the_run_unless_told_otherwise(tmp_path: Path, drift: 
     assert quarantine(loose) == [(None, "wrong_columns")]
 
 
-def test_documents_of_a_bad_file_stay_published_until_it_is_read_or_gone(tmp_path: Path) -> None:
-    given_corpus(tmp_path)
-    given = settings(tmp_path, gates={"max_quarantined": 1.0, "max_removed": 1.0})
-    run_here(given)
-    bad = tmp_path / "corpus" / "c.parquet"
-    sound = bad.read_bytes()
-    bad.write_bytes(sound[:-40])
-    write(tmp_path / "corpus" / "a.parquet", words(29))
-    summary = run_here(given)
-    assert [summary[name] for name in ("kept", "deleted", "unchanged", "quarantined")] == [30, 1, 29, 1]
-    assert len(published_rows(given, 96)) == 59
-    assert summary["quarantine_reasons"] == {"bad_file": 1}
-    assert run_here(given)["epoch"] == 2, "the next night the file is bad still, and its documents are known still"
-    write(tmp_path / "corpus" / "a.parquet", words(28))
-    assert run_here(given)["kept"] == 30
-    bad.write_bytes(sound)
-    assert [run_here(given)[name] for name in ("kept", "quarantined")] == [0, 0]
-    bad.write_bytes(sound[:-40])
-    run_here(given)
-    bad.unlink()
-    assert run_here(given)["deleted"] == 30
-    assert len(published_rows(given, 96)) == 28
-
-
-def test_gates_count_the_rows_of_a_bad_file(tmp_path: Path) -> None:
-    given = given_corpus(tmp_path)
-    for name in "xy":
-        write(tmp_path / "corpus" / f"{name}.parquet", [(name, "a text")])
-    run_here(given)
-    bad = tmp_path / "corpus" / "c.parquet"
-    damaged = bytearray(bad.read_bytes())
-    damaged[4:60] = os.urandom(56)
-    strict = given.model_copy(update={"gates": given.gates.model_copy(update={"max_quarantined": 0.4})})
-    for content in (bytes(damaged), bytes(damaged[:-40])):  # rows of its footer, rows of its last digest
-        bad.write_bytes(content)
-        with pytest.raises(RefusedError, match=r"gates\.max_quarantined is 0\.4839, allowed 0\.4"):
-            run_here(strict)
-    assert run_here(given)["kept"] == 30
-
-
 def test_our_own_fault_is_no_bad_file(tmp_path: Path) -> None:
     write(tmp_path / "corpus" / "a.parquet", words(5))
     corpus = open_corpus(CorpusSettings(uri=str(tmp_path / "corpus")))
@@ -239,30 +199,6 @@ def test_a_file_that_changes_after_it_was_compared_costs_its_rows_only(
     assert {reason for _, reason in quarantine(given)} == {"bad_file"}
     assert run_here(given)["indexed"] == 50, "the next run reads it"
     assert quarantine(given) == []
-
-
-def test_a_file_that_goes_bad_before_its_documents_move_costs_its_rows_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = given_corpus(tmp_path)
-    run_here(given)
-    moved = tmp_path / "corpus" / "c.parquet"
-    write(moved, [(f"d-{name}", text) for name, text in words(30)])
-    real_compare = changes.compare
-
-    def truncates(*arguments: object) -> object:
-        found = real_compare(*arguments)
-        moved.write_bytes(moved.read_bytes()[:-40])
-        return found
-
-    with monkeypatch.context() as patch:
-        patch.setattr(changes, "compare", truncates)
-        summary = run_here(given)
-    assert (summary["indexed"], summary["moved"], summary["quarantined"]) == (0, 0, 30)
-    assert {name for name, _ in published_rows(given, 96)} == {name for name, _ in words(30)}
-    write(moved, [(f"d-{name}", text) for name, text in words(30)])
-    run_here(given)
-    assert len(published_rows(given, 96)) == 60
 
 
 def test_only_an_object_store_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
