@@ -14,6 +14,7 @@ from indexer.evaluation_settings import (
 )
 from indexer.job_settings import CheckpointSettings, IndexType, JobSettings, Section
 from indexer.schema import RESERVED
+from indexer.search_settings import SearchSettings, TextSettings
 from indexer.uris import Uri
 
 MIN_WIDTH = 32
@@ -118,6 +119,13 @@ class IndexSettings(Section):
         description="LanceDB index type; auto: by rows and width, none for small tables; the next epoch builds "
         "a changed one",
     )
+    text_search: list[str] = Field(
+        [], description="payload columns that full-text search looks into; the next run builds or drops the index"
+    )
+    filters: list[str] = Field(
+        [], description="payload columns with an index for filters; the next run builds or drops it"
+    )
+    text: TextSettings = Field(TextSettings(), description="read with text_search")
 
     @model_validator(mode="after")
     def _widths_are_possible(self) -> Self:
@@ -264,9 +272,19 @@ class Settings(JobSettings):
     model: ModelSettings
     engine: EngineSettings = EngineSettings()
     index: IndexSettings
+    search: SearchSettings = SearchSettings()
+    reranker: RerankerSettings | None = None
     cluster: ClusterSettings = ClusterSettings()
     run: RunSettings = RunSettings()
     gates: GateSettings = GateSettings()
+
+    @model_validator(mode="after")
+    def _searched_columns_are_stored(self) -> Self:
+        for key in ("text_search", "filters"):
+            missing = [name for name in getattr(self.index, key) if name not in self.corpus.payload]
+            if missing:
+                raise ValueError(f"index.{key}: column {missing[0]!r} is not stored: add it to corpus.payload")
+        return self
 
 
 class ScoreSettings(JobSettings):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from indexer.commands.command import command_line, load
+from indexer.commands.settings import _model
 from indexer.errors import SettingsError
 from indexer.settings import Settings
 
@@ -127,6 +128,6 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str], config: Pa
         read(config, "--help")
     text = capsys.readouterr().out
     for section, field in Settings.model_fields.items():
-        for key in field.annotation.model_fields:
+        for key in _model(field).model_fields:
             assert f"--{section}.{key}" in text
     assert "--engine.max_num_seqs" in text

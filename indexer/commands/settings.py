@@ -51,6 +51,9 @@ run has confirmed yet.
 """
 
 
+TABLE_HEAD = "| key | type | default | meaning |\n| --- | --- | --- | --- |\n"
+
+
 def main() -> None:
     """Prints the page."""
     print(page(), end="")
@@ -85,7 +88,17 @@ def _section(name: str, field: FieldInfo, job: type[JobSettings]) -> str:
     more = ""
     if model.model_config.get("extra") == "allow":
         more = "\nEvery engine argument of vLLM is a key too, by its own name, e.g. `max_num_seqs = 512`.\n"
-    return f"{head}\n\n| key | type | default | meaning |\n| --- | --- | --- | --- |\n{rows}{more}"
+    nested = "".join(_nested(name, key, setting) for key, setting in model.model_fields.items())
+    return f"{head}\n\n{TABLE_HEAD}{rows}{more}{nested}"
+
+
+def _nested(name: str, key: str, field: FieldInfo) -> str:
+    """The table of a section in a section; empty for any other setting."""
+    model = field.annotation
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        return ""
+    rows = "".join(_row(inner, setting) for inner, setting in model.model_fields.items())
+    return f"\n### `[{name}.{key}]`\n\n{(model.__doc__ or '').splitlines()[0]}\n\n{TABLE_HEAD}{rows}"
 
 
 def _model(field: FieldInfo) -> type[BaseModel]:
@@ -121,7 +134,7 @@ def _kinds(annotation: Any) -> Iterator[str]:
     elif origin is dict:
         yield "table of " + " or ".join(_kinds(arguments[1]))
     else:
-        yield NAMES[annotation]
+        yield NAMES.get(annotation, "table")  # a section in a section
 
 
 def _bounds(field: FieldInfo) -> str:
@@ -141,6 +154,8 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "needed"
     value = field.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel):
+        return "its defaults"
     return "none" if value is None else f"`{json.dumps(value, ensure_ascii=False)}`"
 
 

@@ -7,6 +7,7 @@ import pyarrow as pa
 from indexer import schema
 from indexer.indexing.changes import Changes
 from indexer.indexing.job import Job
+from indexer.indexing.searched import search_entries
 from indexer.indexing.stage import Staged
 from indexer.progress import Stopwatch
 from indexer.publishing.gates import Gate
@@ -56,6 +57,7 @@ def make_intent(job: Job, found: Changes, staged: Staged, hold: Sequence[Gate], 
             gates={gate.name: gate.measured for gate in hold} | _published_cosine(night),
             run=_totals(found, staged, watch),
             engine=engine,
+            **search_entries(job.settings.index),
         ),
     )
 

@@ -10,6 +10,7 @@ from indexer.corpus.documents import Corpus, common_payload, open_corpus
 from indexer.corpus.types import without_null_type
 from indexer.errors import SettingsError
 from indexer.indexing.contradictions import contradictions, differences, refusal, stored_payload
+from indexer.indexing.searched import check_searched, search_differs
 from indexer.inference import matryoshka
 from indexer.inference.engine import Embedder
 from indexer.inference.model import Model, open_model
@@ -56,7 +57,15 @@ class Job:
         """Whether the published epoch was made from exactly these files, with nothing left to retry."""
         if self.published is None or self.published.description.corpus != self.corpus.digest:
             return False
-        return not self.published.description.to_retry and not self.query_instruction_changed
+        return not (self.published.description.to_retry or self.settings_differ)
+
+    @property
+    def settings_differ(self) -> bool:
+        """Whether settings that change no vector differ from the published ones: the run publishes, embedding nothing.
+
+        They are the query instruction and what can be searched.
+        """
+        return self.query_instruction_changed or search_differs(self.settings.index, self.published)
 
     @property
     def query_instruction_changed(self) -> bool:
@@ -111,6 +120,7 @@ def open_job(settings: Settings, model: Model | None = None, *, rebuild: Rebuild
         refuse_newer_tables(index.uri, store, layout, number)
     if published is None:
         _check_payload(layout.payload)
+    check_searched(index, layout.payload)
     return Job(settings, corpus, model, layout, store, published, latest, number)
 
 

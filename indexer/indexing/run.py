@@ -98,7 +98,7 @@ def _attempt(
         found = changes.compare(job, cluster, unread)
     if not found.counts["documents"]:
         raise CorpusError(f"corpus.uri: {shown(job.settings.corpus.uri)} has files and not a single row")
-    if not found.differs and job.published is not None and not job.query_instruction_changed:
+    if not found.differs and job.published is not None and not job.settings_differ:
         return _unchanged(job.published)
     if found.counts["kept"]:
         say(f"{found.counts['kept']:,} documents of files that cannot be read stay published for now")

@@ -17,6 +17,9 @@ from indexer.storage import tables
 from indexer.storage.control import ControlStore
 from indexer.storage.records import Intent
 
+LEAST_FOUND = 0.95
+"""Share of probed documents that full-text search must find: one of 20 may have stop words alone."""
+
 SHARDS_READ_BACK = 200
 """Staged shards whose vectors are read back before an epoch is committed."""
 
@@ -109,12 +112,14 @@ def table_gates(intent: Intent, maintained: Sequence[MaintainedTable], gates: Ga
     missing = abs(first.documents - intent.documents)
     unindexed = sum(table.measured.unindexed for table in maintained)
     recall = min((table.recall.share for table in maintained if table.recall), default=1.0)
+    found = [table.text_found for table in maintained if table.text_found is not None]
     return [
         Gate("documents_missing", missing, 0, missing == 0),
         Gate("keys_doubled", first.rows - first.keys, 0, first.rows == first.keys),
         Gate("tables_with_other_keys", other, 0, other == 0),
         Gate("rows_unindexed", unindexed, 0, unindexed == 0),
         Gate("gates.recall", recall, gates.recall, recall >= gates.recall),
+        *(Gate("text_found", share, LEAST_FOUND, share >= LEAST_FOUND) for share in found),
     ]
 
 

@@ -22,6 +22,7 @@ from indexer.storage.control import ControlStore
 from indexer.storage.description import MaintenanceRecord
 from indexer.storage.records import Epoch, Intent, TableState, now
 from indexer.storage.tags import protect
+from indexer.storage.vector_index import TableStats
 
 Each = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
 """Runs a function on every tuple of arguments, here or elsewhere, and yields the results in any order."""
@@ -106,6 +107,17 @@ def _commit(uri: str, store: ControlStore, intent: Intent) -> dict[str, int]:
     return versions
 
 
+def _searchable(measured: TableStats) -> dict[str, Any]:
+    """Entries for full-text and filter indices, of tables that have some."""
+    if not (measured.text or measured.filters):
+        return {}
+    return {
+        "text": list(measured.text),
+        "filters": dict(measured.filters),
+        "search_bytes": measured.search_bytes,
+    }
+
+
 def _epoch(intent: Intent, maintained: Sequence[MaintainedTable], quarantine: int, found: Sequence[Gate]) -> Epoch:
     """Builds the epoch's record from the intent and the maintained tables."""
     states = [
@@ -118,6 +130,7 @@ def _epoch(intent: Intent, maintained: Sequence[MaintainedTable], quarantine: in
             index=table.measured.index,
             probes=table.recall.probes if table.recall else None,
             trained_rows=table.maintenance.trained_rows,
+            **_searchable(table.measured),
         )
         for table in sorted(maintained, key=lambda table: -intent.widths[table.name])
     ]

@@ -1,4 +1,4 @@
-"""Maintains and measures a committed table: compaction, vector index, identity."""
+"""Maintains and measures a committed table: compaction, indices, identity."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,9 @@ import polars as pl
 
 from indexer import schema
 from indexer.settings import GateSettings
-from indexer.storage import tables, vector_index
+from indexer.storage import tables, text_index, vector_index
 from indexer.storage.records import Intent
+from indexer.storage.search_indices import SearchIndices
 from indexer.storage.vector_index import Maintenance, Recall, TableStats
 
 
@@ -21,18 +22,28 @@ class MaintainedTable:
     identity: "_Identity"
     recall: Recall | None
     maintenance: Maintenance
+    text_found: float | None = None
 
 
 def maintain_table(uri: str, name: str, width: int, intent: Intent, gates: GateSettings) -> MaintainedTable:
     """Compacts and indexes a committed width table, then measures it."""
     metric = intent.metadata["metric"]
     kind = vector_index.choose_index_type(intent.vector_index, vector_index.measure(uri, name).rows, width)
-    maintenance = vector_index.maintain(uri, name, kind, metric, intent.trained_rows.get(name))
+    wanted = _search_indices(name, intent)
+    maintenance = vector_index.maintain(uri, name, kind, metric, intent.trained_rows.get(name), wanted)
     measured = vector_index.measure(uri, name)
     recall = None
     if measured.index != vector_index.NO_INDEX:
         recall = vector_index.measure_recall(uri, name, measured.version, metric, gates.recall_queries, gates.recall)
-    return MaintainedTable(name, measured, _identity(uri, name, measured.version), recall, maintenance)
+    found = text_index.share_found(uri, name, measured.version, measured.text) if measured.text else None
+    return MaintainedTable(name, measured, _identity(uri, name, measured.version), recall, maintenance, found)
+
+
+def _search_indices(name: str, intent: Intent) -> SearchIndices:
+    """Filter indices for every table; full text for the narrowest, since all tables hold the same texts."""
+    narrowest = min(intent.widths, key=lambda table: intent.widths[table])
+    described = intent.description
+    return SearchIndices(described.text if name == narrowest else None, described.filters)
 
 
 @dataclass(frozen=True)

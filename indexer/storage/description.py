@@ -23,6 +23,19 @@ class LayoutRecord(Record):
     payload: dict[str, str]
 
 
+class TextRecord(Record):
+    """Full-text search of an epoch: the searched columns, and :class:`indexer.search_settings.TextSettings`."""
+
+    columns: list[str]
+    tokenizer: str
+    language: str
+    stem: bool
+    stop_words: bool
+    ascii_folding: bool
+    min_ngram: int
+    max_ngram: int
+
+
 class ModelRecord(Record):
     """The model as a reader needs it: :class:`indexer.settings.ModelSettings`, and what follows from the checkpoint.
 
@@ -135,6 +148,8 @@ class Description(Record):
         engine: The engine; ``None`` in epochs of versions that recorded none, whose fingerprints lack its arguments.
         rollback_of: The epoch whose tables a rollback published again.
         hold: Whether runs leave the index at this epoch until it is resumed.
+        text: Full-text search; ``None`` without.
+        filters: Columns with a scalar index.
     """
 
     fingerprint: dict[str, str]
@@ -153,3 +168,5 @@ class Description(Record):
     files: str | None = None
     engine: EngineRecord | None = None
     hold: bool = False
+    text: TextRecord | None = None
+    filters: list[str] = Field(default_factory=list)

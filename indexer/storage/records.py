@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic import Field
+
 from indexer.storage.description import Description
 from indexer.storage.put_once import Record
 from indexer.storage.receipts import ShardRecord
@@ -89,6 +91,9 @@ class TableState(Record):
         index: Type of the vector index, ``none`` where there is none.
         probes: Partitions of the vector index that a query searches to reach the configured recall.
         trained_rows: Rows the vector index was last trained on.
+        text: Columns with a full-text index; one of the tables has them.
+        filters: Kind of scalar index by column.
+        search_bytes: Size of these indices.
     """
 
     name: str
@@ -99,6 +104,9 @@ class TableState(Record):
     index: str
     probes: int | None
     trained_rows: int | None
+    text: list[str] = Field(default_factory=list)
+    filters: dict[str, str] = Field(default_factory=dict)
+    search_bytes: int = 0
 
 
 class Epoch(Record):

@@ -1,6 +1,7 @@
 """Vector indices: chooses the type, builds and maintains them, measures their recall."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, cast
 
 import lance
@@ -9,6 +10,8 @@ import numpy as np
 from indexer import schema
 from indexer.errors import IndexerError, first_line
 from indexer.settings import BITS_AT_ONCE
+from indexer.storage import scalar_indices, search_indices, text_index
+from indexer.storage.search_indices import NO_SEARCH_INDICES, SearchIndices
 from indexer.storage.tables import lancedb_table, open_version, search_table, table_path, to_matrix
 
 if TYPE_CHECKING:
@@ -72,7 +75,14 @@ class Maintenance:
     trained_rows: int | None
 
 
-def maintain(uri: str, name: str, kind: str, metric: str, trained_rows: int | None = None) -> Maintenance:
+def maintain(
+    uri: str,
+    name: str,
+    kind: str,
+    metric: str,
+    trained_rows: int | None = None,
+    wanted: SearchIndices = NO_SEARCH_INDICES,
+) -> Maintenance:
     """Compacts fragments, builds missing indices and adds new rows to existing ones.
 
     Args:
@@ -81,6 +91,7 @@ def maintain(uri: str, name: str, kind: str, metric: str, trained_rows: int | No
         kind: Type of the vector index, or ``none``.
         metric: Distance of the vector index.
         trained_rows: Rows the vector index was last trained on. Twice as many rows get a new index.
+        wanted: Full-text and filter indices; others are dropped.
 
     Returns:
         What was done.
@@ -90,7 +101,7 @@ def maintain(uri: str, name: str, kind: str, metric: str, trained_rows: int | No
     """
     for _ in range(TRIES):
         try:
-            return _maintain(uri, name, kind, metric, trained_rows)
+            return _maintain(uri, name, kind, metric, trained_rows, wanted)
         except (OSError, RuntimeError, ValueError) as error:
             if RETRYABLE not in str(error):
                 raise IndexerError(f"cannot maintain table {name}: {first_line(error)}") from None
@@ -99,7 +110,9 @@ def maintain(uri: str, name: str, kind: str, metric: str, trained_rows: int | No
     )
 
 
-def _maintain(uri: str, name: str, kind: str, metric: str, trained_rows: int | None) -> Maintenance:
+def _maintain(
+    uri: str, name: str, kind: str, metric: str, trained_rows: int | None, wanted: SearchIndices
+) -> Maintenance:
     """One attempt of :func:`maintain` on the latest version."""
     dataset = lance.dataset(table_path(uri, name))
     compaction = dataset.optimize.compact_files(target_rows_per_fragment=ROWS_PER_FRAGMENT)
@@ -109,6 +122,7 @@ def _maintain(uri: str, name: str, kind: str, metric: str, trained_rows: int | N
     rows = dataset.count_rows()
     if schema.ID not in built and rows:
         dataset.create_scalar_index(schema.ID, "BTREE")
+    search_indices.make(dataset, wanted)
     outgrown = trained_rows is not None and rows >= 2 * trained_rows
     train = kind not in {NO_INDEX, _index_type(dataset)} or (kind != NO_INDEX and outgrown)
     if train:
@@ -159,6 +173,9 @@ class TableStats:
         bytes: Size of the data files.
         index: Type of the vector index, ``none`` where there is none.
         unindexed: Rows that the indices do not cover.
+        text: Columns with a full-text index.
+        filters: Kind of scalar index by column.
+        search_bytes: Size of these indices.
     """
 
     version: int
@@ -166,6 +183,9 @@ class TableStats:
     bytes: int
     index: str
     unindexed: int
+    text: Sequence[str] = ()
+    filters: Mapping[str, str] = field(default_factory=dict)
+    search_bytes: int = 0
 
 
 def measure(uri: str, name: str) -> TableStats:
@@ -180,6 +200,9 @@ def measure(uri: str, name: str) -> TableStats:
         bytes=sum(file.file_size_bytes or 0 for file in files),
         index=_index_type(dataset),
         unindexed=max(unindexed, default=0),
+        text=text_index.indexed_columns(dataset),
+        filters=scalar_indices.built(dataset),
+        search_bytes=search_indices.index_bytes(dataset),
     )
 
 

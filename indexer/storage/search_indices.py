@@ -1,0 +1,57 @@
+"""Full-text and filter indices of a table: makes those that are wanted, drops the others, says what is there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import lance
+
+from indexer import schema
+from indexer.storage import scalar_indices, text_index
+from indexer.storage.description import TextRecord
+
+
+@dataclass(frozen=True)
+class SearchIndices:
+    """Indices that a table is to have beside those of its ids and vectors.
+
+    Attributes:
+        text: Columns and tokenizer of full-text search; ``None`` without.
+        filters: Columns with a scalar index.
+    """
+
+    text: TextRecord | None = None
+    filters: Sequence[str] = ()
+
+    @property
+    def names(self) -> set[str]:
+        """Names of the indices."""
+        texts = map(text_index.index_name, self.text.columns if self.text else ())
+        return {*texts, *map(scalar_indices.index_name, self.filters)}
+
+
+NO_SEARCH_INDICES = SearchIndices()
+
+
+def make(dataset: lance.LanceDataset, wanted: SearchIndices) -> None:
+    """Builds what is missing or has other parameters and drops what is not wanted. New rows are folded in elsewhere."""
+    there = {found.name: found.field_names[0] for found in dataset.describe_indices()}
+    for name, column in there.items():
+        if column not in {schema.ID, schema.VECTOR} and name not in wanted.names:
+            dataset.drop_index(name)
+    if not dataset.count_rows():
+        return
+    for column in wanted.filters:
+        if scalar_indices.index_name(column) not in there:
+            scalar_indices.build(dataset, column)
+    for column in wanted.text.columns if wanted.text else ():
+        if not text_index.is_built(dataset, column, wanted.text):  # type: ignore[arg-type]
+            text_index.build(dataset, column, wanted.text)  # type: ignore[arg-type]
+
+
+def index_bytes(dataset: lance.LanceDataset) -> int:
+    """Bytes of the table's full-text and filter indices."""
+    return sum(
+        found.total_size_bytes or 0
+        for found in dataset.describe_indices()
+        if found.field_names[0] not in {schema.ID, schema.VECTOR}
+    )
