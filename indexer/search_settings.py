@@ -40,7 +40,7 @@ class TextSettings(Section):
         return self
 
 
-class SearchSettings(Section):
+class AnswerSettings(Section):
     """How jobs.search answers, unless a flag says otherwise."""
 
     mode: Mode = Field("vector", description="vector, text, or hybrid: both, fused by reciprocal rank")

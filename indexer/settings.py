@@ -14,7 +14,7 @@ from indexer.evaluation_settings import (
 )
 from indexer.job_settings import CheckpointSettings, IndexType, JobSettings, Section
 from indexer.schema import RESERVED
-from indexer.search_settings import SearchSettings, TextSettings
+from indexer.search_settings import AnswerSettings, TextSettings
 from indexer.uris import Uri
 
 MIN_WIDTH = 32
@@ -272,7 +272,7 @@ class Settings(JobSettings):
     model: ModelSettings
     engine: EngineSettings = EngineSettings()
     index: IndexSettings
-    search: SearchSettings = SearchSettings()
+    search: AnswerSettings = AnswerSettings()
     reranker: RerankerSettings | None = None
     cluster: ClusterSettings = ClusterSettings()
     run: RunSettings = RunSettings()
