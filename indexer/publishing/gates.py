@@ -1,11 +1,13 @@
 """Gates: the conditions an epoch must meet before it is published."""
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -121,6 +123,19 @@ def table_gates(intent: Intent, maintained: Sequence[MaintainedTable], gates: Ga
         Gate("gates.recall", recall, gates.recall, recall >= gates.recall),
         *(Gate("text_found", share, LEAST_FOUND, share >= LEAST_FOUND) for share in found),
     ]
+
+
+def quarantine_gate(staged: pa.Table, published: pa.Table) -> Gate:
+    """Gate on the rows that the committed quarantine lacks or has beyond those staged, in any order."""
+    counts = Counter(_row_hashes(staged))
+    counts.subtract(_row_hashes(published))
+    wrong = sum(map(abs, counts.values()))
+    return Gate("quarantine_rows_wrong", wrong, 0, wrong == 0)
+
+
+def _row_hashes(rows: pa.Table) -> list[int]:
+    """A hash of every row, over all of its columns."""
+    return pl.DataFrame(pl.from_arrow(rows)).hash_rows(seed=0).to_list()
 
 
 def _norm_error(uri: str, name: str, added: Sequence[dict[str, Any]]) -> float:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from indexer import schema
 from indexer.errors import CannotFinish, IndexerError
 from indexer.progress import Stopwatch
-from indexer.publishing.gates import Gate, enforce, table_gates
+from indexer.publishing.gates import Gate, enforce, quarantine_gate, table_gates
 from indexer.publishing.upkeep import MaintainedTable, maintain_table
 from indexer.settings import GateSettings
 from indexer.storage import commits, tables
@@ -72,7 +72,7 @@ def finish(uri: str, store: ControlStore, intent: Intent, gates: GateSettings, e
     version = versions[intent.quarantine_table]
     batches = tables.read(uri, intent.quarantine_table, version, schema.QUARANTINE_SCHEMA.names)
     rows = pa.Table.from_batches(batches, schema.QUARANTINE_SCHEMA)
-    found = table_gates(intent, maintained, gates)
+    found = [*table_gates(intent, maintained, gates), quarantine_gate(_staged_quarantine(uri, store, intent), rows)]
     enforce(found, WAY_OUT)
     epoch = _epoch(intent, maintained, version, found)
     store.put_quarantine(epoch.number, version, rows)
@@ -80,6 +80,15 @@ def finish(uri: str, store: ControlStore, intent: Intent, gates: GateSettings, e
     described = epoch.description.model_copy(update={"quarantine_reasons": reasons})
     protect(uri, epoch.versions(), epoch.number)
     return store.put_epoch(epoch.model_copy(update={"description": described}))
+
+
+def _staged_quarantine(uri: str, store: ControlStore, intent: Intent) -> pa.Table:
+    """Quarantined rows as they were staged."""
+    receipts = store.receipts(intent.epoch)
+    name = intent.quarantine_table
+    staged = [part for shard_id in intent.receipts for part in receipts.get(shard_id).fragments.get(name, [])]
+    batches = tables.read_staged(uri, name, staged + intent.quarantine, schema.QUARANTINE_SCHEMA.names)
+    return pa.Table.from_batches(batches, schema.QUARANTINE_SCHEMA)
 
 
 def _commit(uri: str, store: ControlStore, intent: Intent) -> dict[str, int]:

@@ -11,12 +11,12 @@ import pytest
 
 from indexer.errors import RefusedError
 from indexer.inference import matryoshka
-from indexer.publishing import history
+from indexer.publishing import history, publish
 from indexer.search.published import open_published
 from indexer.storage import vector_index
 from indexer.storage.control import ControlStore
 from tests.support import drive
-from tests.support.fakes import published_rows, published_vectors, run_here, settings, words, write
+from tests.support.fakes import published_rows, published_vectors, quarantine, run_here, settings, words, write
 
 pytestmark = pytest.mark.heavy
 
@@ -64,6 +64,24 @@ def test_vectors_that_are_not_the_models_are_not_published(
     history.rollback(given.index.uri, store, 1)  # gives up what is staged
     assert run_here(given)["indexed"] == 30
     assert len(published_rows(given, 96)) == 90
+
+
+def test_a_quarantine_that_is_not_the_staged_one_is_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = settings(tmp_path)
+    write(tmp_path / "corpus" / "a.parquet", [*words(30), ("empty", " ")])
+    run_here(given)
+    before = open_published(given.index.uri, "docs").epoch.quarantine[1]
+    write(tmp_path / "corpus" / "a.parquet", [*words(30), ("other", " "), ("none", None)])
+    real = publish._commit
+    with monkeypatch.context() as patch:
+        patch.setattr(publish, "_commit", lambda *how: real(*how) | {"docs_quarantine": before})
+        with pytest.raises(RefusedError, match="quarantine_rows_wrong is 3, allowed 0"):
+            run_here(given)
+    assert quarantine(given) == [("empty", "empty_text")]
+    assert run_here(given)["gates"]["quarantine_rows_wrong"] == 0
+    assert quarantine(given) == [("none", "null_text"), ("other", "empty_text")]
 
 
 def test_a_vector_index_that_misses_too_much_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
