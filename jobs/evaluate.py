@@ -1,7 +1,6 @@
 """``python -m jobs.evaluate``: the command ``qwen3-index evaluate``, for checkouts and ``ray job submit``."""
 
-from indexer.commands.command import execute
-from indexer.commands.evaluate import main
+from indexer.commands.entry import start
 
 if __name__ == "__main__":
-    execute(main)
+    start("evaluate")

@@ -1,7 +1,6 @@
 """``python -m jobs.publish``: the command ``qwen3-index epochs``, for checkouts and ``ray job submit``."""
 
-from indexer.commands.command import execute
-from indexer.commands.epochs import main
+from indexer.commands.entry import start
 
 if __name__ == "__main__":
-    execute(main)
+    start("epochs")

@@ -1,7 +1,6 @@
 """``python -m jobs.score``: the command ``qwen3-index score``, for checkouts and ``ray job submit``."""
 
-from indexer.commands.command import execute
-from indexer.commands.score import main
+from indexer.commands.entry import start
 
 if __name__ == "__main__":
-    execute(main)
+    start("score")

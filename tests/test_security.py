@@ -19,7 +19,7 @@ import pytest
 from pydantic import ValidationError
 
 from indexer.cluster import worker
-from indexer.commands.command import execute
+from indexer.commands.entry import execute
 from indexer.commands.search import print_hits
 from indexer.corpus.listing import list_files
 from indexer.errors import CorpusError, IndexerError, SettingsError

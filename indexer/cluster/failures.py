@@ -2,7 +2,7 @@
 
 from ray.exceptions import RayError, RayTaskError
 
-from indexer.errors import IndexerError, first_line
+from indexer.errors import IndexerError, first_line, missing_package
 
 
 def death(error: RayError) -> str:
@@ -12,7 +12,9 @@ def death(error: RayError) -> str:
 
 
 def cause(error: RayTaskError) -> IndexerError:
-    """The error of a task or an actor: our own as it was, any other by its type and first line."""
+    """The error of a task or an actor: our own as it was, a missing package, any other by its type and first line."""
     if isinstance(error.cause, IndexerError):
         return error.cause
+    if isinstance(error.cause, ImportError) and (missing := missing_package(error.cause)):
+        return missing
     return IndexerError(f"{type(error.cause).__name__}: {first_line(error.cause)}")

@@ -1,45 +1,19 @@
-"""Start and end of a command: TOML file, flags and environment; exit status and error line."""
+"""Settings of a command: TOML file, flags and environment."""
 
 import argparse
 import os
-import signal
 import sys
 import tomllib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource
 
-from indexer.errors import IndexerError, SettingsError, did_you_mean
+from indexer.errors import SettingsError, did_you_mean
 from indexer.job_settings import ENV_PREFIX, JobSettings
-from indexer.progress import say
 from indexer.settings import EngineSettings, EvaluateSettings, ScoreSettings, Settings
-
-INTERRUPTED = 130
-"""Exit status after SIGINT or SIGTERM (128 + SIGINT, the shell's convention)."""
-
-
-def execute(main: Callable[[], None]) -> NoReturn:
-    """Runs a command to its exit status: 0 done, 1 failed, 2 unusable settings or corpus, 3 refused, 130 interrupted.
-
-    SIGTERM ends it like Ctrl-C: staged work stays staged, and workers are stopped.
-    """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        main()
-    except IndexerError as error:
-        say(f"error: {error}")
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        say("interrupted; run the same command again to resume")
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of our output has closed it: discard the rest.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(0)
-
 
 JobSettingsT = TypeVar("JobSettingsT", bound=JobSettings)
 

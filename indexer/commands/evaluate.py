@@ -8,25 +8,18 @@ with an HTML page. Exit status: 0 done, 1 failed, 2 unusable settings, queries o
 import json
 
 from indexer.commands.command import command_line, load
-from indexer.errors import IndexerError
 from indexer.settings import EvaluateSettings
 
 
 def main() -> None:
-    """Evaluates.
-
-    Raises:
-        IndexerError: What only evaluation needs is not installed.
-    """
+    """Evaluates."""
     command = command_line(__doc__ or "")
     command.add_argument(
         "--quantization", metavar="NAME", help="instead: what this precision of the model costs, e.g. fp8"
     )
     settings, arguments = load(EvaluateSettings, command)
-    try:
-        from indexer.evaluation import precision, run  # noqa: PLC0415  # need packages that production does not have
-    except ModuleNotFoundError as error:
-        raise IndexerError(f"{error.name} is not installed; run `make dev` or install the extra evaluate") from error
+    from indexer.evaluation import precision, run  # noqa: PLC0415  # need packages that production does not have
+
     if arguments.quantization is not None:
         print(json.dumps(precision.compare(settings, arguments.quantization)))
     else:

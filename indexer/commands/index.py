@@ -5,12 +5,13 @@ The last line on standard output is one JSON object with the run's status, whate
 """
 
 import json
+from typing import TYPE_CHECKING, Literal
 
-from indexer.commands.command import CommandLine, command_line, load
 from indexer.errors import RefusedError
-from indexer.indexing import plan, run, summary, tune
-from indexer.indexing.job import Rebuild
-from indexer.settings import Settings
+from indexer.indexing import summary
+
+if TYPE_CHECKING:
+    from indexer.commands.command import CommandLine
 
 
 def main() -> None:
@@ -20,6 +21,11 @@ def main() -> None:
         RefusedError: A gate refuses, also what is only planned.
     """
     try:
+        # Imported here, so that a night that lacks a package has a last line too.
+        from indexer.commands.command import load  # noqa: PLC0415
+        from indexer.indexing import plan, run, tune  # noqa: PLC0415
+        from indexer.settings import Settings  # noqa: PLC0415
+
         settings, arguments = load(Settings, _command())
         if not (arguments.tune or arguments.plan):
             print(json.dumps(run.run(settings, rebuild=_rebuild(arguments.rebuild))))
@@ -37,8 +43,10 @@ def main() -> None:
         raise RefusedError(f"the run would not be published: {'; '.join(planned['refused'])}")
 
 
-def _command() -> CommandLine:
+def _command() -> "CommandLine":
     """The command line of the job."""
+    from indexer.commands.command import command_line  # noqa: PLC0415  # as in main
+
     command = command_line(__doc__ or "")
     command.add_argument("--plan", action="store_true", help="print what would be done and write nothing")
     command.add_argument("--json", action="store_true", help="print the plan as JSON")
@@ -55,6 +63,6 @@ def _command() -> CommandLine:
     return command
 
 
-def _rebuild(given: str | None) -> Rebuild:
+def _rebuild(given: str | None) -> bool | Literal["always"]:
     """Value of ``--rebuild`` as the run takes it."""
     return "always" if given == "always" else given is not None

@@ -5,7 +5,7 @@ import sys
 from typing import NoReturn
 
 from indexer import __version__
-from indexer.commands.command import execute
+from indexer.commands.entry import execute
 from indexer.errors import SettingsError, did_you_mean
 
 COMMANDS = {

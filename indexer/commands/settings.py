@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from indexer.commands.command import execute
+from indexer.commands.entry import execute
 from indexer.job_settings import ENV_PREFIX, JobSettings
 from indexer.settings import EvaluateSettings, ScoreSettings, Settings
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from indexer.errors import IndexerError, RefusedError
-from indexer.storage.records import Epoch
+from indexer.errors import IndexerError, RefusedError, missing_package
+
+if TYPE_CHECKING:
+    from indexer.storage.records import Epoch
 
 
 class Status(StrEnum):
@@ -28,7 +30,7 @@ KEPT = {"new", "changed", "unchanged", "deleted", "moved", "kept", "duplicates"}
 """Counts of the comparison that go into the summary."""
 
 
-def of_published(epoch: Epoch, times: Mapping[str, Any]) -> dict[str, Any]:
+def of_published(epoch: "Epoch", times: Mapping[str, Any]) -> dict[str, Any]:
     """Summary of a run that published an epoch.
 
     Args:
@@ -44,7 +46,7 @@ def of_published(epoch: Epoch, times: Mapping[str, Any]) -> dict[str, Any]:
     return {**_summary(Status.PUBLISHED), **_of_epoch(epoch), **found, **times}
 
 
-def of_unchanged(epoch: Epoch) -> dict[str, Any]:
+def of_unchanged(epoch: "Epoch") -> dict[str, Any]:
     """Summary of a run that had nothing to do."""
     described = epoch.description
     found = {
@@ -60,12 +62,14 @@ def of_ended(error: BaseException) -> dict[str, Any]:
     """Summary of a run that published nothing."""
     if isinstance(error, KeyboardInterrupt):
         return _summary(Status.INTERRUPTED)
+    if isinstance(error, ImportError):
+        error = missing_package(error) or error
     status = Status.REFUSED if isinstance(error, RefusedError) else Status.FAILED
     # The message of an unforeseen error may quote a document.
     return _summary(status) | {"error": str(error) if isinstance(error, IndexerError) else type(error).__name__}
 
 
-def documents(epoch: Epoch) -> int:
+def documents(epoch: "Epoch") -> int:
     """Documents of an epoch."""
     counts = epoch.description.counts
     return counts.unchanged + counts.kept + counts.moved + epoch.description.run.indexed
@@ -88,7 +92,7 @@ def _summary(status: Status) -> dict[str, Any]:
     }
 
 
-def _of_epoch(epoch: Epoch) -> dict[str, Any]:
+def _of_epoch(epoch: "Epoch") -> dict[str, Any]:
     """Keys that describe an epoch."""
     described = epoch.description
     tables = [table.model_dump(include={"name", "width", "rows", "bytes", "index"}) for table in epoch.tables]

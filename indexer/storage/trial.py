@@ -79,6 +79,8 @@ def _failure(payload: pa.Schema) -> str | None:
                 np.ones(WIDTH, np.float32), vector_column_name=schema.VECTOR
             )
             query.select([*target.names[:-1], DISTANCE]).limit(rows.num_rows).to_list()
+    except ImportError:
+        raise
     except Exception as error:  # noqa: BLE001  # any error of a library about the schema
         return first_line(error)
     except BaseException as error:

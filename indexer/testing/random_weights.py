@@ -187,5 +187,5 @@ def package_path(name: str) -> Path:
     """Directory of an installed package, without importing it."""
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"package {name} is not installed; install the extra that has it")
+        raise ModuleNotFoundError(f"package {name} is not installed; install the extra that has it", name=name)
     return Path(spec.origin).parent

@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from indexer.commands.command import execute
+from indexer.commands.entry import execute
 from indexer.testing import corpora
 from jobs.demo import python_docs
 

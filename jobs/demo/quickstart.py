@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from indexer.commands.command import command_line, execute, load
+from indexer.commands.command import command_line, load
+from indexer.commands.entry import execute
 from indexer.commands.search import print_hits
 from indexer.indexing import run
 from indexer.search.published import open_published

@@ -26,7 +26,7 @@ JOB = """
 import ray
 from indexer.cluster import session
 from indexer.cluster.connection import Cluster
-from indexer.commands.command import execute
+from indexer.commands.entry import execute
 from indexer.settings import ClusterSettings
 
 session.QUIET_SECONDS, session.CONNECT_SECONDS = {seconds}

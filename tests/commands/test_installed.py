@@ -1,6 +1,8 @@
 """What ``pip install .`` gives a user: the package, one command, nothing else."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import pytest
 
 import indexer
 from indexer.commands.main import COMMANDS
+from indexer.errors import missing_package
 
 pytestmark = pytest.mark.heavy
 
@@ -75,18 +78,43 @@ def test_every_command_starts(site: Path, name: str) -> None:
     )
 
 
-def test_evaluation_without_its_packages_is_one_line() -> None:
+MISSING = [
+    *((name, "index") for name in ("pydantic", "lance", "ray")),
+    ("pydantic_settings", "score"),
+    ("numpy", "search"),
+    ("obstore", "epochs"),
+    ("ir_measures", "evaluate"),
+]
+
+
+@pytest.mark.parametrize(("package", "command"), MISSING)
+def test_a_package_that_is_not_installed_is_one_line_with_what_to_install(package: str, command: str) -> None:
     script = (
-        "import sys; sys.modules['ir_measures'] = None\n"
-        "from indexer.commands import command, evaluate\n"
-        "command.execute(evaluate.main)\n"
+        f"import sys; sys.modules[{package!r}] = None\nfrom indexer.commands.entry import start\nstart({command!r})"
     )
-    arguments = [sys.executable, "-c", script, "--config", "configs/evaluate-quickstart.toml"]
+    config = "evaluate-quickstart" if command == "evaluate" else "quickstart"
+    rest = {"search": ["question"], "epochs": ["list"]}.get(command, [])
+    arguments = [sys.executable, "-c", script, "--config", f"configs/{config}.toml", *rest]
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (
-        1,
-        "error: ir_measures is not installed; run `make dev` or install the extra evaluate\n",
+    extra = "make dev" if command == "evaluate" else "make install"
+    what = {"evaluate": "the extra evaluate"}.get(command, f"the package {DISTRIBUTIONS.get(package, package)}")
+    said = f"{package} is not installed for {sys.executable}; run `{extra}` and use .venv, or install {what}"
+    assert (done.returncode, done.stderr) == (1, f"error: {said}\n")
+    if command == "index":
+        last = json.loads(done.stdout.splitlines()[-1])
+        assert (last["status"], last["error"]) == ("failed", said)
+
+
+def test_a_package_that_cannot_be_loaded_is_named_and_a_module_of_ours_is_a_fault() -> None:
+    broken = ImportError("libcudart.so.13: cannot open shared object file", name="torch._C")
+    assert re.match(
+        r"torch cannot be loaded \(libcudart.*\) for .*; run `make install` and use \.venv, or install the extra cpu",
+        str(missing_package(broken)),
     )
+    assert missing_package(ModuleNotFoundError("No module named 'indexer.x'", name="indexer.x")) is None
+
+
+DISTRIBUTIONS = {"lance": "pylance", "pydantic_settings": "pydantic-settings"}
 
 
 def test_the_face_is_lazy_and_complete() -> None:

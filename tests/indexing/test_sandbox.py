@@ -1,6 +1,7 @@
 """Files that are damaged, hostile, or change while they are read: the file is left out by name, the run goes on."""
 
 import os
+import re
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -94,7 +95,8 @@ def test_a_bad_file_is_left_out_by_name_and_tried_again(tmp_path: Path, damage: 
     assert (summary["indexed"], summary["quarantined"]) == (60, 1)
     (row,) = published.open_published(given.index.uri, "docs").quarantine().to_pylist()
     assert (row["id"], row["file"], row["reason"]) == (None, str(bad), "bad_file")
-    assert row["detail"].startswith(str(bad))
+    assert row["detail"].startswith(f"{bad}: ")
+    assert re.search(r"\w+( \w+){3}", row["detail"].removeprefix(f"{bad}: ")), "a reason, and not the name of an error"
     assert run_here(given)["epoch"] == 1, "nothing changed, nothing published"
 
     write(bad, [(f"b-{name}", text) for name, text in words(10)])

@@ -1,6 +1,7 @@
 """The last line of every night: one shape."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,16 @@ def test_changed_text_columns_are_refused_with_both_values(tmp_path: Path) -> No
     with pytest.raises(SettingsError, match=r"max_tokens \(published: 128, asked: 64\)") as refused:
         run_here(settings(tmp_path, model={"max_tokens": 64}))
     assert "tokenizer" not in str(refused.value)
+    others = {"overflow": "chunk", "chunk_overlap": 8}
+    with pytest.raises(SettingsError, match=r"overflow \(published: truncate, asked: chunk\)") as refused:
+        run_here(settings(tmp_path, model=others))
+    assert re.search(r"chunk_overlap \(published: \d+, asked: 8\)", str(refused.value))
+    assert "tokenizer" not in str(refused.value)
     with pytest.raises(
         SettingsError, match=r"index\.widths \(published: \[384, 96\], asked: \[96\]\); one table cannot"
-    ):
+    ) as refused:
         run_here(settings(tmp_path, index={"widths": [96]}))
+    assert "mixed" not in str(refused.value), "only vectors are mixed"
     with pytest.raises(SettingsError, match=r"max_tokens: 9000 is above the 512 positions"):
         run_here(settings(tmp_path, model={"max_tokens": 9000}))
 

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from indexer.commands.command import execute
+from indexer.commands.entry import execute
 from indexer.settings import Settings
 from tests.support import fakes
 
