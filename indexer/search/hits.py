@@ -20,18 +20,26 @@ class Hit:
     Attributes:
         id: Document id.
         chunk: Chunk of the document.
-        score: Hits are sorted by it: the reranker's probability, otherwise ``vector_score``.
+        score: Hits are sorted by it: the reranker's probability, else the fused score of a hybrid search, else
+            ``vector_score`` or ``text_score``.
         vector_score: Similarity to the query, larger is nearer: 1 - distance for cosine and dot, -distance for l2.
+            ``None`` where words alone were searched.
         payload: Payload columns and the chunk's character span.
         skip_empty: Whether an empty text column adds nothing to the index's texts instead of a newline.
+        vector_rank: Rank of its document by vectors in a hybrid search, from 1; ``None`` where words alone found it.
+        text_rank: Rank of its document by words in a text or hybrid search; ``None`` where vectors alone found it.
+        text_score: BM25 of its document.
     """
 
     id: str
     chunk: int
     score: float
-    vector_score: float
+    vector_score: float | None
     payload: dict[str, Any]
     skip_empty: bool = True
+    vector_rank: int | None = None
+    text_rank: int | None = None
+    text_score: float | None = None
 
     def text(self, columns: Sequence[str]) -> str:
         """Text of the chunk, from the payload columns that hold the document's."""

@@ -112,10 +112,11 @@ def search(
         SettingsError: The condition is not valid.
     """
     dataset = open_version(uri, name, version)
+    words = query[:MOST_CHARACTERS].encode(errors="replace").decode()  # half a surrogate pair is no text
     try:
         rows = dataset.scanner(
             columns=[*shown, SCORE],
-            full_text_query=CombinedFieldsQuery(query[:MOST_CHARACTERS], list(columns)),
+            full_text_query=CombinedFieldsQuery(words, list(columns)),
             filter=where,
             prefilter=True,
             limit=k,
