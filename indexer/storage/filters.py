@@ -18,6 +18,11 @@ NOTHING = "false"
 
 QUOTES = "'\"`"
 
+ITEMS = (types.is_boolean, types.is_integer, types.is_string, types.is_large_string, types.is_date)
+"""Types of which a list can be filtered by its items."""
+
+LEAST_INTEGER = -(1 << 63)
+
 LARGEST_DECIMAL = 38
 """Digits of the widest decimals that Lance's SQL has."""
 
@@ -84,10 +89,11 @@ def quoted_name(column: str) -> str:
 
 def can_compare(type_: pa.DataType) -> bool:
     """Whether a filter can name values of a type, or items of a list of it."""
-    item = type_.value_type if types.is_list(type_) else type_
-    if types.is_decimal(item) and item.precision > LARGEST_DECIMAL:
+    if types.is_list(type_):
+        return any(fits(type_.value_type) for fits in ITEMS)
+    if types.is_decimal(type_) and type_.precision > LARGEST_DECIMAL:
         return False
-    return any(fits(item) for fits, _ in LITERALS)
+    return any(fits(type_) for fits, _ in LITERALS)
 
 
 def matches(filters: Mapping[str, Any], table: pa.Schema) -> str | None:
@@ -134,6 +140,8 @@ def _has_item(column: str, wanted: Any, item: pa.DataType) -> str:
     if isinstance(wanted, tuple):
         raise TypeError("no range of lists")
     literals = _literals(wanted if isinstance(wanted, list) else [wanted], item)
+    if types.is_integer(item):  # without a cast Lance casts the whole column, and uses no index
+        literals = [f"CAST({literal} AS {_integer_name(item)})" for literal in literals]
     return f"array_has_any({column}, make_array({', '.join(literals)}))" if literals else NOTHING
 
 
@@ -178,6 +186,12 @@ def _literals(values: Iterable[Any], type_: pa.DataType) -> list[str]:
     return found
 
 
+def _integer_name(type_: pa.DataType) -> str:
+    """An integer type in SQL."""
+    name = {8: "TINYINT", 16: "SMALLINT", 32: "INT", 64: "BIGINT"}[type_.bit_width]
+    return name if types.is_signed_integer(type_) else f"{name} UNSIGNED"
+
+
 def _integers(type_: pa.DataType) -> tuple[int, int]:
     """Least and greatest value of an integer type."""
     bits = type_.bit_width
@@ -196,10 +210,16 @@ def _boolean(value: Any, _: pa.DataType) -> str:
     return str(value).lower()
 
 
-def _float(value: Any, _: pa.DataType) -> str:
+def _integer(value: Any, _: pa.DataType) -> str:
+    # The least 64-bit integer has no literal: SQL reads its digits first, which are one too many, then the sign.
+    return f"CAST('{int(value)}' AS BIGINT)" if value == LEAST_INTEGER else str(int(value))
+
+
+def _float(value: Any, type_: pa.DataType) -> str:
     if isinstance(value, str | bytes) or math.isnan(value):
         raise TypeError("not a number")
-    return f"CAST('{float(value)!r}' AS DOUBLE)"
+    stored = float(type_.to_pandas_dtype()(value))  # as the column rounds it
+    return f"CAST('{stored!r}' AS {'FLOAT' if types.is_float32(type_) else 'DOUBLE'})"
 
 
 def _decimal(value: Any, type_: pa.DataType) -> str:
@@ -228,7 +248,7 @@ def _binary(value: Any, _: pa.DataType) -> str:
 
 LITERALS = (
     (types.is_boolean, _boolean),
-    (types.is_integer, lambda value, _: str(int(value))),
+    (types.is_integer, _integer),
     (types.is_floating, _float),
     (types.is_decimal, _decimal),
     (types.is_date, _date),

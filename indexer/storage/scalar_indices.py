@@ -25,8 +25,8 @@ def index_name(column: str) -> str:
 
 
 def can_index(type_: pa.DataType) -> bool:
-    """Whether a payload column's type can have a scalar index."""
-    return can_compare(type_)
+    """Whether a payload column's type can have a scalar index that filters use; of float16 Lance uses none."""
+    return can_compare(type_) and not types.is_float16(type_)
 
 
 def choose_kind(dataset: lance.LanceDataset, column: str) -> Kind:
