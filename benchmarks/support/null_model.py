@@ -42,6 +42,9 @@ class Dice:
         time.sleep(self._seconds * len(sequences))
         return np.tile(self._vector, (len(sequences), 1))
 
+    def close(self) -> None:
+        """Nothing is held."""
+
 
 @dataclass(frozen=True)
 class NullModel(Model):

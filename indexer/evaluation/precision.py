@@ -76,7 +76,7 @@ def compare(
 def _texts(published: Published, questions: Questions) -> dict[str, str]:
     """Documents that answer a query, as they are asked for, and others drawn from the index."""
     answers = {name for judged in questions.judgements.values() for name in judged}
-    names = sorted(answers | set(known_items.drawn(published, DOCUMENTS)))
+    names = sorted(answers | set(known_items.drawn(published.snapshot, DOCUMENTS)))
     found = {name: text for name, text in zip(names, published.texts(names), strict=True) if text}
     return found | dict(questions.altered or {})
 

@@ -167,7 +167,7 @@ def make_questions(
         names = found.named_documents()
         return judgements.checked(found, set(published.rows(names, [ID])[ID].to_pylist()))
     if settings.known_items is not None:
-        return known_items.make(published, settings.known_items)
+        return known_items.make(published.snapshot, settings.known_items)
     if settings.synthetic is None or reranker is None:
         raise TypeError("internal error: the settings have no source of queries")
     writer = synthetic.open_writer(settings.synthetic, settings.engine)

@@ -117,7 +117,7 @@ def make(published: Published, writer: Writer, write: Write, score: Score) -> Qu
         CorpusError: None is left.
     """
     settings = writer.settings
-    names = drawn(published, settings.count)
+    names = drawn(published.snapshot, settings.count)
     documents = [text or "" for text in published.texts(names)]
     queries = [writer.query(ids) for ids in write(writer.prompts(documents))]
     scores = score(queries, documents)

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 
 from indexer.errors import EngineDead
+from indexer.inference import process_state
 from indexer.inference.canary import check_scores, check_vectors
 from indexer.inference.engine_spec import EngineSpec
+from indexer.inference.process_state import ONE_AT_A_TIME
 from indexer.inference.proof import proven
 from indexer.inference.sequences import TokenSequences
 from indexer.inference.start import Mode, failure_reason, start_engine
@@ -27,6 +29,10 @@ class Embedder(Protocol):
 
     def embed(self, sequences: TokenSequences) -> np.ndarray:
         """Unit vectors, float32, shape (len(sequences), dimension), in input order."""
+        ...
+
+    def close(self) -> None:
+        """Frees the model; the engine is not used afterwards."""
         ...
 
 
@@ -64,7 +70,13 @@ class Engine:
             EngineError: vLLM refuses the settings or the model, or the canary's result is unusable. If ``spec.packed``
                 is ``on``, also if packed steps give other results than vLLM's loop.
         """
+        with ONE_AT_A_TIME:
+            self._start(spec, canary, mode, canary_second)
+
+    def _start(self, spec: EngineSpec, canary: TokenSequences, mode: Mode, canary_second: np.ndarray | None) -> None:
+        """Does what :meth:`__init__` says."""
         self._engine = start_engine(spec, mode)
+        process_state.started(self._engine)
         self.max_tokens = spec.max_tokens
         self.dimension = int(self._engine.model_config.embedding_size)
         self.pooling = str(getattr(self._engine.model_config.pooler_config, "seq_pooling_type", None))
@@ -121,18 +133,25 @@ class Engine:
         for length in (sequences.lengths.min(initial=1), sequences.lengths.max(initial=1)):
             if not 0 < length <= self.max_tokens:
                 raise ValueError(f"a sequence has {length} token ids; 1 to {self.max_tokens} are possible")
-        if self._broken:
-            raise EngineDead("the engine failed before and cannot be used again; start another one")
+        with ONE_AT_A_TIME:
+            if self._broken:
+                raise EngineDead("the engine failed before and cannot be used again; start another one")
+            self._broken = True
+            try:
+                if self._packed is None:
+                    results = self._loop.run(sequences, self._width, second)
+                else:
+                    results = self._packed.run(sequences, second)
+            except Exception as error:
+                raise EngineDead(f"vLLM failed: {failure_reason(error)}") from error
+            self._broken = False
+            return results
+
+    def close(self) -> None:
+        """Frees the model; the engine cannot be used afterwards."""
         self._broken = True
-        try:
-            if self._packed is None:
-                results = self._loop.run(sequences, self._width, second)
-            else:
-                results = self._packed.run(sequences, second)
-        except Exception as error:
-            raise EngineDead(f"vLLM failed: {failure_reason(error)}") from error
-        self._broken = False
-        return results
+        self._packed = None
+        process_state.end(self._engine)
 
 
 def _is_unbounded(path: str) -> bool:
@@ -150,4 +169,8 @@ class Scorer(Protocol):
 
     def score(self, sequences: TokenSequences, second: np.ndarray | None = None) -> np.ndarray:
         """Scores, float32, shape (len(sequences),), in input order."""
+        ...
+
+    def close(self) -> None:
+        """Frees the model; the engine is not used afterwards."""
         ...

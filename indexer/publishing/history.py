@@ -12,6 +12,7 @@ from indexer.errors import RefusedError, SettingsError
 from indexer.storage import cleanup, tables
 from indexer.storage.control import ControlStore
 from indexer.storage.description import RunTotals
+from indexer.storage.reader_tags import is_read
 from indexer.storage.records import Epoch, now
 from indexer.storage.tags import is_begun, protect
 
@@ -165,6 +166,8 @@ def _older(uri: str, name: str, published: Sequence[Epoch]) -> set[str]:
 def prune(uri: str, store: ControlStore, keep: int) -> Pruned:
     """Deletes everything that only older epochs need. Safe beside a running job, which builds on the latest epoch.
 
+    Versions that a reader holds stay, until a prune after it has gone: :mod:`indexer.storage.reader_tags`.
+
     Versions after the latest epoch's stay: a run may be committing them. Staged files without a receipt stay too: a
     worker may be writing them.
 
@@ -194,7 +197,8 @@ def prune(uri: str, store: ControlStore, keep: int) -> Pruned:
     store.forget_epochs(pruned.epochs)
     staged = store.staged_files(up_to=latest)
     begun = store.begun_files(after=latest)
-    for name in sorted(name for name in known - needed.keys() if not is_begun(uri, name, latest)):
+    unneeded = sorted(known - needed.keys())
+    for name in (name for name in unneeded if not is_begun(uri, name, latest) and not is_read(uri, name)):
         pruned.bytes += cleanup.drop(uri, name, store.name)
         pruned.tables += 1
     for name, versions in ((name, versions) for name, versions in needed.items() if versions):

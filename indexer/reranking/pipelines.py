@@ -1,6 +1,6 @@
 """The two pipelines of a scoring run: queries to candidates, and pairs to scores."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -75,11 +75,10 @@ class SearchPipeline(Pipeline[RowRange, Embedder, QueriesInFlight, PartReceipt])
 
     def _store(self, piece: RowRange, held: QueriesInFlight, watch: Stopwatch) -> PartReceipt:
         """Searches, writes the candidates and puts the receipt."""
-        chosen = self._settings
         with watch("search"):
-            found = self._published.nearest(held.vectors, chosen.candidates, chosen.width, oversample=chosen.oversample)
+            found = _candidates(held, self._search(held.vectors))
         with watch("store"):
-            part = self._folder.put_part("search", piece.shard_id, _candidates(held, found))
+            part = self._folder.put_part("search", piece.shard_id, found)
         receipt = PartReceipt(
             shard_id=piece.shard_id,
             rows=part.num_rows,
@@ -92,8 +91,15 @@ class SearchPipeline(Pipeline[RowRange, Embedder, QueriesInFlight, PartReceipt])
         )
         return self._folder.receipts("search").put(receipt)
 
+    def _search(self, vectors: np.ndarray) -> Iterator[list[Hit]]:
+        """Candidates of each query, without payload: the reranker looks texts up by id."""
+        chosen = self._settings
+        return self._published.snapshot.stream_nearest(
+            vectors, chosen.candidates, chosen.width, oversample=chosen.oversample, columns=[]
+        )
 
-def _candidates(held: QueriesInFlight, found: Sequence[Sequence[Hit]]) -> pa.Table:
+
+def _candidates(held: QueriesInFlight, found: Iterable[Sequence[Hit]]) -> pa.Table:
     """Candidates of all queries as a table of :data:`CANDIDATE_SCHEMA`."""
     rows = [
         (name, query, task, hit.id, hit.chunk, hit.vector_score)

@@ -23,7 +23,7 @@ from indexer.search.published import Published, open_published
 from indexer.settings import PairsSettings, QueriesSettings, ScoreSettings
 from indexer.storage import commits, tables
 from indexer.storage.commits import Change
-from indexer.storage.records import canonical
+from indexer.storage.records import Epoch, canonical
 
 OWNER = "jobs.score"
 """Owner of the table with a search's results."""
@@ -32,14 +32,14 @@ CANDIDATES = {"query_column": "query", "document_id_column": "id", "instruction_
 """Columns of the search's candidates."""
 
 
-def _make_search(settings: ScoreSettings, epoch: int | None, embedder: Model | None) -> SearchPipeline:
+def _make_search(settings: ScoreSettings, epoch: Epoch | None, embedder: Model | None) -> SearchPipeline:
     """A worker's pipeline of the first phase."""
     published = _published(settings, epoch)
     return SearchPipeline(settings.output.uri, _given(settings.queries), published, embedder or published.model)
 
 
 def _make_score(
-    settings: ScoreSettings, columns: PairsSettings, epoch: int | None, reranker: Reranker
+    settings: ScoreSettings, columns: PairsSettings, epoch: Epoch | None, reranker: Reranker
 ) -> ScorePipeline:
     """A worker's pipeline of the second phase."""
     published = None if epoch is None else _published(settings, epoch)
@@ -74,9 +74,9 @@ class ScoreJob:
     tokens: dict[str, int] = field(default_factory=dict)
 
     @property
-    def epoch(self) -> int | None:
-        """Epoch of the index."""
-        return self.published.epoch.number if self.published else None
+    def epoch(self) -> Epoch | None:
+        """Epoch of the index, which this run keeps from being pruned. Workers get the record itself."""
+        return self.published.epoch if self.published else None
 
 
 def run(
@@ -152,7 +152,7 @@ RESULT_COLUMNS = ("score", "truncated")
 """Columns that the results add to the pairs."""
 
 
-def _published(settings: ScoreSettings, epoch: int | None) -> Published:
+def _published(settings: ScoreSettings, epoch: Epoch | None) -> Published:
     """The index that the settings name, at an epoch."""
     index = _given(settings.index)
     return open_published(index.uri, index.name, epoch=epoch, engine=settings.engine.arguments)
@@ -265,7 +265,7 @@ def _publish(job: ScoreJob, receipts: Sequence[PartReceipt]) -> None:
     uri = job.settings.output.uri
     ordered = sorted(receipts, key=lambda receipt: receipt.shard_id)
     fragments = [fragment for receipt in ordered for fragment in receipt.fragments]
-    metadata = {"reranker": canonical(job.reranker.fingerprint), "index_epoch": str(job.epoch)}
+    metadata = {"reranker": canonical(job.reranker.fingerprint), "index_epoch": str(_given(job.epoch).number)}
     digest = hashlib.blake2b(canonical([fragments, metadata]).encode(), digest_size=16).hexdigest()
     commits.commit(uri, TABLE, Change(1, digest, commits.NOTHING, fragments, None, metadata, OWNER))
     job.folder.put_trec(job.settings.model.name.rstrip("/").rsplit("/", 1)[-1])

@@ -1,6 +1,6 @@
 """Hits: the results of a search, and their texts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,27 @@ def make_hit(row: dict[str, Any], metric: str, *, skip_empty: bool) -> Hit:
     distance = float(row.pop(DISTANCE))
     score = -distance if metric == "l2" else 1.0 - distance
     return Hit(str(row.pop(schema.ID)), int(row.pop(schema.CHUNK)), score, score, row, skip_empty)
+
+
+def best_chunks(find: Callable[[int], list[Hit]], k: int) -> list[Hit]:
+    """The best chunk of each of the ``k`` best documents.
+
+    Args:
+        find: Gives the best chunks, best first, as many as it is asked for if there are so many.
+        k: Documents.
+
+    Returns:
+        Fewer than ``k`` hits only where no further document matches.
+    """
+    count = k
+    while True:
+        found = find(count)
+        best: dict[str, Hit] = {}
+        for hit in found:
+            best.setdefault(hit.id, hit)
+        if len(best) >= k or len(found) < count:
+            return list(best.values())[:k]
+        count *= 4
 
 
 def joined_text(row: Mapping[str, Any], columns: Sequence[str], *, skip_empty: bool) -> str:

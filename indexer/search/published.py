@@ -1,22 +1,25 @@
 """Answers questions from a published index, with vectors and scores from local engines."""
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
-from typing import Any
+from functools import partial
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from indexer.errors import SettingsError
-from indexer.inference import environment
-from indexer.inference.engine import Embedder, Scorer
-from indexer.inference.model import Model, Reranker, open_model, open_reranker
-from indexer.inference.reference import Probes, Reference
+from indexer.inference.engine import Embedder
+from indexer.inference.model import Model, Reranker, open_reranker
+from indexer.search.current_epoch import CurrentEpoch
+from indexer.search.engine_thread import PairScorer
+from indexer.search.epoch_lease import EpochLease
 from indexer.search.hits import Hit
+from indexer.search.query_model import QueryModel, admitted
 from indexer.search.snapshot import Snapshot
-from indexer.settings import EngineSettings, ModelSettings, RerankerSettings
+from indexer.settings import EngineSettings, RerankerSettings
 from indexer.storage.control import ControlStore
-from indexer.storage.description import EngineRecord
 from indexer.storage.records import Epoch
 from indexer.uris import check_uri, shown
 
@@ -24,30 +27,94 @@ MEMORY = "gpu_memory_utilization"
 """vLLM's argument for the share of a GPU's memory that an engine takes."""
 
 
-class Published(Snapshot):
-    """One epoch of an index, searched with vectors and scores from local engines."""
+class InUse(NamedTuple):
+    """An epoch's tables and the model of its queries; replaced together."""
 
-    def __init__(self, uri: str, epoch: Epoch, engine: EngineSettings, reranker: Reranker | None) -> None:
+    snapshot: Snapshot
+    queries: QueryModel
+
+
+class Published(CurrentEpoch):
+    """An index, searched with vectors and scores from local engines by any number of threads.
+
+    It stays at one epoch, which neither pruning nor a clean-up deletes meanwhile, until :meth:`refresh`. Queries that
+    several threads ask at once are embedded together. Use it as a context manager or call :meth:`close`; otherwise the
+    engines end when it is collected.
+    """
+
+    def __init__(self, store: ControlStore, snapshot: Snapshot, queries: QueryModel, reranker: Reranker | None) -> None:
         """Wraps an epoch; use :func:`open_published`."""
-        super().__init__(uri, epoch)
-        self._engine_settings = engine
+        self._store = store
+        self._current: InUse | None = InUse(snapshot, queries)
+        self._refreshing = threading.Lock()
         self._reranker = reranker
+        self._scorer = None if reranker is None else PairScorer(reranker.engine)
 
-    @cached_property
+    def __enter__(self) -> Self:
+        """The index itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes it."""
+        self.close()
+
+    def close(self) -> None:
+        """Ends the engines and the epoch's protection. Calls under way fail; a second close does nothing."""
+        with self._refreshing:
+            current, self._current = self._current, None
+        if current is not None:
+            current.queries.close()
+            current.snapshot.let_go()
+        if self._scorer is not None:
+            self._scorer.close()
+
+    def refresh(self) -> bool:
+        """Moves to the newest epoch. Calls under way finish at the epoch they began with; engines are kept.
+
+        If the newest epoch was made by another model, that model's engine starts with the next query.
+
+        Returns:
+            Whether there was a newer epoch.
+
+        Raises:
+            RefusedError: The engine's vectors differ from the newest epoch's; the index stays where it is.
+            SettingsError: The index was closed.
+        """
+        with self._refreshing:
+            current = self._in_use()
+            latest = max(self._store.epoch_numbers(), default=0)
+            if latest <= current.snapshot.epoch.number:
+                return False
+            snapshot = _held_snapshot(current.snapshot.uri, self._store, None)
+            self._current = InUse(snapshot, current.queries.for_epoch(snapshot.epoch))
+            return True
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The tables of the current epoch. It stays protected from pruning while the snapshot is referred to."""
+        return self._in_use().snapshot
+
+    @property
     def model(self) -> Model:
         """The model that made the vectors; queries of another model cannot be compared with them.
 
         Raises:
             SettingsError: The model found now has another fingerprint.
         """
-        known = self.epoch.description.model.model_dump(include=set(ModelSettings.model_fields))
-        model = open_model(ModelSettings(**known), self._engine_settings)
-        ours, theirs = model.fingerprint, self.epoch.description.fingerprint
-        others = model.differing(theirs, is_complete=self.epoch.description.engine is not None)
-        if others:
-            pairs = "; ".join(f"{key}: index {theirs.get(key)}, query model {ours.get(key)}" for key in others)
-            raise SettingsError(f"the query model is not the one that made the vectors: {pairs}")
-        return model
+        return self._in_use().queries.model
+
+    def start(self) -> None:
+        """Starts the engines now; otherwise they start with the first query, which waits for them.
+
+        Raises:
+            EngineError: An engine cannot start.
+            RefusedError: Its vectors differ from the epoch's.
+        """
+        self._in_use().queries.engine()
+        if self._reranker is not None:
+            self.score([("", "")])
 
     def embed(self, queries: Sequence[str], instructions: Sequence[str | None] | None = None) -> np.ndarray:
         """Full-width vectors of queries, with the model's instruction template.
@@ -59,7 +126,7 @@ class Published(Snapshot):
         Returns:
             float32, shape (len(queries), dimension), unit norm.
         """
-        return self._engine.embed(self.model.tokenizer.queries(queries, instructions))
+        return self._in_use().queries.embed(queries, instructions)
 
     def search(
         self,
@@ -68,8 +135,10 @@ class Published(Snapshot):
         width: int | None = None,
         where: str | None = None,
         rerank: int | None = None,
+        *,
+        per_document: bool = True,
     ) -> list[list[Hit]]:
-        """Nearest chunks of each query.
+        """Nearest documents of each query, each as its best chunk.
 
         Args:
             queries: Questions.
@@ -77,6 +146,7 @@ class Published(Snapshot):
             width: Width to search at, the widest by default.
             where: SQL condition on columns of the table, e.g. ``"kind = 'class'"``.
             rerank: Candidates per query that the reranker scores and sorts before the first ``k`` are returned.
+            per_document: Whether a document is one result, its best chunk; otherwise every chunk may be one.
 
         Returns:
             For each query its hits, best first.
@@ -84,12 +154,14 @@ class Published(Snapshot):
         Raises:
             SettingsError: There is no such width, the condition is not valid, or nothing can rerank.
         """
-        self.state(width)  # refuses before an engine starts
-        columns = [] if rerank is None else self.text_columns
-        vectors = self.embed(queries)
+        now = self._in_use()
+        now.snapshot.state(width)  # refuses before an engine starts
+        columns = [] if rerank is None else now.snapshot.text_columns
+        vectors = now.queries.embed(queries)
+        count = k if rerank is None else max(k, rerank)
+        found = now.snapshot.nearest(vectors, count, width, where, per_document=per_document)
         if rerank is None:
-            return self.nearest(vectors, k, width, where)
-        found = self.nearest(vectors, max(k, rerank), width, where)
+            return found
         pairs = [(query, hit.text(columns)) for query, hits in zip(queries, found, strict=True) for hit in hits]
         scores = iter(self.score(pairs).tolist())
         reranked = [[replace(hit, score=next(scores)) for hit in hits] for hits in found]
@@ -107,10 +179,11 @@ class Published(Snapshot):
         Raises:
             SettingsError: The index was opened without a reranker.
         """
-        reranker = self._given_reranker
+        if self._reranker is None or self._scorer is None:
+            raise SettingsError("no reranker: name one when opening the index, or with --rerank")
         if not pairs:
             return np.empty(0, np.float32)
-        batch = reranker.tokenizer.pairs(*zip(*pairs, strict=True))
+        batch = self._reranker.tokenizer.pairs(*zip(*pairs, strict=True))
         return self._scorer.score(batch.ids, batch.second)
 
     def make_engine(self, model: Model | None = None) -> Callable[[], Embedder]:
@@ -123,53 +196,53 @@ class Published(Snapshot):
             A function that starts the engine. It raises :class:`RefusedError` if the engine's vectors differ from the
             epoch's record.
         """
-        return partial(_admitted, model or self.model, self.epoch.number, self.epoch.description.engine)
+        epoch = self.epoch
+        return partial(admitted, model or self.model, epoch.number, epoch.description.engine)
 
-    @cached_property
-    def _engine(self) -> Embedder:
-        """The engine for queries, started at the first use."""
-        return self.make_engine()()
-
-    @cached_property
-    def _scorer(self) -> Scorer:
-        """The reranker's engine, started at the first use."""
-        return self._given_reranker.engine()
-
-    @property
-    def _given_reranker(self) -> Reranker:
-        """The reranker; refuses if the index was opened without one."""
-        if self._reranker is None:
-            raise SettingsError("no reranker: name one when opening the index, or with --rerank")
-        return self._reranker
+    def _in_use(self) -> InUse:
+        """The current epoch; a call takes it once, so that its answer is of one epoch."""
+        current = self._current
+        if current is None:
+            raise SettingsError("this index was closed: open it again to ask it")
+        return current
 
 
-def _admitted(model: Model, epoch: int, recorded: EngineRecord | None) -> Embedder:
-    """Starts the query engine and compares it with the epoch's recorded vectors, if it has any."""
-    engine = model.engine()
-    if recorded is not None:
-        known = Probes.decoded(recorded.probe_ids, recorded.probe_vectors)
-        reference = Reference(epoch, recorded.least_cosine, recorded.made_with, known.ids, list(known.vectors))
-        now = environment.describe(model.engine_settings.arguments)
-        reference.check(engine, now, "the query engine was not used")
-    return engine
+def _held_snapshot(uri: str, store: ControlStore, number: int | None) -> Snapshot:
+    """The tables of an epoch, the latest by default, protected from pruning.
+
+    Raises:
+        SettingsError: There is no epoch.
+        IndexerError: That epoch's file is missing or cannot be read.
+    """
+    while True:
+        found = store.latest_epoch() if number is None else store.epoch(number)
+        if found is None:
+            raise SettingsError(f"no epoch of index {store.name!r} is published at {shown(uri)}; run jobs.index first")
+        snapshot = Snapshot(uri, found, EpochLease(uri, found))
+        # Pruning deletes an epoch's file before anything else: if it is there now, the tags were set in time.
+        if found.number in store.epoch_numbers():
+            return snapshot
 
 
 def open_published(
     uri: str,
     name: str,
     *,
-    epoch: int | None = None,
+    epoch: int | Epoch | None = None,
     engine: Mapping[str, Any] | None = None,
-    reranker: RerankerSettings | None = None,
+    model: str | None = None,
+    reranker: RerankerSettings | str | None = None,
 ) -> Published:
     """Opens a published epoch of an index.
 
     Args:
         uri: LanceDB database.
         name: Name of the index.
-        epoch: Its number; the latest by default.
+        epoch: Its number; the latest by default. A record is of somebody who keeps the epoch from being pruned.
         engine: vLLM engine arguments for the engines, which start when they are first needed.
-        reranker: Model for :meth:`Published.score` and for reranking.
+        model: Directory or hub id of the index's model, if it is not where the index was made. Its digest must be the
+            one that the epoch records.
+        reranker: Model for :meth:`Published.score` and for reranking: its settings, or a directory or hub id.
 
     Returns:
         The tables of that epoch, at their versions.
@@ -182,11 +255,15 @@ def open_published(
         store = ControlStore(check_uri(uri), name)
     except ValueError as error:
         raise SettingsError(f"uri {error}") from None
-    found = store.latest_epoch() if epoch is None else store.epoch(epoch)
-    if found is None:
-        raise SettingsError(f"no epoch of index {name!r} is published at {shown(uri)}; run jobs.index first")
+    snapshot = Snapshot(uri, epoch) if isinstance(epoch, Epoch) else _held_snapshot(uri, store, epoch)
     arguments = dict(engine or {})
     if reranker and MEMORY in arguments:  # two engines of this process share one GPU
         arguments[MEMORY] = float(arguments[MEMORY]) / 2
     settings = EngineSettings(**arguments)
-    return Published(uri, found, settings, open_reranker(reranker, settings) if reranker else None)
+    chosen = RerankerSettings(name=reranker) if isinstance(reranker, str) else reranker
+    return Published(
+        store,
+        snapshot,
+        QueryModel(snapshot.epoch, settings, model),
+        open_reranker(chosen, settings) if chosen else None,
+    )

@@ -1,7 +1,10 @@
 """The tables of one epoch, read and searched without an engine."""
 
+import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +13,9 @@ import pyarrow as pa
 from indexer import schema
 from indexer.errors import SettingsError, first_line
 from indexer.inference import matryoshka
-from indexer.search.hits import DISTANCE, Hit, joined_text, make_hit, shown_columns, span_text
+from indexer.search.epoch_lease import EpochLease
+from indexer.search.hits import DISTANCE, Hit, best_chunks, joined_text, make_hit, shown_columns, span_text
+from indexer.search.threads import in_threads
 from indexer.storage import tables, vector_index
 from indexer.storage.records import Epoch, TableState
 
@@ -26,10 +31,24 @@ class Snapshot:
         epoch: The epoch.
     """
 
-    def __init__(self, uri: str, epoch: Epoch) -> None:
-        """Wraps an epoch."""
+    def __init__(self, uri: str, epoch: Epoch, lease: EpochLease | None = None) -> None:
+        """Wraps an epoch.
+
+        Args:
+            uri: LanceDB database.
+            epoch: The epoch.
+            lease: Protects its versions; released when nothing refers to this snapshot any more.
+        """
         self.uri = uri
         self.epoch = epoch
+        self._lease = None if lease is None else weakref.finalize(self, lease.release)
+        self._tables: dict[str, Table] = {}
+        self._opening = threading.Lock()
+
+    def let_go(self) -> None:
+        """Ends the protection of the epoch's versions."""
+        if self._lease is not None:
+            self._lease()
 
     def table(self, width: int | None = None) -> "Table":
         """LanceDB table of a width, the widest by default, at the published version.
@@ -89,6 +108,16 @@ class Snapshot:
             )
         return columns
 
+    def check(self, width: int | None = None, where: str | None = None) -> None:
+        """Refuses what no search of this epoch could use.
+
+        Raises:
+            SettingsError: There is no table of that width, or the condition is not valid.
+        """
+        state = self.state(width)
+        if where is not None:
+            tables.check_condition(self.uri, state.name, state.version, where)
+
     def nearest(
         self,
         vectors: np.ndarray,
@@ -97,8 +126,28 @@ class Snapshot:
         where: str | None = None,
         oversample: int = 1,
         columns: Sequence[str] | None = None,
+        *,
+        per_document: bool = False,
     ) -> list[list[Hit]]:
-        """Nearest chunks of each vector.
+        """Nearest chunks of each vector, as :meth:`stream_nearest` finds them.
+
+        Returns:
+            For each vector its hits, best first.
+        """
+        return list(self.stream_nearest(vectors, k, width, where, oversample, columns, per_document=per_document))
+
+    def stream_nearest(
+        self,
+        vectors: np.ndarray,
+        k: int = 10,
+        width: int | None = None,
+        where: str | None = None,
+        oversample: int = 1,
+        columns: Sequence[str] | None = None,
+        *,
+        per_document: bool = False,
+    ) -> Iterator[list[Hit]]:
+        """Nearest chunks of each vector, searched in a few threads; results wait for no later vector.
 
         Args:
             vectors: float32, shape (n, dimension): full-width query vectors.
@@ -107,27 +156,39 @@ class Snapshot:
             where: SQL condition on columns of the table.
             oversample: Above 1, this many times ``k`` hits are found and re-ranked at the full width.
             columns: Payload columns and span of the hits, all by default.
+            per_document: Whether only the best chunk of a document is a result.
 
-        Returns:
+        Yields:
             For each vector its hits, best first.
 
         Raises:
             SettingsError: There is no such width, or the condition is not valid.
         """
         state = self.state(width)
-        table = self.table(width)
-        narrow = matryoshka.cut(vectors, state.width)
+        table = self._opened(state)
         shown = [
             schema.ID,
             schema.CHUNK,
             *(shown_columns(table.schema.names) if columns is None else columns),
             DISTANCE,
         ]
-        found = [self._nearest(table, vector, state, k * oversample, where, shown) for vector in narrow]
-        if oversample == 1:
-            return found
+
+        def found(narrow: np.ndarray, full: np.ndarray, count: int) -> list[Hit]:
+            hits = self._nearest(table, narrow, state, count * oversample, where, shown)
+            return hits if oversample == 1 else self._rescored(full, hits)[:count]
+
+        def answer(narrow: np.ndarray, full: np.ndarray) -> list[Hit]:
+            if per_document and self.has_chunks:
+                return best_chunks(partial(found, narrow, full), k)
+            return found(narrow, full, k)
+
         full = matryoshka.cut(vectors, self.state().width)
-        return [self._rescored(vector, hits)[:k] for vector, hits in zip(full, found, strict=True)]
+        yield from in_threads(answer, matryoshka.cut(vectors, state.width), full)
+
+    @property
+    def has_chunks(self) -> bool:
+        """Whether a document may have several chunks."""
+        return self.epoch.description.model.overflow == "chunk"
 
     def texts(self, ids: Sequence[str], chunks: Sequence[int] | None = None) -> list[str | None]:
         """Texts of documents, or of their chunks, from the payload.
@@ -200,6 +261,13 @@ class Snapshot:
         except (ValueError, RuntimeError) as error:
             raise SettingsError(f"the search was refused: {first_line(error)}") from None
         return [make_hit(row, self._metric, skip_empty=self.epoch.description.skip_empty) for row in rows]
+
+    def _opened(self, state: TableState) -> "Table":
+        """The table of a width, opened once: opening takes longer than most searches."""
+        with self._opening:
+            if state.name not in self._tables:
+                self._tables[state.name] = tables.search_table(self.uri, state.name, state.version)
+            return self._tables[state.name]
 
     @property
     def _metric(self) -> str:

@@ -8,6 +8,7 @@ import lance
 
 from indexer.errors import IndexerError, first_line
 from indexer.storage.put_once import PutOnceFolder
+from indexer.storage.reader_tags import release_ended
 from indexer.storage.tables import check_owner, open_latest, open_version, owner_of, table_path
 from indexer.storage.tags import release, tagged
 
@@ -48,6 +49,7 @@ def prune(
     dataset = open_version(uri, name, max(needed.values()))
     try:
         release(dataset, needed, closed)
+        release_ended(dataset)
         known = _versions(dataset)
         old = sorted(v for v in known - set(needed.values()) - tagged(dataset) if v < max(needed.values()))
         # Another process may tag a version at this moment; Lance then skips that version.

@@ -281,3 +281,15 @@ def _create(uri: str, name: str, table_schema: pa.Schema, mode: Literal["create"
         # Another run may have created it a moment ago; then it can be opened, else the first error is the reason.
         if open_latest(uri, name) is None:
             raise IndexerError(f"cannot create table {name}: {first_line(error)}") from None
+
+
+def check_condition(uri: str, name: str, version: int, where: str) -> None:
+    """Refuses a condition that Lance does not understand.
+
+    Raises:
+        SettingsError: Says why.
+    """
+    try:
+        open_version(uri, name, version).scanner(columns=[schema.ID], filter=where).explain_plan()
+    except (ValueError, OSError) as error:
+        raise SettingsError(f"the condition is refused: {first_line(error)}") from None

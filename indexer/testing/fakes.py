@@ -77,6 +77,9 @@ class FakeEngine:
         """Scores in (0, 1), float32, shape (len(sequences),)."""
         return 1.0 / (1.0 + np.exp(-4.0 * self.embed(sequences)[:, 0]))
 
+    def close(self) -> None:
+        """Nothing is held."""
+
     def _turned(self, vector: np.ndarray) -> np.ndarray:
         """The vector, rotated in the plane that it spans with a copy whose neighbouring components are swapped."""
         if self._turned_to == 1:

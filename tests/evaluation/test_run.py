@@ -104,7 +104,7 @@ def _sentence_transformers(texts: list[str]) -> np.ndarray:
 def independent(root: Path, process: Executor, count: int) -> dict[int, dict[str, float]]:
     """The measures of every width: sentence-transformers' vectors, exact cosine, formulas written here."""
     published = open_published(str(root / "index"), "docs", engine=EAGER)
-    questions = known_items.make(published, KnownItemsSettings(count=count))
+    questions = known_items.make(published.snapshot, KnownItemsSettings(count=count))
     rows = published.read(384, ["id", "chunk"]).to_pylist()
     own = [row for row in rows if row["id"] not in questions.altered]
     texts = published.texts([row["id"] for row in own], [row["chunk"] for row in own])
@@ -223,7 +223,7 @@ def test_copies_are_dropped_and_a_rerun_does_nothing(
 
 def test_neither_queries_nor_documents_are_in_the_summary(summary: dict[str, Any], root: Path) -> None:
     published = open_published(str(root / "index"), "docs")
-    questions = known_items.make(published, KnownItemsSettings(count=ASKED))
+    questions = known_items.make(published.snapshot, KnownItemsSettings(count=ASKED))
     text = json.dumps(summary)
     assert not [query for query in questions.texts.values() if query in text]
 
@@ -269,7 +269,7 @@ def test_judged_queries_are_run_against_the_published_tables_and_reranked(
 
     monkeypatch.setattr(scratch, "build_vector_index", fails)
     published = open_published(str(root / "index"), "docs", engine=EAGER)
-    names = known_items.drawn(published, 30)
+    names = known_items.drawn(published.snapshot, 30)
     texts = published.texts(names)
     queries = [{"_id": f"q{at}", "text": " ".join((text or "").split()[:12])} for at, text in enumerate(texts)]
     (root / "queries.jsonl").write_text("\n".join(map(json.dumps, [*queries, {"_id": "other", "text": "unjudged"}])))

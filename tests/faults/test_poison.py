@@ -33,6 +33,9 @@ class Aborting:
             os.abort()
         return self._engine.embed(sequences)
 
+    def close(self) -> None:
+        self._engine.close()
+
 
 @dataclass(frozen=True)
 class AbortingModel(Model):
