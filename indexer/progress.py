@@ -105,5 +105,7 @@ class Stopwatch:
     def __call__(self, stage: str) -> Iterator[None]:
         """Adds the time of the block to ``stage``."""
         start = time.perf_counter()
-        yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start

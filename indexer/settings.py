@@ -171,6 +171,9 @@ class RunSettings(WorkSettings):
     max_quarantine: int | None = Field(
         None, ge=0, description="most rows the quarantine may have, a bad file counting as one; default: any"
     )
+    gpu_hour_price: float | None = Field(
+        None, ge=0, description="price of one GPU-hour in your money, for reports, plans and --budget; default: none"
+    )
 
 
 class GateSettings(Section):

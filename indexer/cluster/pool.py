@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Self
 
 import ray
@@ -31,6 +31,8 @@ class WorkerPool:
     Attributes:
         size: Workers of the pool.
         restarts: Workers that died in the latest :meth:`run` and were replaced.
+        places: Machine and GPU of every worker whose engine started, in the order of their starts.
+        losses: Why workers died.
     """
 
     def __init__(self, placement: Placement, make_pipeline: MakePipeline, most: int) -> None:
@@ -47,6 +49,8 @@ class WorkerPool:
         self._members: list[WorkerHandle] = []
         self.size = 0
         self.restarts = 0
+        self.places: list[str] = []
+        self.losses: list[str] = []
 
     def __enter__(self) -> Self:
         """Starts the engines and waits until the first one is ready; each later one joins when it is ready.
@@ -60,11 +64,22 @@ class WorkerPool:
             for _ in range(self.size):
                 self._starting.begin()
             while not self._members:
-                self._members += self._starting.settle(_wait(self._starting.references))
+                self._settle_starts(_wait(self._starting.references))
         except BaseException:
             self._stop()
             raise
         return self
+
+    def _settle_starts(self, ended: Collection[Any]) -> None:
+        """Adds the workers whose engines have started."""
+        ready = self._starting.settle(ended, others=bool(self._members))
+        self._members += ready
+        self.places += [member.where for member in ready]
+
+    @property
+    def gpus(self) -> float:
+        """GPUs that all workers hold together; 0 on CPUs."""
+        return self.size / self._placement.share if self._placement.gpus else 0.0
 
     @property
     def ready(self) -> int:
@@ -118,7 +133,7 @@ class WorkerPool:
                 ended = _wait([*leased, *self._starting.references])
                 for reference in leased.keys() & ended:
                     yield from self._settle(leased[reference], reference, queue, retries)
-                self._members += self._starting.settle(ended, others=bool(self._members))
+                self._settle_starts(ended)
                 # Only an idle run can be deserted: with work in hand, some worker has a machine.
                 if not leased:
                     self._check_capacity()
@@ -189,6 +204,7 @@ class WorkerPool:
         say(f"{reason}; another one is started")
         ray.kill(member.actor)  # it may still live, unreachable to Ray, and hold a GPU
         self.restarts += 1
+        self.losses.append(reason)
         self._members.remove(member)
         self._starting.begin()
 

@@ -12,6 +12,7 @@ from indexer.indexing import summary
 
 if TYPE_CHECKING:
     from indexer.commands.command import CommandLine
+    from indexer.indexing.journal import Journal
 
 
 def main() -> None:
@@ -20,19 +21,22 @@ def main() -> None:
     Raises:
         RefusedError: A gate refuses, also what is only planned.
     """
+    journal: Journal | None = None
     try:
         # Imported here, so that a night that lacks a package has a last line too.
         from indexer.commands.command import load  # noqa: PLC0415
         from indexer.indexing import plan, run, tune  # noqa: PLC0415
+        from indexer.indexing.journal import Journal  # noqa: PLC0415
         from indexer.settings import Settings  # noqa: PLC0415
 
         settings, arguments = load(Settings, _command())
         if not (arguments.tune or arguments.plan):
-            print(json.dumps(run.run(settings, rebuild=_rebuild(arguments.rebuild))))
+            journal = Journal()
+            print(json.dumps(run.run(settings, rebuild=_rebuild(arguments.rebuild), journal=journal)))
             return
     except (Exception, KeyboardInterrupt) as error:
         # The last line of a night has the same keys, however the run ended.
-        print(json.dumps(summary.of_ended(error)))
+        print(json.dumps(summary.of_ended(error) | {"report": journal.report if journal else None}))
         raise
     if arguments.tune:
         print(json.dumps(tune.tune(settings, arguments.config.with_suffix(".engine.toml"))))

@@ -55,6 +55,7 @@ def make_intent(job: Job, found: Changes, staged: Staged, hold: Sequence[Gate], 
             to_retry=staged.to_retry,
             counts=Counts(**found.counts | {"moved": staged.moved}),
             gates={gate.name: gate.measured for gate in hold} | _published_cosine(night),
+            bounds={gate.name: gate.allowed for gate in hold} | _least_cosine(night),
             run=_totals(found, staged, watch),
             engine=engine,
             **search_entries(job.settings.index),
@@ -67,6 +68,11 @@ def _published_cosine(night: EngineRecord | None) -> dict[str, float]:
     if night is None or night.published_cosine is None:
         return {}
     return {"gates.published_cosine": night.published_cosine}
+
+
+def _least_cosine(night: EngineRecord | None) -> dict[str, float]:
+    """The bound of :func:`_published_cosine`."""
+    return dict.fromkeys(_published_cosine(night), night.least_cosine) if night is not None else {}
 
 
 def _totals(found: Changes, staged: Staged, watch: Stopwatch) -> RunTotals:

@@ -9,14 +9,15 @@ from typing import Any
 from indexer.cluster.connection import SMALL_ROWS, Cluster
 from indexer.corpus.documents import open_corpus
 from indexer.errors import CannotFinish, CorpusError, RefusedError
-from indexer.indexing import bounds, changes, scan, summary
+from indexer.indexing import bounds, changes, report, scan, summary
 from indexer.indexing.intent import make_intent
 from indexer.indexing.job import Job, Rebuild, open_job
 from indexer.indexing.kept import keep_published
+from indexer.indexing.journal import Journal
 from indexer.indexing.sandbox import ReaderProcess
 from indexer.indexing.stage import Staged, stage
 from indexer.inference.model import Model
-from indexer.progress import Stopwatch, say
+from indexer.progress import say
 from indexer.publishing import publish
 from indexer.publishing.gates import check_vectors, enforce
 from indexer.settings import Settings
@@ -38,9 +39,14 @@ class Again(Enum):
 
 
 def run(
-    settings: Settings, model: Model | None = None, cluster: Cluster | None = None, *, rebuild: Rebuild = False
+    settings: Settings,
+    model: Model | None = None,
+    cluster: Cluster | None = None,
+    *,
+    rebuild: Rebuild = False,
+    journal: Journal | None = None,
 ) -> dict[str, Any]:
-    """Brings the index up to date with the corpus.
+    """Brings the index up to date with the corpus, and writes the run's report.
 
     Args:
         settings: The settings.
@@ -48,6 +54,7 @@ def run(
         cluster: A connected cluster, which stays connected; by default the run connects as the settings say.
         rebuild: Whether contradicting settings build a new generation of tables beside the published ones, and switch
             to it, instead of raising an error.
+        journal: Where the run notes what it does; a caller that wants to know it of a run that failed gives one.
 
     Returns:
         The summary, JSON-ready.
@@ -58,7 +65,20 @@ def run(
         RefusedError: A gate refused, or another run's epoch is in the way; nothing was published.
         IndexerError: Anything else that ends the run.
     """
-    watch = Stopwatch()
+    watch = journal or Journal()
+    try:
+        done = _run(settings, model, cluster, rebuild, watch)
+    except (Exception, KeyboardInterrupt) as error:
+        report.write(settings, watch, summary.of_ended(error), error)
+        raise
+    report.write(settings, watch, done)
+    return done | {"report": watch.report}
+
+
+def _run(
+    settings: Settings, model: Model | None, cluster: Cluster | None, rebuild: Rebuild, watch: Journal
+) -> dict[str, Any]:
+    """As :func:`run`, without the report."""
     with watch("open"):
         job = open_job(settings, model, rebuild=rebuild)
         pending = job.store.pending_intent()
@@ -80,9 +100,7 @@ def run(
     return ended
 
 
-def _attempt(
-    job: Job, cluster: Cluster, reader: ReaderProcess, watch: Stopwatch, number: int
-) -> dict[str, Any] | Again:
+def _attempt(job: Job, cluster: Cluster, reader: ReaderProcess, watch: Journal, number: int) -> dict[str, Any] | Again:
     """The summary of one epoch, or the reason for another attempt."""
     pending = job.store.pending_intent()
     if pending is not None:
@@ -103,7 +121,10 @@ def _attempt(
     if found.counts["kept"]:
         say(f"{found.counts['kept']:,} documents of files that cannot be read stay published for now")
     gates = job.settings.gates
-    enforce(bounds.of_comparison(job, found, len(unread)))
+    watch.note_quarantine(found.quarantine)
+    braked = bounds.of_comparison(job, found, len(unread))
+    watch.measured(braked)
+    enforce(braked)
     staged = stage(job, cluster, found, unread, watch)
     found = keep_published(job, found, staged)
     with watch("check"):
@@ -116,7 +137,7 @@ def _attempt(
     return epoch if isinstance(epoch, Again) else summary.of_published(epoch, _times(watch, staged))
 
 
-def _published(job: Job, cluster: Cluster, ours: Intent, watch: Stopwatch) -> Epoch | Again:
+def _published(job: Job, cluster: Cluster, ours: Intent, watch: Journal) -> Epoch | Again:
     """Publishes our intent, or the one that another run put first; returns the epoch if it is ours."""
     epoch = _finish(job, cluster, job.store.put_intent(ours), watch)
     if epoch is None:
@@ -129,7 +150,7 @@ def _published(job: Job, cluster: Cluster, ours: Intent, watch: Stopwatch) -> Ep
     return epoch
 
 
-def _finish(job: Job, cluster: Cluster, intent: Intent, watch: Stopwatch) -> Epoch | None:
+def _finish(job: Job, cluster: Cluster, intent: Intent, watch: Journal) -> Epoch | None:
     """Publishes an intent. Large tables are handled in tasks, so that this process stays small.
 
     Returns:
@@ -144,7 +165,7 @@ def _finish(job: Job, cluster: Cluster, intent: Intent, watch: Stopwatch) -> Epo
         return None
 
 
-def _times(watch: Stopwatch, staged: Staged) -> dict[str, Any]:
+def _times(watch: Journal, staged: Staged) -> dict[str, Any]:
     """Seconds of the run in total and by stage. The workers' stages overlap, so they are listed apart."""
     return {
         "seconds": round(sum(watch.seconds.values()), 3),

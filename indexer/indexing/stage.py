@@ -17,11 +17,12 @@ from indexer.indexing import reuse, worklist
 from indexer.indexing.changes import Changes
 from indexer.indexing.embed import EmbedPipeline
 from indexer.indexing.job import Job, Target
+from indexer.indexing.journal import Journal
 from indexer.indexing.judge import make_judge
 from indexer.indexing.quarantine import rows_of_changes, rows_of_killed_shard
 from indexer.indexing.resume import forget_lost
 from indexer.indexing.scan import Unread
-from indexer.progress import Stopwatch, say
+from indexer.progress import say
 from indexer.storage import tables
 from indexer.storage.records import Receipt
 
@@ -71,7 +72,7 @@ class Staged:
         self.tokens += receipt.tokens
 
 
-def stage(job: Job, cluster: Cluster, found: Changes, unread: Mapping[str, Unread], watch: Stopwatch) -> Staged:
+def stage(job: Job, cluster: Cluster, found: Changes, unread: Mapping[str, Unread], watch: Journal) -> Staged:
     """Takes every shard to a receipt and reuses the receipts of earlier runs."""
     if job.published is None:
         tables.create_missing(job.settings.index.uri, job.layout.schemas(), job.layout.name)
@@ -102,7 +103,9 @@ def stage(job: Job, cluster: Cluster, found: Changes, unread: Mapping[str, Unrea
         given = job.settings.run
         with ExitStack() as stack:
             with watch("start"):
-                pool = stack.enter_context(cluster.pool(partial(EmbedPipeline, target, job.model), shards))
+                pool = cluster.pool(partial(EmbedPipeline, target, job.model), shards)
+                watch.pools.append(pool)
+                stack.enter_context(pool)
             with watch("embed"):
                 _embed(job, pool, Work(rest, documents, "documents", given.retries, given.max_restarts), staged)
     return staged

@@ -89,6 +89,7 @@ def _summary(status: Status) -> dict[str, Any]:
         "stages": {},
         "worker_stages": {},
         "error": None,
+        "report": None,
     }
 
 

@@ -47,6 +47,19 @@ class Gate:
         return f"{self.name} is {self.measured:.4g}, allowed {self.allowed:.4g}"
 
 
+class GatesRefusal(RefusedError):
+    """Gates refused an epoch.
+
+    Attributes:
+        gates: All that were measured together, also those that hold.
+    """
+
+    def __init__(self, message: str, gates: Sequence[Gate]) -> None:
+        """Keeps the gates beside the message."""
+        super().__init__(message)
+        self.gates = gates
+
+
 def file_gate(unread: int, files: int, gates: GateSettings) -> Gate:
     """Gate on the share of files that a run leaves out, whatever they hold."""
     share = unread / files
@@ -150,7 +163,8 @@ def _norm_error(uri: str, name: str, added: Sequence[dict[str, Any]]) -> float:
 
 
 def enforce(gates: Sequence[Gate], way_out: str = "") -> None:
-    """Raises :class:`RefusedError` with every gate that fails, its measured value and its bound."""
+    """Raises :class:`GatesRefusal` with every gate that fails, its measured value and its bound."""
     refused = [str(gate) for gate in gates if not gate.holds]
     if refused:
-        raise RefusedError(f"not published: {'; '.join(refused)}; the published epoch stays as it is{way_out}")
+        message = f"not published: {'; '.join(refused)}; the published epoch stays as it is{way_out}"
+        raise GatesRefusal(message, gates)

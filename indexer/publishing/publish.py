@@ -153,6 +153,7 @@ def _epoch(intent: Intent, maintained: Sequence[MaintainedTable], quarantine: in
         description=intent.description.model_copy(
             update={
                 "gates": intent.description.gates | {gate.name: gate.measured for gate in found},
+                "bounds": intent.description.bounds | {gate.name: gate.allowed for gate in found},
                 "maintenance": {table.name: MaintenanceRecord(**asdict(table.maintenance)) for table in maintained},
             }
         ),

@@ -147,9 +147,9 @@ class ControlStore(EpochWork):
         """
         self._files.put_table(f"quarantine/{epoch:012d}-{version}.parquet", rows)
 
-    def quarantine(self, epoch: Epoch) -> pa.Table:
-        """The file of :meth:`put_quarantine` for an epoch."""
-        return self._files.get_table(f"quarantine/{epoch.number:012d}-{epoch.quarantine[1]}.parquet")
+    def quarantine(self, epoch: Epoch, columns: Sequence[str] | None = None) -> pa.Table:
+        """The file of :meth:`put_quarantine` for an epoch, or some of its columns."""
+        return self._files.parquet(f"quarantine/{epoch.number:012d}-{epoch.quarantine[1]}.parquet").read(columns)
 
     def _readable(self, numbers: Iterable[int]) -> Iterator[Epoch]:
         """Epochs of these numbers; a damaged file is reported and skipped."""

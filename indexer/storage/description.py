@@ -142,6 +142,7 @@ class Description(Record):
         to_retry: Files and documents quarantined for reasons that may pass.
         counts: The comparison with the epoch before.
         gates: What each gate measured.
+        bounds: What each gate allowed; empty in epochs of versions that did not record it.
         run: What the run did.
         maintenance: What maintenance did, by table.
         quarantine_reasons: Quarantined documents by reason.
@@ -170,3 +171,4 @@ class Description(Record):
     hold: bool = False
     text: TextRecord | None = None
     filters: list[str] = Field(default_factory=list)
+    bounds: dict[str, float] = Field(default_factory=dict)

@@ -24,6 +24,9 @@ class LocalPool:
 
     size = 1
     restarts = 0
+    gpus = 0.0
+    places = ("here",)
+    losses = ()
 
     def __init__(self, make_pipeline: Callable[[], Any]) -> None:
         self._make_pipeline = make_pipeline

@@ -1,0 +1,91 @@
+"""Writes the report of a run: whatever became of it, and without ever making it fail."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import indexer
+from indexer.errors import IndexerError, SettingsError
+from indexer.indexing.journal import Journal
+from indexer.progress import say
+from indexer.publishing.gates import Gate, GatesRefusal
+from indexer.reporting.page import run_page
+from indexer.reporting.record import SECONDS_PER_HOUR, CostRecord, GateRecord, RunReport
+from indexer.reporting.runs import RunReports
+from indexer.schema import ID
+from indexer.settings import Settings
+from indexer.storage.control import ControlStore
+from indexer.storage.records import Epoch
+
+
+def write(settings: Settings, journal: Journal, summary: Mapping[str, Any], error: BaseException | None = None) -> None:
+    """Records a run beside the index's other control files, and notes in the journal where.
+
+    Args:
+        settings: The settings.
+        journal: What the run did.
+        summary: Its last line.
+        error: What ended it, if it did not end by itself.
+    """
+    try:
+        store = ControlStore(settings.index.uri, settings.index.name)
+        if isinstance(error, SettingsError) and not store.epoch_numbers():
+            return  # a mistyped URI must not become a folder
+        if isinstance(error, GatesRefusal):
+            journal.measured(error.gates)
+        reports = RunReports(settings.index.uri, settings.index.name)
+        report = _report(settings, journal, summary, store)
+        journal.report = reports.put(report, run_page(report, reports.latest()))
+    except IndexerError as unwritten:
+        say(f"the report of this run could not be written: {unwritten}")
+    else:
+        say(f"report: {journal.report}")
+
+
+def _report(settings: Settings, journal: Journal, summary: Mapping[str, Any], store: ControlStore) -> RunReport:
+    """The report of a run that ends now."""
+    epoch = None if summary["epoch"] is None else store.epoch(summary["epoch"])
+    if epoch is not None and summary["quarantined"]:
+        journal.examples = {}
+        journal.note_quarantine([store.quarantine(epoch, [ID, "row", "reason"])])
+    engine = epoch.description.engine if epoch is not None else None
+    return RunReport(
+        index=settings.index.name,
+        began=datetime.fromtimestamp(journal.began, UTC).isoformat(timespec="microseconds"),
+        ended=datetime.now(UTC).isoformat(timespec="microseconds"),
+        version=indexer.__version__,
+        model=settings.model.name,
+        summary=dict(summary),
+        gates=_gates(epoch, journal.gates.values()),
+        intervals=journal.intervals,
+        examples=journal.examples,
+        workers=journal.workers,
+        losses=journal.losses,
+        made_with=engine.made_with if engine is not None else {},
+        cost=_cost(settings, journal),
+    )
+
+
+def _gates(epoch: Epoch | None, measured: Iterable[Gate]) -> list[GateRecord]:
+    """The gates of the published epoch, or those that a run without one has measured."""
+    if epoch is None:
+        return [GateRecord(**asdict(gate)) for gate in measured]
+    allowed = epoch.description.bounds
+    return [
+        GateRecord(name=name, measured=value, allowed=allowed.get(name), holds=True)
+        for name, value in epoch.description.gates.items()
+    ]
+
+
+def _cost(settings: Settings, journal: Journal) -> CostRecord:
+    """GPU-hours from the workers' start to their end, and what they cost."""
+    seconds = journal.seconds.get("start", 0.0) + journal.seconds.get("embed", 0.0)
+    hours = journal.gpus * seconds / SECONDS_PER_HOUR
+    price = settings.run.gpu_hour_price
+    return CostRecord(
+        gpus=journal.gpus,
+        gpu_hours=round(hours, 6),
+        gpu_hour_price=price,
+        money=None if price is None else round(hours * price, 4),
+    )

@@ -1,0 +1,1 @@
+"""Reports of runs: what is recorded of each, the page that shows it, and its metrics."""
