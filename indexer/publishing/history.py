@@ -17,9 +17,9 @@ from indexer.storage.records import Epoch, now
 from indexer.storage.tags import is_begun, protect
 
 
-def epochs(store: ControlStore) -> list[dict[str, Any]]:
-    """The main facts of every published epoch, in order, JSON-ready."""
-    return [_listed(epoch, held=store.is_held(epoch)) for epoch in store.epochs()]
+def epochs(store: ControlStore, most: int | None = None) -> list[dict[str, Any]]:
+    """The main facts of the published epochs, in order, JSON-ready: of all, or of the latest ``most``."""
+    return [_listed(epoch, held=store.is_held(epoch)) for epoch in store.epochs(most)]
 
 
 def _listed(epoch: Epoch, *, held: bool) -> dict[str, Any]:
@@ -31,8 +31,11 @@ def _listed(epoch: Epoch, *, held: bool) -> dict[str, Any]:
         "generation": epoch.generation,
         "rows": {table.name: table.rows for table in epoch.tables},
         **counts.model_dump(include={"new", "changed", "deleted"}),
+        "documents": run.documents,
         "indexed": run.indexed,
         "quarantined": run.quarantined,
+        "tokens_per_second": run.tokens_per_second,
+        "bytes": {table.name: table.bytes for table in epoch.tables},
         "rollback_of": epoch.description.rollback_of,
         "held": held,
     }

@@ -78,9 +78,14 @@ class ControlStore(EpochWork):
         """Number of the next epoch."""
         return 1 + max(self.epoch_numbers(), default=0)
 
-    def epochs(self) -> list[Epoch]:
-        """The published epochs, ascending; damaged ones are skipped with a progress line."""
-        return list(self._readable(self.epoch_numbers()))
+    def epochs(self, most: int | None = None) -> list[Epoch]:
+        """The published epochs, ascending; damaged ones are skipped with a progress line.
+
+        Args:
+            most: Cap on the epochs that are read, the latest ones; all by default.
+        """
+        numbers = self.epoch_numbers()
+        return list(self._readable(numbers if most is None else numbers[-most:]))
 
     def latest_epoch(self) -> Epoch | None:
         """The published state, or ``None`` before the first epoch; damaged files are skipped for earlier ones."""

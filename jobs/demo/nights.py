@@ -57,7 +57,7 @@ def main() -> None:
     _kill_half_way()
     _run("the same command again", "index")
     _run("roll back to the second night", "publish", "rollback", "2")
-    _run("what is published", "publish", "list")
+    _run("what is published", "publish", "list", "--json")
 
 
 def _run(title: str, job: str, *arguments: str) -> None:
