@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.support import machine
-from benchmarks.support.flops import DTYPES, faster, limits, model_flops
+from benchmarks.support.flops import DTYPES, checkpoint_flops, faster, limits
 from benchmarks.support.fresh_process import apart
 from indexer.inference import sweep
 from indexer.inference.engine_spec import EngineSpec
@@ -69,7 +69,7 @@ def measure(given: Subject, limit: float) -> dict[str, Any]:
     Returns:
         Every setting with its rate and model FLOPs utilisation, and the best as TOML; JSON-ready.
     """
-    per_token = model_flops(given.spec.path, [len(given.ids[0])]) / len(given.ids[0])
+    per_token = checkpoint_flops(given.spec.path, [len(given.ids[0])]) / len(given.ids[0])
     start, choices = sweep.machine(MAX_TOKENS)
     found: list[Timing] = []
     for measured in [*sweep.best(given, start, choices), sweep.measure(given, _separate(start))]:

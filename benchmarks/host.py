@@ -16,7 +16,7 @@ from typing import Any
 from ray.cluster_utils import Cluster as Machines
 
 from benchmarks.support import machine, reporting
-from benchmarks.support.flops import model_flops
+from benchmarks.support.flops import checkpoint_flops
 from benchmarks.support.fresh_process import apart
 from benchmarks.support.null_model import NullModel
 from benchmarks.support.workload import TOKENS_PER_WORD
@@ -95,7 +95,7 @@ def _settings(root: Path, corpus: str, index: str, *, cluster: dict[str, Any], s
 def gpu_microseconds(root: Path, tokens: int) -> float:
     """Calculated time of a document with a 0.6B model on a GPU."""
     config = write_config(root / "0.6B", replace(TRUE_SHAPES["0.6B"], layers=TRUE_LAYERS["0.6B"]))
-    return model_flops(config, [tokens]) / (GPU_SHARE * H200_BF16) * 1e6
+    return checkpoint_flops(config, [tokens]) / (GPU_SHARE * H200_BF16) * 1e6
 
 
 def markdown(result: Mapping[str, Any]) -> str:

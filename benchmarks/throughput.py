@@ -168,7 +168,7 @@ def _with(so_far: Contender, run: Run, prepared: Work | PairWork, number: int) -
 def _describe(prepared: Work | PairWork, found: Mapping[str, Contender], limit: float) -> dict[str, Any]:
     """Figures and ratios of one kind of lengths, JSON-ready."""
     lengths: Sequence[int] = prepared.lengths
-    per_token = flops.model_flops(prepared.checkpoint, lengths) / sum(lengths)
+    per_token = flops.checkpoint_flops(prepared.checkpoint, lengths) / sum(lengths)
     items = prepared.documents / sum(lengths)
     transformers = {"attention": prepared.attention, "batch": prepared.batch} if isinstance(prepared, Work) else {}
     pairs = [("job", name) for name in found if name != "job"]

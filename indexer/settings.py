@@ -174,6 +174,11 @@ class RunSettings(WorkSettings):
     gpu_hour_price: float | None = Field(
         None, ge=0, description="price of one GPU-hour in your money, for reports, plans and --budget; default: none"
     )
+    gpu_tflops: float | None = Field(
+        None,
+        gt=0,
+        description="dense TFLOP/s of one GPU in the model's dtype; plans use 40 % of it before the first run",
+    )
 
 
 class GateSettings(Section):

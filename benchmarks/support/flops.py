@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.support.fresh_process import apart
+from indexer.inference.flops import model_flops
 
 SIDES = (512, 1024, 2048, 4096)
 
@@ -28,28 +29,9 @@ def limits() -> dict[str, float]:
     return {dtype: apart(matrix_rate, dtype) for dtype in DTYPES}
 
 
-def model_flops(checkpoint: str | Path, lengths: Sequence[int]) -> float:
-    """FLOPs of one forward pass over sequences, a multiplication and an addition counting as two.
-
-    Every matrix costs two per weight and token (Kaplan et al. 2020, "Scaling Laws for Neural Language Models", table
-    1). The embedding table, which is looked up, costs nothing. Causal attention costs 4 x heads x head_dim per layer
-    and pair of tokens. A token attends to itself and every earlier one: n(n + 1)/2 pairs of n tokens. Norms, rotary
-    positions and the softmax are left out, as in PaLM's model FLOPs utilisation (Chowdhery et al. 2022, appendix B).
-
-    Args:
-        checkpoint: Directory of a Qwen3 model; only its ``config.json`` is read.
-        lengths: Tokens of each sequence.
-
-    Returns:
-        The sum over all sequences.
-    """
-    config = json.loads((Path(checkpoint) / "config.json").read_text(encoding="utf-8"))
-    hidden, layers = config["hidden_size"], config["num_hidden_layers"]
-    queries = config["num_attention_heads"] * config["head_dim"]
-    keys = config["num_key_value_heads"] * config["head_dim"]
-    per_layer = hidden * (2 * queries + 2 * keys) + 3 * hidden * config["intermediate_size"]
-    pairs = sum(length * (length + 1) // 2 for length in lengths)
-    return float(2 * layers * per_layer * sum(lengths) + 4 * layers * queries * pairs)
+def checkpoint_flops(checkpoint: str | Path, lengths: Sequence[int]) -> float:
+    """:func:`indexer.inference.flops.model_flops` of the Qwen3 model in a directory."""
+    return model_flops(json.loads((Path(checkpoint) / "config.json").read_text(encoding="utf-8")), lengths)
 
 
 def matrix_rate(dtype: str) -> float:

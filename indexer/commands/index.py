@@ -4,6 +4,7 @@ The last line on standard output is one JSON object with the run's status, whate
 1 failed, 2 unusable settings or corpus, 3 refused to publish. Running the same command again resumes what was staged.
 """
 
+import argparse
 import json
 from typing import TYPE_CHECKING, Literal
 
@@ -32,7 +33,8 @@ def main() -> None:
         settings, arguments = load(Settings, _command())
         if not (arguments.tune or arguments.plan):
             journal = Journal()
-            print(json.dumps(run.run(settings, rebuild=_rebuild(arguments.rebuild), journal=journal)))
+            rebuild, budget = _rebuild(arguments.rebuild), arguments.budget
+            print(json.dumps(run.run(settings, rebuild=rebuild, budget=budget, journal=journal)))
             return
     except (Exception, KeyboardInterrupt) as error:
         # The last line of a night has the same keys, however the run ended.
@@ -41,7 +43,7 @@ def main() -> None:
     if arguments.tune:
         print(json.dumps(tune.tune(settings, arguments.config.with_suffix(".engine.toml"))))
         return
-    planned = plan.plan(settings, rebuild=_rebuild(arguments.rebuild))
+    planned = plan.plan(settings, rebuild=_rebuild(arguments.rebuild), budget=arguments.budget)
     print(json.dumps(planned) if arguments.json else plan.in_words(planned))
     if planned["refused"]:
         raise RefusedError(f"the run would not be published: {'; '.join(planned['refused'])}")
@@ -54,6 +56,9 @@ def _command() -> "CommandLine":
     command = command_line(__doc__ or "")
     command.add_argument("--plan", action="store_true", help="print what would be done and write nothing")
     command.add_argument("--json", action="store_true", help="print the plan as JSON")
+    command.add_argument(
+        "--budget", type=_money, metavar="MONEY", help="start nothing if the run would cost more than this"
+    )
     command.add_argument(
         "--rebuild",
         nargs="?",
@@ -70,3 +75,11 @@ def _command() -> "CommandLine":
 def _rebuild(given: str | None) -> bool | Literal["always"]:
     """Value of ``--rebuild`` as the run takes it."""
     return "always" if given == "always" else given is not None
+
+
+def _money(text: str) -> float:
+    """Value of ``--budget``."""
+    value = float(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError("must be at least 0")
+    return value

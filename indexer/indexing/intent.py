@@ -8,15 +8,15 @@ from indexer import schema
 from indexer.indexing.changes import Changes
 from indexer.indexing.job import Job
 from indexer.indexing.searched import search_entries
+from indexer.indexing.journal import Journal
 from indexer.indexing.stage import Staged
-from indexer.progress import Stopwatch
 from indexer.publishing.gates import Gate
 from indexer.storage import commits, tables
 from indexer.storage.description import Counts, Description, EngineRecord, LayoutRecord, ModelRecord, RunTotals
 from indexer.storage.records import Intent, canonical
 
 
-def make_intent(job: Job, found: Changes, staged: Staged, hold: Sequence[Gate], watch: Stopwatch) -> Intent:
+def make_intent(job: Job, found: Changes, staged: Staged, hold: Sequence[Gate], watch: Journal) -> Intent:
     """Describes the epoch that the staged shards become."""
     uri, layout = job.settings.index.uri, job.layout
     trained = {table.name: table.trained_rows for table in (job.published.tables if job.published else [])}
@@ -75,7 +75,7 @@ def _least_cosine(night: EngineRecord | None) -> dict[str, float]:
     return dict.fromkeys(_published_cosine(night), night.least_cosine) if night is not None else {}
 
 
-def _totals(found: Changes, staged: Staged, watch: Stopwatch) -> RunTotals:
+def _totals(found: Changes, staged: Staged, watch: Journal) -> RunTotals:
     """Totals of the run, over the shards of earlier runs too."""
     return RunTotals(
         documents=found.counts["documents"],
@@ -88,10 +88,11 @@ def _totals(found: Changes, staged: Staged, watch: Stopwatch) -> RunTotals:
         resumed_tokens=staged.resumed_tokens,
         restarts=staged.restarts,
         tokens_per_second=_rate(staged, watch),
+        gpus=watch.gpus,
     )
 
 
-def _rate(staged: Staged, watch: Stopwatch) -> float:
+def _rate(staged: Staged, watch: Journal) -> float:
     """Tokens per second while the engines worked; 0 if this run needed none."""
     seconds = watch.seconds.get("embed", 0.0)
     return round((staged.tokens - staged.resumed_tokens) / seconds, 1) if seconds else 0.0

@@ -9,7 +9,7 @@ from typing import Any
 from indexer.cluster.connection import SMALL_ROWS, Cluster
 from indexer.corpus.documents import open_corpus
 from indexer.errors import CannotFinish, CorpusError, RefusedError
-from indexer.indexing import bounds, changes, report, scan, summary
+from indexer.indexing import bounds, changes, estimate, report, scan, summary
 from indexer.indexing.intent import make_intent
 from indexer.indexing.job import Job, Rebuild, open_job
 from indexer.indexing.kept import keep_published
@@ -44,6 +44,7 @@ def run(
     cluster: Cluster | None = None,
     *,
     rebuild: Rebuild = False,
+    budget: float | None = None,
     journal: Journal | None = None,
 ) -> dict[str, Any]:
     """Brings the index up to date with the corpus, and writes the run's report.
@@ -54,6 +55,7 @@ def run(
         cluster: A connected cluster, which stays connected; by default the run connects as the settings say.
         rebuild: Whether contradicting settings build a new generation of tables beside the published ones, and switch
             to it, instead of raising an error.
+        budget: Most money that the run may cost by its estimate; ``None`` for no bound.
         journal: Where the run notes what it does; a caller that wants to know it of a run that failed gives one.
 
     Returns:
@@ -62,12 +64,13 @@ def run(
     Raises:
         SettingsError: The settings contradict the model or the published index.
         CorpusError: The corpus cannot be read as configured.
-        RefusedError: A gate refused, or another run's epoch is in the way; nothing was published.
+        RefusedError: A gate refused, the estimate is above the budget, or another run's epoch is in the way; nothing
+            was published.
         IndexerError: Anything else that ends the run.
     """
     watch = journal or Journal()
     try:
-        done = _run(settings, model, cluster, rebuild, watch)
+        done = _run(settings, model, cluster, rebuild, budget, watch)
     except (Exception, KeyboardInterrupt) as error:
         report.write(settings, watch, summary.of_ended(error), error)
         raise
@@ -76,7 +79,12 @@ def run(
 
 
 def _run(
-    settings: Settings, model: Model | None, cluster: Cluster | None, rebuild: Rebuild, watch: Journal
+    settings: Settings,
+    model: Model | None,
+    cluster: Cluster | None,
+    rebuild: Rebuild,
+    budget: float | None,
+    watch: Journal,
 ) -> dict[str, Any]:
     """As :func:`run`, without the report."""
     with watch("open"):
@@ -91,7 +99,7 @@ def _run(
         with watch("connect"):
             cluster = cluster or stack.enter_context(Cluster(settings.cluster, settings.engine.replicas_per_gpu))
         tries = count(1)
-        while isinstance(ended := _attempt(job, cluster, reader, watch, next(tries)), Again):
+        while isinstance(ended := _attempt(job, cluster, reader, watch, next(tries), budget), Again):
             latest = job.store.latest_epoch()
             if latest is not None and job.latest is not None and latest.generation > job.latest.generation:
                 rebuild = bool(rebuild)  # "always" is done: another run has published the new generation
@@ -100,7 +108,9 @@ def _run(
     return ended
 
 
-def _attempt(job: Job, cluster: Cluster, reader: ReaderProcess, watch: Journal, number: int) -> dict[str, Any] | Again:
+def _attempt(
+    job: Job, cluster: Cluster, reader: ReaderProcess, watch: Journal, number: int, budget: float | None
+) -> dict[str, Any] | Again:
     """The summary of one epoch, or the reason for another attempt."""
     pending = job.store.pending_intent()
     if pending is not None:
@@ -125,6 +135,8 @@ def _attempt(job: Job, cluster: Cluster, reader: ReaderProcess, watch: Journal, 
     braked = bounds.of_comparison(job, found, len(unread))
     watch.measured(braked)
     enforce(braked)
+    if budget is not None:
+        estimate.refuse_above(estimate.of_shards(job, estimate.left_shards(job, found)), budget)
     staged = stage(job, cluster, found, unread, watch)
     found = keep_published(job, found, staged)
     with watch("check"):

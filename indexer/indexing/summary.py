@@ -22,7 +22,7 @@ class Status(StrEnum):
 
 COUNTS = (
     *("documents", "indexed", "quarantined", "truncated", "chunks", "tokens"),
-    *("resumed_shards", "resumed_tokens", "restarts", "tokens_per_second"),
+    *("resumed_shards", "resumed_tokens", "restarts", "tokens_per_second", "gpus"),
     *("new", "changed", "unchanged", "deleted", "moved", "kept", "duplicates"),
 )
 

@@ -88,7 +88,10 @@ class Counts(Record):
 
 
 class RunTotals(Record):
-    """Totals of the run; ``tokens`` includes ``resumed_tokens``, which an earlier run read."""
+    """Totals of the run; ``tokens`` includes ``resumed_tokens``, which an earlier run read.
+
+    ``gpus`` are those that the workers held: 0 on CPUs, and in epochs of versions that did not record it.
+    """
 
     documents: int
     indexed: int
@@ -100,6 +103,7 @@ class RunTotals(Record):
     resumed_tokens: int
     restarts: int
     tokens_per_second: float
+    gpus: float = 0.0
 
 
 class MaintenanceRecord(Record):

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import host, storage
 from benchmarks.support import reporting
-from benchmarks.support.flops import model_flops
+from benchmarks.support.flops import checkpoint_flops
 from benchmarks.support.fresh_process import apart
 from benchmarks.support.reporting import Contender
 from benchmarks.support.workload import Outcome
@@ -33,7 +33,7 @@ def test_flops_are_those_that_torch_counts(tmp_path: Path) -> None:
         model(input_ids=torch.arange(length)[None])
     unseen = length**2 - length * (length + 1) // 2
     other_half = 4 * SMALL.layers * SMALL.heads * SMALL.head_dim * unseen
-    assert counter.get_total_flops() - other_half == pytest.approx(model_flops(path, [length]), rel=1e-3)
+    assert counter.get_total_flops() - other_half == pytest.approx(checkpoint_flops(path, [length]), rel=1e-3)
 
 
 def test_ratios_are_of_medians_and_say_what_is_absent() -> None:

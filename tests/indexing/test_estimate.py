@@ -1,0 +1,120 @@
+"""What a run would take, in GPU-hours and money, and the budget that refuses it."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from indexer.errors import RefusedError, SettingsError
+from indexer.indexing import changes, estimate, plan, scan
+from indexer.indexing import run as night
+from indexer.indexing.estimate import Estimate
+from indexer.indexing.job import open_job
+from indexer.inference.flops import model_flops
+from indexer.reporting.runs import RunReports
+from indexer.settings import Settings
+from indexer.storage.control import ControlStore
+from indexer.testing.checkpoints import minilm_path
+from tests.support.fakes import model, run_here, settings, words, write
+from tests.support.local_cluster import LocalCluster
+
+QWEN3 = {
+    "model_type": "qwen3",
+    "hidden_size": 1024,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "intermediate_size": 3072,
+}
+"""Qwen3-Embedding-0.6B's shape, by its config.json."""
+
+
+def estimated(given: Settings) -> Estimate:
+    job = open_job(given)
+    cluster: Any = LocalCluster()
+    unread = scan.scan(job, cluster, scan.start_reader(job))
+    return estimate.of_shards(job, estimate.left_shards(job, changes.compare(job, cluster, unread)))
+
+
+def measured_on(given: Settings, gpus: float, tokens_per_second: float) -> None:
+    """The last epoch as if it had been made so."""
+    path = Path(given.index.uri) / "_docs" / "epochs" / f"{1:012d}.json"
+    epoch = json.loads(path.read_text(encoding="utf-8"))
+    epoch["description"]["run"] |= {"gpus": gpus, "tokens_per_second": tokens_per_second}
+    path.write_text(json.dumps(epoch), encoding="utf-8")
+
+
+def test_the_last_run_s_rate_and_gpus_give_hours_and_money(tmp_path: Path) -> None:
+    write(tmp_path / "corpus" / "a.parquet", words(20))
+    given = settings(tmp_path, run={"gpu_hour_price": 3.0})
+    run_here(given)
+    assert ControlStore(given.index.uri, "docs").epoch(1).description.run.gpus == 0
+    measured_on(given, gpus=8, tokens_per_second=1000.0)
+    write(tmp_path / "corpus" / "b.parquet", [(f"new-{name}", text) for name, text in words(50, seed=2)])
+    found = estimated(given)
+    assert found.gpu_hours == pytest.approx(found.tokens / 1000 * 8 / 3600)
+    assert found.money == pytest.approx(3 * (found.gpu_hours or 0))
+    assert (found.chunks, found.basis) == (50, "the last run's rate")
+    with pytest.raises(
+        RefusedError, match=r"would cost about 0\.0\d .*by the last run's rate\), --budget allows 0\.00"
+    ):
+        run_here_within(given, 0.0)
+    assert ControlStore(given.index.uri, "docs").epoch_numbers() == [1]
+    assert RunReports(given.index.uri, "docs").latest()[-1].status == "refused"
+    assert run_here_within(given, 1.0)["indexed"] == 50
+
+
+def run_here_within(given: Settings, budget: float) -> dict[str, Any]:
+    cluster: Any = LocalCluster()
+    return night.run(given, model(given), cluster, budget=budget)
+
+
+def test_a_first_run_is_estimated_by_the_models_flops(tmp_path: Path) -> None:
+    write(tmp_path / "corpus" / "a.parquet", words(20))
+    path = Path(shutil.copytree(minilm_path(), tmp_path / "model"))
+    given = settings(tmp_path, model={"name": str(path)}, run={"gpu_hour_price": 3.0, "gpu_tflops": 989})
+    assert estimated(given).gpu_hours is None, "the formula is Qwen3's"
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    qwen3 = config | QWEN3
+    job = open_job(given)
+    job.model.checkpoint.config.clear()
+    job.model.checkpoint.config.update(qwen3)
+    hours, basis = estimate._gpu_hours(job, tokens=1_000_000, chunks=10_000, last=None)
+    expected = 10_000 * model_flops(qwen3, [100]) / (989e12 * 0.4) / 3600
+    assert (hours, basis) == (pytest.approx(expected), "40% of run.gpu_tflops")
+
+
+def test_flops_of_qwen3_0_6b_are_two_per_weight_and_token() -> None:
+    """440 million weights outside of the embedding table; attention adds little to short texts."""
+    assert model_flops(QWEN3, [1]) / 2 == pytest.approx(440e6, rel=0.01)
+
+
+def test_an_unknown_cost_is_no_cheap_one(tmp_path: Path) -> None:
+    write(tmp_path / "corpus" / "a.parquet", words(5))
+    with pytest.raises(SettingsError, match=r"--budget: what the run would cost is not known; set run\.gpu_hour_price"):
+        run_here_within(settings(tmp_path), 100.0)
+
+
+def test_a_plan_above_its_budget_is_refused() -> None:
+    dear = Estimate(tokens=10, chunks=1, seconds=1.0, gpu_hours=2.0, money=6.0, basis="the last run's rate")
+    assert plan._above(dear, 6.0) == []
+    assert plan._above(dear, None) == []
+    (refused,) = plan._above(dear, 5.0)
+    assert refused.startswith(
+        "the run would cost about 6.00 (2 GPU-hours by the last run's rate), --budget allows 5.00"
+    )
+
+
+def test_only_what_is_left_is_estimated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "corpus" / "a.parquet", words(200))
+    given = settings(tmp_path)
+    whole = estimated(given).tokens
+    with monkeypatch.context() as patch:
+        patch.setattr(ControlStore, "put_intent", lambda *_: pytest.fail("killed here"))
+        with pytest.raises(pytest.fail.Exception):
+            run_here(given)
+    assert whole > 0
+    assert estimated(given).tokens == 0
