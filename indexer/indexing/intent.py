@@ -7,8 +7,8 @@ import pyarrow as pa
 from indexer import schema
 from indexer.indexing.changes import Changes
 from indexer.indexing.job import Job
-from indexer.indexing.searched import search_entries
 from indexer.indexing.journal import Journal
+from indexer.indexing.searched import search_entries
 from indexer.indexing.stage import Staged
 from indexer.publishing.gates import Gate
 from indexer.storage import commits, tables

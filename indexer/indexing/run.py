@@ -12,8 +12,8 @@ from indexer.errors import CannotFinish, CorpusError, RefusedError
 from indexer.indexing import bounds, changes, estimate, report, scan, summary
 from indexer.indexing.intent import make_intent
 from indexer.indexing.job import Job, Rebuild, open_job
-from indexer.indexing.kept import keep_published
 from indexer.indexing.journal import Journal
+from indexer.indexing.kept import keep_published
 from indexer.indexing.sandbox import ReaderProcess
 from indexer.indexing.stage import Staged, stage
 from indexer.inference.model import Model
