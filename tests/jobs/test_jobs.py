@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from indexer.inference.tokenizer import TextEncoder
 from indexer.testing.checkpoints import minilm_path, qwen3_checkpoint
@@ -241,11 +243,18 @@ def test_a_terminated_run_leaves_nothing_behind_and_is_resumed(
     assert json.loads(done.stdout.splitlines()[-1])["tables"][0]["rows"] == 1200
 
 
-def test_ray_job_submit(config: Path, tmp_path: Path) -> None:
-    """As the README has it: a head node with its dashboard and token, the working directory uploaded."""
+@pytest.fixture(scope="module")
+def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
+    """A head node with its dashboard and token: the dashboard's address, and an environment that may submit."""
     dashboard, port = _free_port(), _free_port()
     folder = tempfile.mkdtemp(prefix="ray-")
+    # What an image has: the command on the path.
+    programs = tmp_path_factory.mktemp("programs")
+    command = programs / "qwen3-index"
+    command.write_text(f"#!/bin/sh\nexec {sys.executable} -c 'from indexer.commands.main import run; run()' \"$@\"\n")
+    command.chmod(0o755)
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {"RAY_TMPDIR": folder}
+    environment |= {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     head = [RAY, "start", "--head", f"--port={port}", "--num-cpus=2", "--node-ip-address=127.0.0.1"]
     # The other tests' cluster has the agent's usual port, without which an agent takes no jobs.
     ports = [f"--dashboard-port={dashboard}", "--dashboard-agent-listen-port=0"]
@@ -257,14 +266,40 @@ def test_ray_job_submit(config: Path, tmp_path: Path) -> None:
             capture_output=True,
             timeout=120,
         )
-        submit = [RAY, "job", "submit", "--address", f"http://127.0.0.1:{dashboard}", "--working-dir", "."]
-        command = [sys.executable, "-m", "jobs.index", "--config", str(config), "--index.uri", str(tmp_path / "index")]
-        done = _submitted([*submit, "--", *command], environment)
+        yield f"http://127.0.0.1:{dashboard}", environment
     finally:
         end_ray(folder)
+
+
+def test_ray_job_submit(config: Path, tmp_path: Path, dashboard: tuple[str, dict[str, str]]) -> None:
+    """As the README has it: the working directory is uploaded."""
+    address, environment = dashboard
+    submit = [RAY, "job", "submit", "--address", address, "--working-dir", "."]
+    command = [sys.executable, "-m", "jobs.index", "--config", str(config), "--index.uri", str(tmp_path / "index")]
+    done = _submitted([*submit, "--", *command], environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f'"indexed": {DOCUMENTS}' in done.stdout
     assert "succeeded" in done.stdout
+
+
+@pytest.mark.usefixtures("indexed")
+def test_the_manifest_s_entry_point_runs_and_its_exit_status_comes_back(
+    config: Path, tmp_path: Path, dashboard: tuple[str, dict[str, str]]
+) -> None:
+    """As configs/kubernetes/rayjob.yaml has it, submitted by configs/schedulers/submit.py."""
+    address, environment = dashboard
+    manifest = yaml.safe_load((ROOT / "configs" / "kubernetes" / "rayjob.yaml").read_text(encoding="utf-8"))
+    shutil.copy(config, tmp_path / "index.toml")
+    entrypoint = manifest["spec"]["entrypoint"].replace("/etc/indexer", str(tmp_path)).split()
+    submit = [sys.executable, str(ROOT / "configs" / "schedulers" / "submit.py"), "--address", address, "--"]
+    done = _submitted([*submit, *entrypoint], environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"status": "unchanged"' in done.stdout
+    assert "report: " in done.stdout
+    (tmp_path / "index.toml").write_text("[corpus]\nurl = 1\n", encoding="utf-8")
+    done = _submitted([*submit, *entrypoint], environment)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "error: " in done.stdout
 
 
 def _submitted(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,1 @@
+"""Tests of configs: manifests, images, schedulers, monitoring."""

@@ -1,0 +1,101 @@
+"""The Kubernetes manifests, against the schemas of Kubernetes.
+
+KubeRay's own schemas are in no package. What is inside a pod is checked here; the rest of RayJob and RayCluster was
+checked by hand against KubeRay's custom resource definitions (commit feeaf72, 2026-08-19).
+"""
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+import indexer.commands.main
+from indexer.commands.command import command_line, load
+from indexer.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+
+FOLDER = ROOT / "configs" / "kubernetes"
+
+VERSION = "1.34"
+
+OURS = {"rayjob.yaml", "raycluster.yaml"}
+
+
+def documents(*names: str) -> Iterator[dict[str, Any]]:
+    for name in names or sorted(path.name for path in FOLDER.glob("*.yaml")):
+        yield from yaml.safe_load_all((FOLDER / name).read_text(encoding="utf-8"))
+
+
+def pod_templates() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every pod of KubeRay's resources."""
+    for resource in documents(*sorted(OURS)):
+        cluster = resource["spec"].get("rayClusterSpec", resource["spec"])
+        groups = [("head", cluster["headGroupSpec"])]
+        groups += [(group["groupName"], group) for group in cluster["workerGroupSpecs"]]
+        yield from ((f"{resource['kind']} {name}", group["template"]) for name, group in groups)
+
+
+def test_what_kubernetes_knows_is_valid() -> None:
+    names = {path.name for path in FOLDER.glob("*.yaml")} - OURS - {"kustomization.yaml"}
+    found = list(documents(*sorted(names)))
+    assert {resource["kind"] for resource in found} == {
+        *("CronJob", "Namespace", "PersistentVolumeClaim", "Role", "RoleBinding", "Secret", "ServiceAccount")
+    }
+    for resource in found:
+        kubernetes_validate.validate(resource, VERSION, strict=True)
+
+
+@pytest.mark.parametrize(("name", "template"), list(pod_templates()), ids=[name for name, _ in pod_templates()])
+def test_pods_of_ray_are_valid(name: str, template: dict[str, Any]) -> None:
+    described = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "checked"}, "template": template}
+    kubernetes_validate.validate(described, VERSION, strict=True)
+    broken = {**template, "spec": {**template["spec"], "tolerationz": []}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate({**described, "template": broken}, VERSION, strict=True)
+    spec = template["spec"]
+    assert spec["securityContext"]["runAsNonRoot"]
+    assert [one["securityContext"]["allowPrivilegeEscalation"] for one in spec["containers"]] == [False]
+    mounted = {mount["name"] for one in spec["containers"] for mount in one["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in spec["volumes"]}, name
+
+
+def test_the_run_has_its_settings_and_its_version() -> None:
+    (job,) = documents("rayjob.yaml")
+    program, command, flag, path = shlex.split(job["spec"]["entrypoint"])
+    assert (program, flag, path) == ("qwen3-index", "--config", "/etc/indexer/index.toml")
+    assert command in indexer.commands.main.COMMANDS
+    settings = load(Settings, command_line(""), ["--config", str(FOLDER / "index.toml")])[0]
+    assert settings.run.progress == "lines"
+    lock = (ROOT / "requirements-cuda.lock").read_text(encoding="utf-8")
+    for resource in documents(*sorted(OURS)):
+        cluster = resource["spec"].get("rayClusterSpec", resource["spec"])
+        assert f"\nray=={cluster['rayVersion']} " in lock
+        assert cluster["authOptions"] == {"mode": "token"}
+        (group,) = cluster["workerGroupSpecs"]
+        (container,) = group["template"]["spec"]["containers"]
+        assert int(container["resources"]["requests"]["cpu"]) >= settings.cluster.cpus_per_worker
+
+
+def test_names_that_point_elsewhere_exist() -> None:
+    (kustomization,) = documents("kustomization.yaml")
+    maps = {one["name"]: one["files"] for one in kustomization["configMapGenerator"]}
+    files = [*kustomization["resources"], *(file for names in maps.values() for file in names)]
+    assert [file for file in files if not (FOLDER / file).is_file()] == []
+    (secret,) = documents("secret.example.yaml")
+    claims = [one["metadata"]["name"] for one in documents("base.yaml") if one["kind"] == "PersistentVolumeClaim"]
+    for _, template in pod_templates():
+        for volume in template["spec"]["volumes"]:
+            assert volume.get("configMap", {"name": "indexer"})["name"] in maps
+            assert volume.get("persistentVolumeClaim", {"claimName": "models"})["claimName"] in claims
+        for container in template["spec"]["containers"]:
+            assert container["envFrom"] == [{"secretRef": {"name": secret["metadata"]["name"]}}]
+    cron = next(one for one in documents("cronjob.yaml") if one["kind"] == "CronJob")
+    spec = cron["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    assert spec["containers"][0]["command"][-1] == f"--filename=/rayjob/{maps['rayjob'][0]}"
+    assert spec["volumes"][0]["configMap"]["name"] == "rayjob"
+    assert set(secret["stringData"].values()) == {"replace-me"}, "no secret is committed"
