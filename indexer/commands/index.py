@@ -13,7 +13,6 @@ from indexer.indexing import summary
 
 if TYPE_CHECKING:
     from indexer.commands.command import CommandLine
-    from indexer.indexing.journal import Journal
 
 
 def main() -> None:
@@ -22,7 +21,7 @@ def main() -> None:
     Raises:
         RefusedError: A gate refuses, also what is only planned.
     """
-    journal: Journal | None = None
+    journal = None
     try:
         # Imported here, so that a night that lacks a package has a last line too.
         from indexer.commands.command import load  # noqa: PLC0415
