@@ -124,6 +124,9 @@ def test_the_face_is_lazy_and_complete() -> None:
         "from indexer import Hit, Published, open_published\n"
         "from indexer.search import hits, published\n"
         "assert (Hit, Published, open_published) == (hits.Hit, published.Published, published.open_published)\n"
+        "from indexer import judgements\n"
+        "from indexer.evaluation import judgements as home\n"
+        "assert judgements is home\n"
         "assert not {'ray', 'torch', 'vllm'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
