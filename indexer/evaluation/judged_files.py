@@ -46,12 +46,12 @@ def read_columns(uri: str, setting: str, columns: Mapping[str, str]) -> pl.DataF
     Raises:
         CorpusError: The file cannot be read or lacks a column; names the line and the accepted formats.
     """
-    name = uri.removesuffix(".gz")
+    name = uri.lower().removesuffix(".gz")
     reader = next((read for suffix, read in _READERS.items() if name.endswith(suffix)), None)
     try:
         if reader is None:
             return _of_parquet(uri, setting, columns)
-        text = _decoded(_unpacked(read_small_file(uri, setting), packed=uri.endswith(".gz")))
+        text = _decoded(_unpacked(read_small_file(uri, setting), packed=name != uri.lower()))
         return _frame(list(reader(text)), uri, setting, columns)
     except _Unreadable as error:
         raise CorpusError(f"{setting}: {shown(uri)} cannot be read: {error}; accepted are {ACCEPTED}") from None

@@ -136,7 +136,8 @@ def _judged(frame: pl.DataFrame, notes: Counter[str]) -> dict[str, dict[str, int
     usable = frame.drop_nulls()
     notes["judgements without an id or a grade"] = frame.height - usable.height
     grades = usable.with_columns(pl.col(GRADE).cast(pl.Float64, strict=False))
-    odd = grades.filter(pl.col(GRADE).is_null() | (pl.col(GRADE) != pl.col(GRADE).round()))
+    is_whole = pl.col(GRADE).is_finite() & (pl.col(GRADE) == pl.col(GRADE).round())
+    odd = grades.filter(~is_whole.fill_null(value=False))
     if odd.height:
         raise CorpusError(
             f"judgements.uri: {odd.height} grades are no whole numbers, the first one of query {odd[QUERY][0]!r}"

@@ -72,6 +72,7 @@ def test_what_is_odd_is_counted(tmp_path: Path) -> None:
         ([*QUERIES, {"_id": "q1", "text": "other"}], JUDGED, r"1 query ids have several texts, the first one 'q1'"),
         (QUERIES, [*JUDGED, ("q1", "d1", 2)], r"1 pairs have several grades, .*query 'q1' with document 'd1'"),
         (QUERIES, [("q1", "d1", "0.5"), ("q2", "d1", "x")], r"2 grades are no whole numbers, .* query 'q1'"),
+        (QUERIES, [("q1", "d1", "inf"), ("q2", "d1", "NaN"), ("q3", "d1", "1.0")], r"2 grades are no whole numbers"),
         (QUERIES, [("other", "d1", 1)], r"3 queries with a text, 1 with judgements, 1 with .* none with all three"),
         (QUERIES, [("q1", "d1", 0)], r"no query can be evaluated"),
         ([{"_id": "q1", "question": "first"}], JUDGED, r"queries\.uri: .*queries\.jsonl lacks a column.*text"),
