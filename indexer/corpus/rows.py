@@ -16,6 +16,9 @@ TEXT_SEPARATOR = "\n"
 
 STRING = pa.string()
 
+BLANK = r"^[\s\v\x1c-\x1f\x{85}\p{Z}]*$"
+"""Pattern (RE2) of a text that :meth:`str.strip` leaves nothing of."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -68,7 +71,8 @@ def texts_of(columns: Mapping[str, pa.Array], *, skip_empty: bool) -> tuple[pa.A
 
     Args:
         columns: Text columns by name, in the order they are joined in.
-        skip_empty: Whether an empty text adds nothing, as a null one; otherwise it adds a newline.
+        skip_empty: Whether a text that is empty or only whitespace adds nothing, as a null one; otherwise it adds
+            itself and a newline.
     """
     found = [to_stored(column, STRING) for column in columns.values()]
     texts = [text for text, _ in found]
@@ -77,7 +81,7 @@ def texts_of(columns: Mapping[str, pa.Array], *, skip_empty: bool) -> tuple[pa.A
         return texts[0], faults
     any_valid = np.logical_or.reduce([text.is_valid().to_numpy(zero_copy_only=False) for text in texts])
     if skip_empty:
-        texts = [pc.if_else(pc.equal(pc.binary_length(text), 0), pa.scalar(None, STRING), text) for text in texts]
+        texts = [pc.if_else(pc.match_substring_regex(text, BLANK), pa.scalar(None, STRING), text) for text in texts]
     has_text = np.logical_or.reduce([text.is_valid().to_numpy(zero_copy_only=False) for text in texts])
     # Arrow's join drops a row whose parts are all null: give such a row an empty part.
     texts[0] = pc.if_else(pa.array(has_text), texts[0], "")

@@ -13,6 +13,7 @@ import pytest
 
 from indexer.corpus.digests import scan_file
 from indexer.corpus.documents import Corpus, open_corpus, read_part
+from indexer.corpus.rows import texts_of
 from indexer.corpus.shards import FileRows, cut_shards
 from indexer.corpus.types import common_type, normal_type
 from indexer.corpus.values import to_stored
@@ -69,12 +70,26 @@ def test_a_date_that_cannot_be_shown_costs_its_row_only(tmp_path: Path, payload:
 
 
 def test_a_row_without_any_text_costs_its_row_only(tmp_path: Path) -> None:
-    texts = {"title": [None, "", "A", None], "text": pa.array([None, None, "", "b"], pa.string())}
-    pq.write_table(pa.table({"id": list("wxyz"), **texts}), tmp_path / "a.parquet")
+    titles = [None, "", "A", None, " \u3000\x85\x1c\v", "\n", "T"]
+    texts = [None, None, "", "b", "only this", " ", "\t"]
+    columns = {"title": titles, "text": pa.array(texts, pa.string())}
+    pq.write_table(pa.table({"id": list("tuvwxyz"), **columns}), tmp_path / "a.parquet")
     corpus = open_corpus(CorpusSettings(uri=str(tmp_path), text_columns=["title", "text"]))
     digest = scan_file(corpus, corpus.files[0]).sort_by("row")
-    assert digest["reason"].to_pylist() == ["null_text", "empty_text", None, None]
-    assert read_all(corpus, list(cut_shards(chosen(corpus), 1000, "")))[0] == ("y", "A")
+    assert digest["reason"].to_pylist() == ["null_text", "empty_text", None, None, None, "empty_text", None]
+    assert [text for _, text in read_all(corpus, list(cut_shards(chosen(corpus), 1000, "")))] == [
+        "A",
+        "b",
+        "only this",
+        "T",
+    ]
+
+
+def test_blank_is_what_strip_leaves_nothing_of() -> None:
+    characters = [chr(code) for code in range(0x3100) if not 0xD800 <= code < 0xE000]
+    texts = pa.array(characters)
+    joined, _ = texts_of({"a": texts, "b": pa.array(["b"] * len(characters))}, skip_empty=True)
+    assert joined.to_pylist() == [f"{text}\nb" if text.strip() else "b" for text in characters]
 
 
 STORED = {

@@ -56,7 +56,7 @@ def expected(rows: Iterable[Row], setup: Setup) -> Expected:
     for row in rows:
         name: str | None = getattr(row, setup.id_column)
         parts = [value for column in setup.text_columns if (value := getattr(row, column)) is not None]
-        text = "\n".join(parts)
+        text = "\n".join(part for part in parts if part.strip())
         if name is None:
             quarantine.append((None, "null_id"))
         elif not parts:
