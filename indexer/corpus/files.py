@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from indexer.corpus.instants import COARSE, FINE, STORED, InstantMarker, int96_columns
+from indexer.corpus.pages import largest_row
 from indexer.corpus.types import holds_dictionary
 from indexer.errors import BadFile, CorpusError, first_line
 from indexer.uris import shown
@@ -23,6 +24,9 @@ BATCH_ROWS = 1024
 
 BATCH_BYTES = 64 << 20
 """Approximate cap on the bytes decoded at once: large rows, by the file's footer, make smaller batches."""
+
+DICTIONARY_BYTES = 256 << 20
+"""Cap on the bytes decoded at once if the largest values of the dictionaries stand in every row."""
 
 NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 """Directory of the rows whose partition column is null."""
@@ -59,8 +63,16 @@ class DataFile:
     def partitions(self) -> dict[str, str | None]:
         """Columns that the directories name, as Hive and Spark write them: ``lang=de/`` gives ``lang`` as ``de``."""
         pairs = (part.partition("=") for part in self.path.split("/")[:-1])
-        found = {unquote(name): unquote(value) for name, sign, value in pairs if sign and name}
+        found = {_unquoted(name): _unquoted(value) for name, sign, value in pairs if sign and name}
         return {name: None if value == NO_PARTITION else value for name, value in found.items()}
+
+
+def _unquoted(text: str) -> str:
+    """A name of a directory without its escapes; as it stands if they do not give UTF-8."""
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        return text
 
 
 def read_small_file(uri: str, setting: str, file: DataFile | None = None) -> bytes:
@@ -126,6 +138,10 @@ class OpenParquet(pq.ParquetFile):  # type: ignore[misc]  # pyarrow has no type 
         self.metadata.write_metadata_file(footer)
         renamed = footer.getvalue().to_pybytes().replace(ARROW_TYPES, ARROW_TYPES.swapcase())
         return OpenParquet(self._opened, pq.read_metadata(pa.BufferReader(renamed)))
+
+    def largest_row(self, group: pq.RowGroupMetaData, columns: Sequence[str] | None) -> int:
+        """Result of :func:`indexer.corpus.pages.largest_row` for a row group of this file."""
+        return largest_row(self._opened, group, columns)
 
     def with_int96_in(self, unit: str) -> "OpenParquet":
         """The same file with another unit of int96 timestamps."""
@@ -231,14 +247,14 @@ def _decoded(
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Batches of the row groups that hold a range, each cut to begin inside it."""
     groups, row = _groups(parquet, start, stop)
-    most = _batch_rows(parquet, groups)
+    most = _batch_rows(parquet, groups, columns)
     found = parquet.iter_batches(most, row_groups=groups, columns=columns)
     instants = int96_columns(parquet, columns)
     if instants:
         others = (parquet.with_int96_in(unit) for unit in (COARSE, FINE))
         coarse, fine = (other.iter_batches(most, row_groups=groups, columns=instants) for other in others)
         found = map(InstantMarker(coarse, fine, instants).marked, found)
-    for batch in found:
+    for batch in (piece for whole in found for piece in _pieces(whole)):
         if row >= stop:
             return
         if row + batch.num_rows > start:
@@ -247,11 +263,22 @@ def _decoded(
         row += batch.num_rows
 
 
-def _batch_rows(parquet: pq.ParquetFile, groups: Sequence[int]) -> int:
+def _batch_rows(parquet: OpenParquet, groups: Sequence[int], columns: list[str] | None) -> int:
     """Rows decoded at once, fewer if the groups' rows are large."""
-    described = (parquet.metadata.row_group(group) for group in groups)
-    largest = max((group.total_byte_size // max(group.num_rows, 1) for group in described), default=0)
-    return max(1, min(BATCH_ROWS, BATCH_BYTES // max(largest, 1)))
+    described = [parquet.metadata.row_group(group) for group in groups]
+    average = max((group.total_byte_size // max(group.num_rows, 1) for group in described), default=0)
+    largest = max((parquet.largest_row(group, columns) for group in described), default=0)
+    return max(1, min(BATCH_ROWS, BATCH_BYTES // max(average, 1), DICTIONARY_BYTES // max(largest, 1)))
+
+
+def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """A batch in parts that are not too large: work on it takes a multiple of its bytes."""
+    half = batch.num_rows // 2
+    if half and batch.nbytes > BATCH_BYTES:
+        yield from _pieces(batch.slice(0, half))
+        yield from _pieces(batch.slice(half))
+    else:
+        yield batch
 
 
 def _groups(parquet: pq.ParquetFile, start: int, stop: int) -> tuple[list[int], int]:

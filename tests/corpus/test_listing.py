@@ -9,6 +9,7 @@ import pytest
 
 from indexer.corpus.digests import scan_file
 from indexer.corpus.documents import open_corpus, read_part
+from indexer.corpus.files import DataFile
 from indexer.corpus.shards import cut_shards
 from indexer.errors import BadFile, CorpusError
 from indexer.settings import CorpusSettings
@@ -85,3 +86,8 @@ def test_page_checksums_are_verified(tmp_path: Path) -> None:
     corpus = open_corpus(CorpusSettings(uri=str(tmp_path)))
     with pytest.raises(BadFile, match=r"a\.parquet: damaged"):
         scan_file(corpus, corpus.files[0])
+
+
+def test_names_of_directories_are_read_as_they_were_escaped() -> None:
+    file = DataFile("/corpus/lang=en%20GB/q=a=b/odd=%E9/none=__HIVE_DEFAULT_PARTITION__/empty=/x=1.parquet", 1, 1)
+    assert file.partitions == {"lang": "en GB", "q": "a=b", "odd": "%E9", "none": None, "empty": ""}
