@@ -1,6 +1,7 @@
 """Settings of the jobs, a class per table of the TOML file."""
 
 import json
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -173,6 +174,9 @@ class RunSettings(WorkSettings):
     )
     gpu_hour_price: float | None = Field(
         None, ge=0, description="price of one GPU-hour in your money, for reports, plans and --budget; default: none"
+    )
+    metrics_file: Path | None = Field(
+        None, description="OpenMetrics file that a run writes at its end on the driver's machine; default: none"
     )
     gpu_tflops: float | None = Field(
         None,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Generic
 
 from indexer.cluster.leases import GivenUp
+from indexer.cluster.metrics import RunMetrics
 from indexer.cluster.pipeline import PieceT
 from indexer.cluster.pool import WorkerPool
 from indexer.progress import Progress
@@ -21,6 +22,7 @@ class Work(Generic[PieceT]):
         unit: Name of the counted unit.
         retries: Further tries of a piece that failed.
         most_restarts: Cap on the workers that die.
+        index: Index whose metrics count the work; ``None`` for work that no metric counts.
     """
 
     pieces: Iterable[PieceT]
@@ -28,6 +30,7 @@ class Work(Generic[PieceT]):
     unit: str
     retries: int
     most_restarts: int
+    index: str | None = None
 
 
 def drive(
@@ -50,6 +53,7 @@ def drive(
         IndexerError: As :meth:`indexer.cluster.pool.WorkerPool.run`, and what the callbacks raise.
         KeyboardInterrupt: A signal asked to stop; the pieces in hand are done.
     """
+    metrics = RunMetrics(work.index, work.unit) if work.index is not None else None
     with Progress(work.size, pool.size, style, work.unit) as progress:
         for outcome in pool.run(work.pieces, work.retries, work.most_restarts):
             if isinstance(outcome, GivenUp):
@@ -58,3 +62,5 @@ def drive(
             else:
                 done(outcome.receipt)
                 progress.add(outcome.piece.size, outcome.receipt.tokens)
+            if metrics is not None:
+                metrics.count(outcome, ready=pool.ready, lost=pool.restarts)

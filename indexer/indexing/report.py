@@ -1,8 +1,9 @@
 """Writes the report of a run: whatever became of it, and without ever making it fail."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import indexer
@@ -10,6 +11,7 @@ from indexer.errors import IndexerError, SettingsError
 from indexer.indexing.journal import Journal
 from indexer.progress import say
 from indexer.publishing.gates import Gate, GatesRefusal
+from indexer.reporting import metrics
 from indexer.reporting.page import run_page
 from indexer.reporting.record import SECONDS_PER_HOUR, CostRecord, GateRecord, RunReport
 from indexer.reporting.runs import RunReports
@@ -35,12 +37,22 @@ def write(settings: Settings, journal: Journal, summary: Mapping[str, Any], erro
         if isinstance(error, GatesRefusal):
             journal.measured(error.gates)
         reports = RunReports(settings.index.uri, settings.index.name)
-        report = _report(settings, journal, summary, store)
-        journal.report = reports.put(report, run_page(report, reports.latest()))
+        report, before = _report(settings, journal, summary, store), reports.latest()
+        if settings.run.metrics_file is not None:
+            _write_metrics(settings.run.metrics_file, report, before)
+        journal.report = reports.put(report, run_page(report, before))
     except IndexerError as unwritten:
         say(f"the report of this run could not be written: {unwritten}")
     else:
         say(f"report: {journal.report}")
+
+
+def _write_metrics(path: Path, report: RunReport, before: Sequence[RunReport]) -> None:
+    """Writes the run's metrics, if that is possible."""
+    try:
+        metrics.write(path, report, before)
+    except OSError as error:
+        say(f"run.metrics_file: {path} could not be written: {error.strerror}")
 
 
 def _report(settings: Settings, journal: Journal, summary: Mapping[str, Any], store: ControlStore) -> RunReport:

@@ -107,7 +107,9 @@ def stage(job: Job, cluster: Cluster, found: Changes, unread: Mapping[str, Unrea
                 watch.pools.append(pool)
                 stack.enter_context(pool)
             with watch("embed"):
-                _embed(job, pool, Work(rest, documents, "documents", given.retries, given.max_restarts), staged)
+                name = job.settings.index.name
+                work = Work(rest, documents, "documents", given.retries, given.max_restarts, name)
+                _embed(job, pool, work, staged)
     return staged
 
 

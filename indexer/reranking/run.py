@@ -249,7 +249,8 @@ def _phase(
         with job.watch("start"):
             pool = stack.enter_context(cluster.pool(make, len(rest)))
         with job.watch(phase):
-            work = Work(rest, rows, unit, settings.retries, settings.max_restarts)
+            name = job.settings.index.name if job.settings.index is not None else None
+            work = Work(rest, rows, unit, settings.retries, settings.max_restarts, name)
             drive(pool, work, settings.progress, done, failed.append)
     if failed:
         first = failed[0]

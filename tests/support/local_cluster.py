@@ -22,7 +22,7 @@ class LocalCluster:
 class LocalPool:
     """A pool of one worker that never dies or fails."""
 
-    size = 1
+    size = ready = 1
     restarts = 0
     gpus = 0.0
     places = ("here",)

@@ -1,0 +1,60 @@
+"""Metrics of a run in progress, as Prometheus reads them from a machine of Ray's."""
+
+import time
+import urllib.request
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+
+from indexer.cluster.connection import Cluster
+from indexer.cluster.leases import Done, GivenUp
+from indexer.cluster.metrics import RunMetrics
+from indexer.settings import ClusterSettings
+from tests.deployment.test_monitoring import RAY
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def exported(names: set[str], seconds: float = 90.0) -> str:
+    """The lines that Ray exports of ours, once all names are there."""
+    (node, *_) = ray.nodes()
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    deadline = time.monotonic() + seconds
+    while True:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            lines = [line for line in answer.read().decode().splitlines() if line.startswith("ray_indexer_")]
+        found = {line.split("{")[0] for line in lines}
+        if names <= found:
+            return "\n".join(lines)
+        assert time.monotonic() < deadline, sorted(found)
+        time.sleep(1)
+
+
+def test_ray_exports_what_the_driver_counts() -> None:
+    receipt: Any = SimpleNamespace(tokens=700, seconds={"engine": 2.0, "read": 0.02})
+    piece: Any = SimpleNamespace(size=40)
+    with Cluster(ClusterSettings()):
+        metrics = RunMetrics("docs", "documents")
+        metrics.count(Done(piece, receipt), ready=2, lost=0)
+        metrics.count(Done(piece, receipt), ready=2, lost=1)
+        metrics.count(GivenUp(piece, "it died"), ready=1, lost=1)
+        text = exported(set(RAY))
+    values = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines()}
+
+    def value(name: str, *labels: str) -> float:
+        (found,) = [
+            number
+            for key, number in values.items()
+            if key.startswith(f"{name}{{") and all(label in key for label in ('index="docs"', *labels))
+        ]
+        return found
+
+    assert value("ray_indexer_work_total", 'outcome="done"', 'unit="documents"') == 80
+    assert value("ray_indexer_work_total", 'outcome="given up"') == 40
+    assert value("ray_indexer_tokens_total") == 1400
+    assert value("ray_indexer_workers_lost_total") == 1
+    assert value("ray_indexer_workers_ready") == 1
+    assert value("ray_indexer_stage_seconds_bucket", 'stage="engine"', 'le="3.0"') == 2
+    assert value("ray_indexer_stage_seconds_bucket", 'stage="engine"', 'le="1.0"') == 0
