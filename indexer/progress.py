@@ -3,9 +3,10 @@
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Literal, Self
 
@@ -17,9 +18,17 @@ LINE_SECONDS = 10.0
 """Shortest time between two plain lines."""
 
 
-def say(line: str) -> None:
-    """Tells the operator something on standard error; standard output is for results."""
-    print(printable(line), file=sys.stderr, flush=True)
+Level = Literal["INFO", "WARNING", "ERROR"]
+
+
+def say(line: str, level: Level = "INFO") -> None:
+    """Tells the operator something on standard error; standard output is for results.
+
+    A log gets the time and the level before the line. A terminal does not, and an error's line is plain in both: it is
+    what a command ends with.
+    """
+    known = "" if level == "ERROR" or sys.stderr.isatty() else f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {level} "
+    print(f"{known}{printable(line)}", file=sys.stderr, flush=True)
 
 
 def printable(text: str) -> str:
@@ -47,7 +56,7 @@ class Progress:
         """
         self._total, self._workers, self._unit = total, workers, unit
         self._style = ("bar" if sys.stderr.isatty() else "lines") if style == "auto" else style
-        self._documents = self._tokens = 0
+        self._documents = self._tokens = self._said = 0
         self._start = self._last_line = time.monotonic()
         from tqdm import tqdm  # noqa: PLC0415  # a command that lacks a package can say so without this one
 
@@ -85,14 +94,21 @@ class Progress:
 
     def _print_line(self) -> None:
         """Prints one plain line of progress."""
-        self._last_line = time.monotonic()
-        elapsed = self._last_line - self._start
-        left = elapsed / self._documents * (self._total - self._documents) if self._documents else 0.0
+        now = time.monotonic()
+        # The rate since the start and the one since the last line bound the time that is left: shards differ in length.
+        spans = [(now - self._start, self._documents), (now - self._last_line, self._documents - self._said)]
+        left = sorted(seconds / done * (self._total - self._documents) for seconds, done in spans if done)
+        self._last_line, self._said = now, self._documents
         share = self._documents / max(self._total, 1)
         say(
             f"{self._documents:,}/{self._total:,} {self._unit} ({share:.0%}), {self._rate():,.0f} tokens/s, "
-            f"{self._workers} workers, {left:,.0f} s left"
+            f"{self._workers} workers, {_range(left)} s left"
         )
+
+
+def _range(bounds: Sequence[float]) -> str:
+    """The least and the largest of some numbers, as one where they are equal to the second."""
+    return " to ".join(dict.fromkeys(f"{bound:,.0f}" for bound in (min(bounds, default=0.0), max(bounds, default=0.0))))
 
 
 @dataclass

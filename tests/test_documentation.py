@@ -10,7 +10,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 PAGES = sorted(
-    [*ROOT.glob("*.md"), *(ROOT / name / "README.md" for name in ("benchmarks", "configs", "indexer", "jobs"))]
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / name / "README.md" for name in ("benchmarks", "configs", "configs/kubernetes", "indexer", "jobs")),
+    ]
 )
 
 FIRST_PAGE_BYTES = 9_000

@@ -202,4 +202,7 @@ def _out_of_our_group() -> Iterator[None]:
 def _warn_of_open_cluster() -> None:
     """Warns if the cluster is joined without token authentication."""
     if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
-        say("warning: this Ray cluster is joined without RAY_AUTH_MODE=token: who reaches its ports can run code on it")
+        say(
+            "warning: this Ray cluster is joined without RAY_AUTH_MODE=token: who reaches its ports can run code on it",
+            "WARNING",
+        )

@@ -36,13 +36,13 @@ def execute(main: Callable[[], None]) -> NoReturn:
     try:
         main()
     except IndexerError as error:
-        say(f"error: {error}")
+        say(f"error: {error}", "ERROR")
         sys.exit(error.exit_code)
     except ImportError as error:
         missing = missing_package(error)
         if missing is None:
             raise
-        say(f"error: {missing}")
+        say(f"error: {missing}", "ERROR")
         sys.exit(missing.exit_code)
     except KeyboardInterrupt:
         say("interrupted; run the same command again to resume")

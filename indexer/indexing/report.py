@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import indexer
-from indexer.errors import IndexerError, SettingsError
+from indexer.errors import IndexerError, RefusedError, SettingsError
 from indexer.indexing.journal import Journal
 from indexer.progress import say
 from indexer.publishing.gates import Gate, GatesRefusal
@@ -44,7 +44,16 @@ def write(settings: Settings, journal: Journal, summary: Mapping[str, Any], erro
     except IndexerError as unwritten:
         say(f"the report of this run could not be written: {unwritten}")
     else:
-        say(f"report: {journal.report}")
+        say(f"{_next_step(error)}report: {journal.report}")
+
+
+def _next_step(error: BaseException | None) -> str:
+    """What may be done after a run that ended early, as the beginning of a line."""
+    if isinstance(error, RefusedError):
+        return "the published epoch stays as it is; "
+    if error is None or (isinstance(error, IndexerError) and error.exit_code != IndexerError.exit_code):
+        return ""
+    return "what is staged is kept, and the same command goes on from it; "
 
 
 def _write_metrics(path: Path, report: RunReport, before: Sequence[RunReport]) -> None:

@@ -315,5 +315,8 @@ def resolved(settings: CheckpointSettings) -> Checkpoint:
     found = checkpoint.resolve(settings.name, settings.revision)
     checkpoint.check_files(found, settings.sha256)
     if found.revision != settings.revision:
-        say(f'warning: {settings.name} is not pinned to a commit; the one of today is revision = "{found.revision}"')
+        say(
+            f'warning: {settings.name} is not pinned to a commit; the one of today is revision = "{found.revision}"',
+            "WARNING",
+        )
     return found
