@@ -8,14 +8,14 @@ evaluation does; everything else is of the commands. The names are imported when
 import pkgutil
 from typing import TYPE_CHECKING
 
+from indexer.version import __version__
+
 if TYPE_CHECKING:
     from indexer.evaluation import judgements
     from indexer.search.hits import Hit
     from indexer.search.published import Published, open_published
 
 __all__ = ["Hit", "Published", "judgements", "open_published"]
-
-__version__ = "0.1.0"
 
 _HOME = {
     "Hit": "indexer.search.hits:Hit",

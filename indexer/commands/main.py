@@ -4,9 +4,9 @@ import importlib
 import sys
 from typing import NoReturn
 
-from indexer import __version__
 from indexer.commands.entry import execute
 from indexer.errors import SettingsError, did_you_mean
+from indexer.version import __version__
 
 COMMANDS = {
     "index": "embed what is new or changed in a Parquet corpus and publish it as LanceDB tables",

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import indexer
 from indexer.errors import IndexerError, RefusedError, SettingsError
 from indexer.indexing.journal import Journal
 from indexer.progress import say
@@ -19,6 +18,7 @@ from indexer.schema import ID
 from indexer.settings import Settings
 from indexer.storage.control import ControlStore
 from indexer.storage.records import Epoch
+from indexer.version import __version__
 
 
 def write(settings: Settings, journal: Journal, summary: Mapping[str, Any], error: BaseException | None = None) -> None:
@@ -75,7 +75,7 @@ def _report(settings: Settings, journal: Journal, summary: Mapping[str, Any], st
         index=settings.index.name,
         began=datetime.fromtimestamp(journal.began, UTC).isoformat(timespec="microseconds"),
         ended=datetime.now(UTC).isoformat(timespec="microseconds"),
-        version=indexer.__version__,
+        version=__version__,
         model=settings.model.name,
         summary=dict(summary),
         gates=_gates(epoch, journal.gates.values()),
