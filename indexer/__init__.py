@@ -8,7 +8,7 @@ evaluation does; everything else is of the commands. The names are imported when
 import pkgutil
 from typing import TYPE_CHECKING
 
-from indexer.version import __version__ as __version__  # noqa: PLC0414  # part of the face, not of a star import
+from indexer.version import __version__ as __version__  # part of the face, not of a star import
 
 if TYPE_CHECKING:
     from indexer.evaluation import judgements
