@@ -277,8 +277,22 @@ class EvaluateRunSettings(Section):
     progress: ProgressStyle = Field("auto", description="auto: a bar on a terminal, else lines")
 
 
+class SearchSettings(JobSettings):
+    """Settings of ``jobs.search``, which needs ``[index]`` alone; the file may be that of ``jobs.index``."""
+
+    corpus: CorpusSettings | None = None
+    model: ModelSettings | None = None
+    engine: EngineSettings = EngineSettings()
+    index: IndexSettings
+    search: AnswerSettings = AnswerSettings()
+    reranker: RerankerSettings | None = None
+    cluster: ClusterSettings | None = None
+    run: RunSettings | None = None
+    gates: GateSettings | None = None
+
+
 class Settings(JobSettings):
-    """Settings of ``jobs.index``, ``jobs.search`` and ``jobs.publish``."""
+    """Settings of ``jobs.index`` and ``jobs.publish``."""
 
     corpus: CorpusSettings
     model: ModelSettings

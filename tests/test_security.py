@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from indexer.cluster import worker
 from indexer.commands.entry import execute
-from indexer.commands.search import print_hits
+from indexer.commands.print_answers import print_hits
 from indexer.corpus.listing import list_files
 from indexer.errors import CorpusError, IndexerError, SettingsError
 from indexer.inference import checkpoint

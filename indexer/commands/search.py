@@ -1,81 +1,121 @@
-"""Ask a published index a question: prints ranked documents with their scores."""
+"""Ask a published index questions: prints ranked documents with their scores."""
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator
 
 from indexer.commands.command import command_line, load
-from indexer.progress import printable
-from indexer.search.hits import Hit
-from indexer.search.published import open_published
-from indexer.settings import RerankerSettings, Settings
+from indexer.commands.print_answers import print_hits, print_side_by_side
+from indexer.errors import IndexerError, SettingsError
+from indexer.progress import say
+from indexer.search.answers import Answer, to_json
+from indexer.search.published import Published, open_published
+from indexer.settings import RerankerSettings, SearchSettings
 
-SNIPPET_CHARACTERS = 160
+FEW_QUESTIONS = {"enforce_eager": True, "packed": "off"}
+"""Engine settings for questions one by one: compiling, and proving packed steps, would take longer than answering."""
 
 
 def main() -> None:
     """Searches."""
     command = command_line(__doc__ or "")
-    command.add_argument("question", nargs="+", help="one or more questions, each in quotes")
-    command.add_argument("--k", type=_positive, default=5, help="results per question (default 5)")
-    command.add_argument("--width", type=int, help="width to search at (default: the widest)")
+    command.add_argument("question", nargs="*", help="one or more questions, each in quotes")
+    command.add_argument("--interactive", action="store_true", help="answer questions from standard input, one a line")
+    command.add_argument("--k", type=_positive, default=5, help="documents per question (default 5)")
+    command.add_argument(
+        "--width", type=int, action="append", help="width to search at (default: the widest); again: compare widths"
+    )
     command.add_argument("--where", help="SQL condition on the table's columns, e.g. \"kind = 'class'\"")
+    command.add_argument("--chunks", action="store_true", help="every chunk of a document may be a result")
+    command.add_argument("--checkpoint", metavar="MODEL", help="where the index's model is, if it has moved")
     command.add_argument("--rerank", metavar="MODEL", help="reranker, hub id or directory, that orders the candidates")
     command.add_argument("--candidates", type=_positive, default=100, help="documents to rerank (default 100)")
-    command.add_argument("--json", action="store_true", help="print one JSON object per question")
-    settings, arguments = load(Settings, command)
-    reranker = RerankerSettings(name=arguments.rerank) if arguments.rerank else None
-    published = open_published(
-        settings.index.uri, settings.index.name, engine=settings.engine.arguments, reranker=reranker
+    command.add_argument("--json", action="store_true", help="print one JSON object per question and width")
+    command.add_argument("--whole-document", action="store_true", help="with --json: also the documents' whole text")
+    settings, arguments = load(SearchSettings, command)
+    if bool(arguments.question) == arguments.interactive:
+        raise SettingsError(
+            "ask a question, or use --interactive to type questions"
+            if not arguments.question
+            else "--interactive reads questions from standard input: leave out those on the command line"
+        )
+    with open_published(
+        settings.index.uri,
+        settings.index.name,
+        engine=FEW_QUESTIONS | settings.engine.arguments,
+        model=arguments.checkpoint,
+        reranker=RerankerSettings(name=arguments.rerank) if arguments.rerank else None,
+    ) as published:
+        _check(published, arguments)
+        if arguments.interactive:
+            _converse(published, arguments)
+        for question in arguments.question:
+            _answer(published, question, arguments)
+
+
+def _check(published: Published, arguments: argparse.Namespace) -> None:
+    """Refuses what no question can be answered with, then starts the engines."""
+    for width in arguments.width or [None]:
+        published.snapshot.check(width, arguments.where)
+    published.start()
+
+
+def _converse(published: Published, arguments: argparse.Namespace) -> None:
+    """Answers questions until there are no more; an error or Ctrl-C ends one answer only."""
+    for question in _typed():
+        try:
+            if published.refresh():
+                say(f"epoch {published.epoch.number}")
+            _answer(published, question, arguments)
+        except IndexerError as error:
+            say(f"error: {error}")
+        except KeyboardInterrupt:
+            say("interrupted")
+
+
+def _typed() -> Iterator[str]:
+    """Questions from standard input, a line each, until its end, or Ctrl-C at the prompt."""
+    prompt = "\n? " if sys.stdin.isatty() else ""
+    while True:
+        try:
+            question = input(prompt).strip()
+        except (EOFError, KeyboardInterrupt):
+            return
+        if question:
+            yield question
+
+
+def _answer(published: Published, question: str, arguments: argparse.Namespace) -> None:
+    """Answers a question at every width that was asked for."""
+    answers = [_searched(published, question, width, arguments) for width in arguments.width or [None]]
+    columns = published.epoch.description.text_columns
+    if arguments.json:
+        for answer in answers:
+            print(json.dumps(to_json(answer, columns, whole=arguments.whole_document), allow_nan=False), flush=True)
+    elif len(answers) > 1:
+        print_side_by_side(answers)
+    else:
+        print_hits(question, answers[0].hits, columns)
+
+
+def _searched(published: Published, question: str, width: int | None, arguments: argparse.Namespace) -> Answer:
+    """The answer at one width."""
+    began = time.perf_counter()
+    (hits,) = published.search(
+        [question],
+        arguments.k,
+        width,
+        arguments.where,
+        arguments.candidates if arguments.rerank else None,
+        per_document=not arguments.chunks,
     )
-    candidates = arguments.candidates if reranker else None
-    answers = published.search(arguments.question, arguments.k, arguments.width, arguments.where, candidates)
-    for question, hits in zip(arguments.question, answers, strict=True):
-        if arguments.json:
-            print(json.dumps({"question": question, "results": [_described(hit) for hit in hits]}, default=str))
-        else:
-            print_hits(question, hits, settings.corpus.text_columns)
-
-
-def print_hits(question: str, hits: Sequence[Hit], text_columns: Sequence[str]) -> None:
-    """Prints the answers to a question for a reader.
-
-    Args:
-        question: The question.
-        hits: Its hits, best first.
-        text_columns: Payload columns for a snippet, if the payload has one of them.
-    """
-    print(f"\n{printable(question)}")
-    for rank, hit in enumerate(hits, 1):
-        rest = {key: value for key, value in hit.payload.items() if key not in {*text_columns, *SPAN}}
-        payload = "  ".join(f"{key}={value}" for key, value in rest.items())
-        print(printable(f"  {rank}. {hit.score:.3f}  {hit.id}  {payload}".rstrip()))
-        snippet = _snippet(hit, text_columns)
-        if snippet:
-            print(f"     {printable(snippet)}")
-    if not hits:
-        print("  nothing found", file=sys.stderr)
-
-
-SPAN = ("char_start", "char_end")
-
-
-def _snippet(hit: Hit, text_columns: Sequence[str]) -> str:
-    """The beginning of a hit's text, on one line."""
-    words = " ".join(hit.text(text_columns).split())
-    return words if len(words) <= SNIPPET_CHARACTERS else words[: SNIPPET_CHARACTERS - 3] + "..."
-
-
-def _described(hit: Hit) -> dict[str, object]:
-    """A hit, JSON-ready."""
-    return {
-        "id": hit.id,
-        "chunk": hit.chunk,
-        "score": hit.score,
-        "vector_score": hit.vector_score,
-        "payload": hit.payload,
-    }
+    took = time.perf_counter() - began
+    epoch = published.epoch
+    return Answer(
+        question, epoch.number, published.state(width).width, epoch.description.model.name, "vector", 1000 * took, hits
+    )
 
 
 def _positive(text: str) -> int:

@@ -18,7 +18,7 @@ from indexer.search.fusion import fuse
 from indexer.search.hits import Hit, shown_columns
 from indexer.search.snapshot import Snapshot
 from indexer.search_settings import Mode
-from indexer.storage import filters, tables, text_index
+from indexer.storage import filters, tables, text_index, where
 from indexer.storage.records import TableState
 
 FUSED = 100
@@ -75,8 +75,9 @@ def condition(snapshot: Snapshot, options: SearchOptions) -> str | None:
     """The condition that rows must meet before they are searched, from ``where`` and ``filters``."""
     if options.where is None and not options.filters:
         return None
-    matching = filters.matches(options.filters, snapshot.schema(options.width)) if options.filters else None
-    return filters.all_of(None if options.where is None else filters.one_condition(options.where), matching)
+    table = snapshot.schema(options.width)
+    matching = filters.matches(options.filters, table) if options.filters else None
+    return filters.all_of(None if options.where is None else where.condition(options.where, table), matching)
 
 
 def text_state(snapshot: Snapshot) -> TableState:
@@ -113,19 +114,19 @@ def find(
         SettingsError: The epoch cannot serve the options.
     """
     check(snapshot, options)
-    where = condition(snapshot, options)
+    wanted = condition(snapshot, options)
     if options.mode == "text":
-        words = _Words(snapshot, where, options.columns)
+        words = _Words(snapshot, wanted, options.columns)
         yield from (_at_words(snapshot, words.documents(query, k), query) for query in queries)
         return
     if vectors is None:
         raise TypeError("a search by vectors needs the queries' vectors")
     depth = k if options.mode == "vector" else max(k, FUSED)
-    found = snapshot.nearest(vectors, depth, options.width, where, options.oversample, options.columns)
+    found = snapshot.nearest(vectors, depth, options.width, wanted, options.oversample, options.columns)
     if options.mode == "vector":
         yield from found
         return
-    words = _Words(snapshot, where, options.columns)
+    words = _Words(snapshot, wanted, options.columns)
     for query, vector, hits in zip(queries, vectors, found, strict=True):
         yield _fused(snapshot, vector, hits, words.documents(query, depth), k, options)
 
@@ -133,11 +134,11 @@ def find(
 class _Words:
     """Full-text search of an epoch."""
 
-    def __init__(self, snapshot: Snapshot, where: str | None, columns: Sequence[str] | None) -> None:
+    def __init__(self, snapshot: Snapshot, wanted: str | None, columns: Sequence[str] | None) -> None:
         """Finds the table that has the index."""
         self._snapshot = snapshot
         self._state = text_state(snapshot)
-        self._where = filters.all_of(where, filters.first_chunk()) if _has_chunks(snapshot) else where
+        self._where = filters.all_of(wanted, filters.first_chunk()) if _has_chunks(snapshot) else wanted
         names = snapshot.schema(self._state.width).names
         self._shown = [*KEY, *(shown_columns(names) if columns is None else columns)]
 

@@ -114,7 +114,7 @@ class Published(CurrentEpoch):
         """
         self._in_use().queries.engine()
         if self._reranker is not None:
-            self.score([("", "")])
+            self.score([("a question", "a document")])
 
     def embed(self, queries: Sequence[str], instructions: Sequence[str | None] | None = None) -> np.ndarray:
         """Full-width vectors of queries, with the model's instruction template.
@@ -155,7 +155,7 @@ class Published(CurrentEpoch):
             SettingsError: There is no such width, the condition is not valid, or nothing can rerank.
         """
         now = self._in_use()
-        now.snapshot.state(width)  # refuses before an engine starts
+        now.snapshot.check(width, where)  # before an engine starts
         columns = [] if rerank is None else now.snapshot.text_columns
         vectors = now.queries.embed(queries)
         count = k if rerank is None else max(k, rerank)

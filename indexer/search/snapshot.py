@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,11 +17,19 @@ from indexer.inference import matryoshka
 from indexer.search.epoch_lease import EpochLease
 from indexer.search.hits import DISTANCE, Hit, best_chunks, joined_text, make_hit, shown_columns, span_text
 from indexer.search.threads import in_threads
-from indexer.storage import tables, vector_index
+from indexer.storage import exact_search, tables, vector_index
 from indexer.storage.records import Epoch, TableState
+from indexer.storage.where import condition
 
 if TYPE_CHECKING:
     from indexer.storage.tables import Table
+
+
+PAYLOADS = 64
+"""Queries whose hits' payload is read together."""
+
+MANY = 16
+"""Vectors from which on one pass over a table without an index is faster than a search for each."""
 
 
 class Snapshot:
@@ -116,7 +125,7 @@ class Snapshot:
         """
         state = self.state(width)
         if where is not None:
-            tables.check_condition(self.uri, state.name, state.version, where)
+            tables.check_condition(self.uri, state.name, state.version, condition(where, self.schema(width)))
 
     def nearest(
         self,
@@ -166,6 +175,11 @@ class Snapshot:
         """
         state = self.state(width)
         table = self._opened(state)
+        wanted = None if where is None else condition(where, table.schema)
+        alone = per_document and self.has_chunks
+        if state.probes is None and oversample == 1 and not alone and len(vectors) >= MANY:
+            yield from self._exactly(state, matryoshka.cut(vectors, state.width), k, wanted, columns)
+            return
         shown = [
             schema.ID,
             schema.CHUNK,
@@ -174,16 +188,37 @@ class Snapshot:
         ]
 
         def found(narrow: np.ndarray, full: np.ndarray, count: int) -> list[Hit]:
-            hits = self._nearest(table, narrow, state, count * oversample, where, shown)
+            hits = self._nearest(table, narrow, state, count * oversample, wanted, shown)
             return hits if oversample == 1 else self._rescored(full, hits)[:count]
 
         def answer(narrow: np.ndarray, full: np.ndarray) -> list[Hit]:
-            if per_document and self.has_chunks:
+            if alone:
                 return best_chunks(partial(found, narrow, full), k)
             return found(narrow, full, k)
 
         full = matryoshka.cut(vectors, self.state().width)
         yield from in_threads(answer, matryoshka.cut(vectors, state.width), full)
+
+    def _exactly(
+        self, state: TableState, vectors: np.ndarray, k: int, where: str | None, columns: Sequence[str] | None
+    ) -> Iterator[list[Hit]]:
+        """Hits of many vectors in a table without an index, from one pass over it."""
+        names = shown_columns(self.schema(state.width).names) if columns is None else list(columns)
+        found = exact_search.nearest(self.uri, state.name, state.version, vectors, k, self._metric, where)
+        while part := list(islice(found, PAYLOADS)):
+            ids = sorted({name for one in part for name in one.ids}) if names else []
+            payload = {(row.pop(schema.ID), row.pop(schema.CHUNK)): row for row in self._payload(state, ids, names)}
+            for one in part:
+                keys = zip(one.ids, one.chunks, one.distances.tolist(), strict=True)
+                rows = (
+                    {schema.ID: name, schema.CHUNK: chunk, DISTANCE: distance} | payload.get((name, chunk), {})
+                    for name, chunk, distance in keys
+                )
+                yield [make_hit(row, self._metric, skip_empty=self.epoch.description.skip_empty) for row in rows]
+
+    def _payload(self, state: TableState, ids: Sequence[str], names: Sequence[str]) -> list[dict[str, Any]]:
+        """Columns of the chunks of some documents."""
+        return tables.lookup(self.uri, state.name, state.version, ids, [schema.ID, schema.CHUNK, *names]).to_pylist()
 
     @property
     def has_chunks(self) -> bool:

@@ -164,8 +164,8 @@ def _in_range(column: str, low: Any, high: Any, type_: pa.DataType) -> str:
     # Zeros of both signs are one number to people, and two to Arrow's order.
     if types.is_floating(type_):
         low, high = (-0.0 if low == 0 else low), (0.0 if high == 0 else high)
-    bounds = [] if low is None else [f"{column} >= {_literal(low, type_)}"]
-    bounds += [] if high is None else [f"{column} <= {_literal(high, type_)}"]
+    bounds = [] if low is None else [f"{column} >= {literal(low, type_)}"]
+    bounds += [] if high is None else [f"{column} <= {literal(high, type_)}"]
     return f"({' AND '.join(bounds)})" if bounds else f"{column} IS NOT NULL"
 
 
@@ -180,9 +180,9 @@ def _literals(values: Iterable[Any], type_: pa.DataType) -> list[str]:
                     raise TypeError("not a number")
                 continue
         if types.is_floating(type_) and value == 0:
-            found += [_literal(0.0, type_), _literal(-0.0, type_)]
+            found += [literal(0.0, type_), literal(-0.0, type_)]
             continue
-        found.append(_literal(value, type_))
+        found.append(literal(value, type_))
     return found
 
 
@@ -198,8 +198,8 @@ def _integers(type_: pa.DataType) -> tuple[int, int]:
     return (-(1 << bits - 1), (1 << bits - 1) - 1) if types.is_signed_integer(type_) else (0, (1 << bits) - 1)
 
 
-def _literal(value: Any, type_: pa.DataType) -> str:
-    """SQL literal of a value as a type."""
+def literal(value: Any, type_: pa.DataType) -> str:
+    """SQL literal of a value as a type; raises ValueError or TypeError if the type cannot hold it."""
     write = next(write for fits, write in LITERALS if fits(type_))
     return write(value, type_)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from indexer.commands.command import command_line, load
 from indexer.commands.entry import execute
-from indexer.commands.search import print_hits
+from indexer.commands.print_answers import print_hits
 from indexer.indexing import run
 from indexer.search.published import open_published
 from indexer.settings import Settings
@@ -41,8 +41,8 @@ def main() -> None:
     documents = python_docs.write_corpus(CORPUS)
     print(f"{documents:,} documents of Python {platform.python_version()} in {CORPUS}", flush=True)
     _print_summary(run.run(settings))
-    published = open_published(settings.index.uri, settings.index.name, engine=settings.engine.arguments)
-    answers = published.search(QUESTIONS, ANSWERS)
+    with open_published(settings.index.uri, settings.index.name, engine=settings.engine.arguments) as published:
+        answers = published.search(QUESTIONS, ANSWERS)
     for question, hits in zip(QUESTIONS, answers, strict=True):
         print_hits(question, hits, settings.corpus.text_columns)
     print(f'\nAsk your own:\n  .venv/bin/python -m jobs.search --config {CONFIG} "{NEXT_QUESTION}"')

@@ -99,10 +99,12 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def job(config: Path, environment: dict[str, str]) -> Job:
-    def call(module: str, *arguments: str, config: Path = config) -> subprocess.CompletedProcess[str]:
+    def call(
+        module: str, *arguments: str, config: Path = config, typed: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", f"jobs.{module}", "--config", str(config), *arguments]
         return subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False, input=typed
         )
 
     return call
@@ -145,6 +147,28 @@ def test_questions_are_answered(indexed: dict[str, Any], job: Job, config: Path)
     assert [len(answer["results"]) for answer in (first, second)] == [3, 3]
     assert {hit["payload"]["kind"] for hit in first["results"]} == {"page"}
     assert indexed["indexed"] == DOCUMENTS
+
+
+def test_questions_are_answered_one_after_another(
+    indexed: dict[str, Any], job: Job, config: Path, tmp_path: Path
+) -> None:
+    """With nothing but [index], two widths, and an error in the middle."""
+    assert indexed["epoch"] == 1
+    file = tmp_path / "index.toml"
+    file.write_text(f'[index]\nuri = "{config.parent}/index"\n', encoding="utf-8")
+    flags = ["--interactive", "--json", "--k", "3", "--width", "384", "--width", "64", "--checkpoint", minilm_path()]
+    done = job("search", *flags, config=file, typed=f"{_first_text(config)}\n\nanother question\n")
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [answer["width"] for answer in answers] == [384, 64, 384, 64]
+    for answer in answers:
+        assert (answer["epoch"], answer["mode"], answer["model"]) == (1, "vector", minilm_path())
+        assert answer["milliseconds"] < 10_000  # the engine has started before
+        assert len({hit["id"] for hit in answer["results"]}) == 3
+        assert not any("text" in hit["payload"] for hit in answer["results"])
+    best = answers[0]["results"][0]
+    assert (best["id"], best["chunk"], best["text"]) == ("doc-00000", 0, _first_text(config))
+    assert best["span"] == [0, len(best["text"])]
 
 
 @pytest.fixture(scope="module")

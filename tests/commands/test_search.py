@@ -1,0 +1,123 @@
+"""jobs.search with the fake engine: what it prints, what it takes from standard input, and what it refuses."""
+
+import io
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from indexer.commands import search
+from indexer.errors import SettingsError
+from indexer.settings import Settings
+from tests.support.fakes import run_here, settings, words, write
+from tests.support.readers import fake_readers
+
+TEXTS = [text for _, text in words(30)]
+
+Call = Callable[..., str]
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Settings:
+    """An index of 30 documents with their text."""
+    given = settings(tmp_path, corpus={"payload": ["kind", "text"]})
+    write(tmp_path / "corpus" / "a.parquet", words(30))
+    run_here(given)
+    return given
+
+
+@pytest.fixture
+def call(given: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Runs the command with a file of nothing but [index]; gives its standard output."""
+    file = tmp_path / "index.toml"
+    file.write_text(f'[index]\nuri = "{given.index.uri}"\n', encoding="utf-8")
+
+    def called(*arguments: str, typed: str = "", **faults: Any) -> str:
+        monkeypatch.setattr("sys.argv", ["search", "--config", str(file), *arguments])
+        monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+        capsys.readouterr()
+        with fake_readers(**faults) as engines:
+            search.main()
+            assert [engine.is_closed for engine in engines] == [True]
+        return capsys.readouterr().out
+
+    return called
+
+
+def test_a_question_is_answered_with_the_chunks_text(call: Call) -> None:
+    out = call(TEXTS[3], "--k", "2")
+    first = out.splitlines()[2]
+    assert first.startswith("  1. 1.000  doc-00003  kind=page")
+    assert TEXTS[3] in out
+
+
+def test_json_has_the_hits_text_and_not_the_document(call: Call) -> None:
+    (answer,) = map(json.loads, call(TEXTS[3], "--json", "--k", "2").splitlines())
+    assert (answer["epoch"], answer["width"], answer["mode"], len(answer["results"])) == (1, 384, "vector", 2)
+    assert answer["results"][0]["text"] == TEXTS[3]
+    assert answer["results"][0]["payload"] == {"kind": "page"}
+    (answer,) = map(json.loads, call(TEXTS[3], "--json", "--whole-document").splitlines())
+    assert answer["results"][0]["payload"] == {"kind": "page", "text": TEXTS[3]}
+
+
+def test_widths_stand_side_by_side(call: Call) -> None:
+    out = call(TEXTS[3], "--width", "384", "--width", "96", "--k", "3")
+    head, first = out.splitlines()[2:4]
+    assert head.index("vector 96") == first.rindex("1.000 doc-00003")
+    assert first.count("doc-00003") == 2
+
+
+def test_questions_are_answered_one_after_another(call: Call, given: Settings, tmp_path: Path) -> None:
+    out = call("--interactive", "--json", typed=f"{TEXTS[1]}\n\n  \n{TEXTS[2]}\n")
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert [answer["results"][0]["id"] for answer in answers] == ["doc-00001", "doc-00002"]
+    write(tmp_path / "corpus" / "a.parquet", words(31))
+    run_here(given)
+    (answer,) = map(json.loads, call(words(31)[30][1], "--json").splitlines())
+    assert (answer["epoch"], answer["results"][0]["id"]) == (2, "doc-00030")
+
+
+def test_ctrl_c_ends_an_answer_and_not_the_command(call: Call) -> None:
+    def interrupt() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    real = search._searched
+    left = [True]
+
+    def interrupted(*arguments: Any) -> Any:
+        if left and left.pop():
+            threading.Timer(0.2, interrupt).start()
+            threading.Event().wait(30)
+        return real(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "_searched", interrupted)
+        out = call("--interactive", "--json", typed=f"{TEXTS[1]}\n{TEXTS[2]}\n")
+    (answer,) = map(json.loads, out.splitlines())
+    assert answer["results"][0]["id"] == "doc-00002"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "ask a question, or use --interactive"),
+        (["question", "--interactive"], "leave out those on the command line"),
+        (["question", "--where", "kind = 'page'; DROP TABLE docs"], "not one condition"),
+        (["question", "--where", "nothing = 1"], "No field named nothing"),
+        (["question", "--where", "kind = 5 AND"], "the condition is refused"),
+        (["question", "--width", "100"], "no table of width 100"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_before_an_engine_starts(
+    call: Call, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.setattr("indexer.search.published.Published.start", lambda _: pytest.fail("started"))
+    with pytest.raises(SettingsError) as refused:
+        call(*arguments)
+    assert message in str(refused.value)
+    assert ".rs" not in str(refused.value)
