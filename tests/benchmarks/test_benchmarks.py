@@ -3,11 +3,12 @@
 import json
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import host, storage
-from benchmarks.support import reporting
+from benchmarks.support import machine, reporting
 from benchmarks.support.flops import checkpoint_flops
 from benchmarks.support.fresh_process import apart
 from benchmarks.support.reporting import Contender
@@ -63,8 +64,29 @@ def test_a_contender_that_is_absent_passes_no_floor() -> None:
     assert reporting.below_floors("small words bfloat16", measured, {"ray_data"}) == []
 
 
+def _host_result(root: Path) -> dict[str, Any]:
+    """A result of the host benchmark with figures of its order of magnitude."""
+    stages = {"read": 13.2, "tokenise": 4.3, "engine": 2.8, "widths": 2.5, "stage": 26.9}
+    cost = {"tokens": 99.5, "worker_us": stages, "driver_us": {"scan": 9.9}}
+    ours = {"100": 4.3}
+    return {
+        "machine": machine.describe(),
+        "engine_us": {"loop": {"100": 122.4}, "packed": {"100": 6.2}},
+        "tokenise_us": ours,
+        "tokenise": {"ours": ours, "tokenizers": {"100": 183.4}},
+        "costs": [host.with_gpus(root, cost, 6.2)],
+        "control_plane": {"workers": 64, "efficiency": 0.96},
+    }
+
+
+def test_a_process_feeds_as_many_gpus_as_its_time_for_a_document_allows(tmp_path: Path) -> None:
+    (cost,) = _host_result(tmp_path)["costs"]
+    assert cost["gpus_fed"]["0.6B"] == pytest.approx(cost["gpu_us"]["0.6B"] / (13.2 + 4.3 + 2.5 + 26.9 + 6.2), rel=0.01)
+    assert cost["gpus_fed"]["8B"] > 5 * cost["gpus_fed"]["0.6B"]
+
+
 def test_results_are_written_as_data_table_and_picture(tmp_path: Path) -> None:
-    measured = json.loads((reporting.FLOORS.parent / "results" / "host.json").read_text(encoding="utf-8"))
+    measured = _host_result(tmp_path)
     reporting.write(tmp_path, "host", measured, host.markdown(measured))
     searched = [storage.searching(tmp_path, storage.Case(2000, 64, "float32", kind)) for kind in ("none", "IVF_FLAT")]
     reporting.write(tmp_path, "storage", measured | {"searching": searched}, "\n".join(reporting.table(searched)))
