@@ -24,6 +24,7 @@ class EngineSpec:
             need at this rate ends the process.
         packed: Whether batches run in packed steps. ``auto``: if the start proves them; ``on``: always, otherwise an
             error; ``off``: vLLM's own loop.
+        gpu_engines: Engines that share the GPU, so that each takes its part of the memory.
     """
 
     path: str
@@ -33,3 +34,4 @@ class EngineSpec:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     slowest: float = SLOWEST
     packed: Packed = "auto"
+    gpu_engines: int = 1

@@ -92,6 +92,7 @@ class Configured(ABC, Generic[SettingsT]):
             overrides=self.overrides,
             slowest=self.engine_settings.slowest,
             packed=self.engine_settings.packed,
+            gpu_engines=self.engine_settings.replicas_per_gpu,
         )
 
     @property

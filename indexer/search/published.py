@@ -259,7 +259,7 @@ def open_published(
     arguments = dict(engine or {})
     if reranker and MEMORY in arguments:  # two engines of this process share one GPU
         arguments[MEMORY] = float(arguments[MEMORY]) / 2
-    settings = EngineSettings(**arguments)
+    settings = EngineSettings(**{"replicas_per_gpu": 2 if reranker else 1} | arguments)
     chosen = RerankerSettings(name=reranker) if isinstance(reranker, str) else reranker
     return Published(
         store,

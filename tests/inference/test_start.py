@@ -1,0 +1,78 @@
+"""What an engine is started with, without starting one."""
+
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from indexer.inference.start import memory_share
+from indexer.testing.checkpoints import minilm_path
+
+GIB = 1 << 30
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+CONFIGURE = """
+import sys, pickle
+from indexer.inference.model import open_model
+from indexer.settings import EngineSettings, ModelSettings
+model = open_model(ModelSettings(name="org/model", revision="main"), EngineSettings())
+assert model.checkpoint.path.startswith(sys.argv[1]), model.checkpoint.path
+assert model.tokenizer.documents(["a text"]).ids.tokens > 2
+open(sys.argv[2], "wb").write(pickle.dumps(model))
+"""
+
+LOAD = """
+import sys, pickle
+model = pickle.load(open(sys.argv[2], "rb"))
+assert model.spec.path.startswith(sys.argv[1]), model.spec.path
+print(model.fingerprint_digest)
+"""
+
+
+@pytest.mark.parametrize(
+    ("free", "engines", "expected"),
+    [
+        (80, 1, 0.9),
+        (80, 2, 0.45),
+        (44, 2, 0.45),  # the first of two has taken its part
+        (20, 1, 0.225),  # another job has most of the GPU
+        (20, 2, 0.225),
+    ],
+)
+def test_an_engine_takes_its_part_of_the_gpu_and_no_more_than_is_free(free: int, engines: int, expected: float) -> None:
+    assert memory_share(free * GIB, 80 * GIB, engines) == expected
+
+
+def _hub_cache(root: Path) -> Path:
+    """A hub cache that has the model, as huggingface_hub lays it out."""
+    model = root / "hub" / "models--org--model"
+    shutil.copytree(minilm_path(), model / "snapshots" / COMMIT)
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text(COMMIT)
+    return root
+
+
+def _in_process(code: str, cache: Path, file: Path) -> str:
+    environment = os.environ | {"HF_HOME": str(cache), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", code, str(cache), str(file)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_worker_loads_a_hub_model_from_its_own_cache(tmp_path: Path) -> None:
+    """The driver's place of the files, and its tokenizer, stay with the driver."""
+    driver, worker = _hub_cache(tmp_path / "driver"), _hub_cache(tmp_path / "worker")
+    file = tmp_path / "model.pickle"
+    _in_process(CONFIGURE, driver, file)
+    shutil.rmtree(driver)
+    content = file.read_bytes()
+    assert str(driver).encode() not in content
+    assert len(content) < 4096
+    assert _in_process(LOAD, worker, file)
+    assert pickle.loads(content).revision == COMMIT  # noqa: S301  # written above
