@@ -5,7 +5,7 @@ What is hostile is known where a value is made: exactly these rows must be in th
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,20 @@ HOSTILE = 0.002
 
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
+DAY_MS = 86_400_000
+
+ZONES = (
+    None,
+    "UTC",
+    "Etc/UTC",
+    "Europe/Berlin",
+    "America/St_Johns",
+    "Asia/Kathmandu",
+    "Etc/GMT+12",
+    "+05:30",
+    "-12:00",
+)
+
 Made = tuple[pa.Array, np.ndarray]
 """A column and which of its rows hold a hostile value."""
 
@@ -51,7 +65,7 @@ class Maker:
         self._views = depth == DEPTH
         return self._leaf(rows)
 
-    def _one_of(self, choices: list[Any]) -> Any:
+    def _one_of(self, choices: Sequence[Any]) -> Any:
         return choices[self._random.integers(len(choices))]
 
     def _leaf(self, rows: int) -> Made:
@@ -96,11 +110,12 @@ class Maker:
 
     def _temporal(self, rows: int) -> Made:
         unit = self._one_of([*UNITS])
-        zone = self._one_of([None, "UTC", "Europe/Berlin", "+05:30"])
+        zone = self._one_of(ZONES)
         fine, coarse = {"s": "us", "ms": "ns"}.get(unit, unit), {"us": "s", "ns": "ms"}.get(unit, unit)
         factor = UNITS[unit]
         made = [
             (pa.date32(), 700_000, 3_000_000),
+            (pa.date64(), 700_000 * DAY_MS, 3_000_000 * DAY_MS),
             (pa.timestamp(unit, zone), 9 * 10**9 * factor, None if unit == "ns" else 3 * 10**11 * factor),
             (pa.time32(coarse), 86_399 * UNITS[coarse], 90_000 * UNITS[coarse]),
             (pa.time64(fine), 86_399 * UNITS[fine], 2**60),
@@ -111,6 +126,7 @@ class Maker:
         values = self._random.integers(least, most, rows)
         bad = self._marked(rows) if hostile is not None else np.zeros(rows, bool)
         values[bad] = hostile or 0
+        values -= values % DAY_MS if types.is_date64(type_) else 0
         valid = self._valid(rows) | bad
         width = pa.int32() if type_.bit_width == 32 else pa.int64()
         return pa.array(values, width, mask=~valid).view(type_), bad
@@ -119,8 +135,9 @@ class Maker:
         if self._random.random() < 0.3:
             return pa.nulls(rows), np.zeros(rows, bool)
         values = pa.array(self._random.integers(-(10**6), 10**6, rows), mask=~self._valid(rows))
-        type_ = self._one_of([pa.decimal128(25, 3), pa.decimal256(50, 10), pa.decimal128(38, 0)])
-        return values.cast(type_), np.zeros(rows, bool)
+        small = [pa.decimal32(9, 1), pa.decimal64(18, 6)]
+        type_ = self._one_of([pa.decimal128(25, 3), pa.decimal256(50, 10), pa.decimal128(38, 0), *small])
+        return values.cast(pa.decimal256(70, type_.scale)).cast(type_), np.zeros(rows, bool)
 
     def _lengths(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
         valid = self._valid(rows)
@@ -190,11 +207,17 @@ def _comparable_leaf(column: pa.Array) -> list[Any]:
     if types.is_string(type_) or types.is_large_string(type_) or types.is_string_view(type_):
         view = types.is_string_view(type_)
         return column.view(pa.binary_view()).to_pylist() if view else column.cast(pa.large_binary()).to_pylist()
-    if types.is_temporal(type_):
-        integers = column.view(pa.int32() if type_.bit_width == 32 else pa.int64()).to_pylist()
-        scale = 1 if types.is_date(type_) else UNITS["ns"] // UNITS[type_.unit]
-        return [None if value is None else value * scale for value in integers]
-    return column.to_pylist()
+    return _instants(column) if types.is_temporal(type_) else column.to_pylist()
+
+
+def _instants(column: pa.Array) -> list[int | None]:
+    """Dates in days; times, timestamps and durations in nanoseconds."""
+    integers = column.view(pa.int32() if column.type.bit_width == 32 else pa.int64()).to_pylist()
+    if types.is_date(column.type):
+        unit = DAY_MS if types.is_date64(column.type) else 1
+        return [None if value is None else value // unit for value in integers]
+    scale = UNITS["ns"] // UNITS[column.type.unit]
+    return [None if value is None else value * scale for value in integers]
 
 
 def _valid(column: pa.Array) -> list[bool]:
