@@ -15,7 +15,7 @@ from indexer.evaluation_settings import (
 )
 from indexer.job_settings import CheckpointSettings, IndexType, JobSettings, Section
 from indexer.schema import RESERVED
-from indexer.search_settings import AnswerSettings, TextSettings
+from indexer.search_settings import AnswerSettings, Mode, TextSettings
 from indexer.uris import Uri
 
 MIN_WIDTH = 32
@@ -246,6 +246,7 @@ class QueriesSettings(Section):
     text_column: str = Field("query", description="column with the query")
     instruction_column: str | None = Field(None, description="column with an instruction; null: the models' own")
     candidates: int = Field(100, ge=1, description="documents per query that are reranked")
+    mode: Mode = Field("vector", description="vector, text, or hybrid: both, fused by reciprocal rank")
     width: int | None = Field(None, description="width to search at; default: the widest")
     oversample: int = Field(
         1, ge=1, description="search for this many times the candidates and keep the best at full width"

@@ -29,7 +29,14 @@ class CommandLine(argparse.ArgumentParser):
 def command_line(description: str) -> CommandLine:
     """Command line with ``--config``; a job adds its own flags, :func:`load` adds one flag per setting."""
     command = CommandLine(description=description, allow_abbrev=False)
-    command.add_argument("--config", type=Path, required=True, metavar="FILE", help="TOML file with the settings")
+    command.add_argument(
+        "--config",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="TOML file with the settings; given again, a later file's keys go before an earlier one's",
+    )
     return command
 
 
@@ -56,7 +63,7 @@ def load(
     arguments, engine = _split_engine_flags(sys.argv[1:] if argv is None else argv)
     _refuse_unknown_flags(command, arguments)
     namespace = command.parse_args(arguments)
-    content = _read_toml(namespace.config)
+    content = _merged(map(_read_toml, namespace.config))
     _refuse_unknown_variables(cls)
     try:
         settings = cls(_cli_settings_source=source(parsed_args=namespace), **content)
@@ -109,6 +116,17 @@ def _refuse_unknown_variables(cls: type[BaseSettings]) -> None:
             raise SettingsError(
                 f"unknown variable {variable}: no section [{section}]{did_you_mean(section, cls.model_fields)}"
             )
+
+
+def _merged(files: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Several files as one: of a key in several of them the last one counts."""
+    merged: dict[str, Any] = {}
+    for content in files:
+        for name, section in content.items():
+            known = merged.get(name)
+            both = isinstance(known, dict) and isinstance(section, dict)
+            merged[name] = known | section if both else section
+    return merged
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

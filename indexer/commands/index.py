@@ -40,7 +40,7 @@ def main() -> None:
         print(json.dumps(summary.of_ended(error) | {"report": journal.report if journal else None}))
         raise
     if arguments.tune:
-        print(json.dumps(tune.tune(settings, arguments.config.with_suffix(".engine.toml"))))
+        print(json.dumps(tune.tune(settings, arguments.config[0].with_suffix(".engine.toml"))))
         return
     planned = plan.plan(settings, rebuild=_rebuild(arguments.rebuild), budget=arguments.budget)
     print(json.dumps(planned) if arguments.json else plan.in_words(planned))

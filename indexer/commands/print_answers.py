@@ -26,7 +26,7 @@ def print_hits(question: str, hits: Sequence[Hit], text_columns: Sequence[str]) 
     for rank, hit in enumerate(hits, 1):
         rest = {key: value for key, value in hit.payload.items() if key not in {*text_columns, *SPAN}}
         payload = "  ".join(f"{key}={value}" for key, value in rest.items())
-        print(printable(f"  {rank}. {hit.score:.3f}  {hit.id}  {payload}".rstrip()))
+        print(printable(f"  {rank}. {hit.score:.3f}  {hit.id}  {_ranks(hit)}{payload}".rstrip()))
         snippet = _snippet(hit, text_columns)
         if snippet:
             print(f"     {printable(snippet)}")
@@ -47,6 +47,14 @@ def print_side_by_side(answers: Sequence[Answer]) -> None:
     columns = [[f"{hit.score:.3f} {printable(hit.id)}" for hit in answer.hits] for answer in answers]
     for rank, cells in enumerate(zip_longest(*columns, fillvalue=""), 1):
         print(f"{rank:>2}. " + "  ".join(cell[:room].ljust(room) for cell in cells).rstrip())
+
+
+def _ranks(hit: Hit) -> str:
+    """Where a hit of a hybrid search comes from; nothing for others."""
+    if hit.text_rank is None and hit.vector_rank is None:
+        return ""
+    found = {"vector": hit.vector_rank, "text": hit.text_rank}
+    return f"({', '.join(f'{name} {rank}' for name, rank in found.items() if rank)})  "
 
 
 def _snippet(hit: Hit, text_columns: Sequence[str]) -> str:

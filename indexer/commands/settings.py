@@ -34,7 +34,8 @@ HEAD = f"""# Settings
 Every setting of every command, with its type, default and meaning. This page is printed from the settings themselves:
 `make settings` writes it anew.
 
-A command reads one TOML file, named with `--config`. A variable goes before the file, and a flag before both:
+A command reads a TOML file, named with `--config`; given again, a later file's keys go before an earlier one's. A
+variable goes before the files, and a flag before both:
 
 | where | written as |
 | --- | --- |

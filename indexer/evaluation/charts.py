@@ -2,7 +2,8 @@
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from indexer.evaluation.measures import NDCG
@@ -12,12 +13,13 @@ MEGABYTE = 1e6
 FIRST, SECOND, CHOSEN, REST = "#1f6f8b", "#c8773a", "#b3362c", "#9aa5ab"
 
 
-def svg(rows: Sequence[Mapping[str, Any]], chosen: str) -> Iterator[str]:
+def svg(rows: Sequence[Mapping[str, Any]], chosen: str, front: Collection[str]) -> Iterator[str]:
     """Draws the charts.
 
     Args:
         rows: The configurations as the summary has them.
         chosen: Name of the recommended one.
+        front: Names of those among which it was chosen.
 
     Yields:
         SVG elements that can stand in a page: no identifiers that two of them share, text as text.
@@ -27,7 +29,7 @@ def svg(rows: Sequence[Mapping[str, Any]], chosen: str) -> Iterator[str]:
     from matplotlib import pyplot
 
     mpl.use("Agg")
-    draw = (_against_bytes, _by_width, _latencies)
+    draw: list[Callable[..., None]] = [partial(_against_bytes, front=front), _by_width, _latencies]
     with mpl.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}):
         for number, chart in enumerate(draw):
             figure, axis = pyplot.subplots(figsize=(6.4, 4.2))
@@ -40,16 +42,16 @@ def svg(rows: Sequence[Mapping[str, Any]], chosen: str) -> Iterator[str]:
             yield _inline(drawn.getvalue(), f"chart{number}")
 
 
-def _against_bytes(axis: Any, rows: Sequence[Mapping[str, Any]], chosen: str) -> None:
-    front = _front(rows)
+def _against_bytes(axis: Any, rows: Sequence[Mapping[str, Any]], chosen: str, front: Collection[str]) -> None:
     for row in rows:
-        colour = CHOSEN if row["name"] == chosen else FIRST if row in front else REST
+        colour = CHOSEN if row["name"] == chosen else FIRST if row["name"] in front else REST
         axis.scatter(_bytes(row) / MEGABYTE, row[NDCG], color=colour, s=28, zorder=3)
-    axis.plot([_bytes(row) / MEGABYTE for row in front], [row[NDCG] for row in front], color=FIRST, lw=1, zorder=2)
-    for row in front:
+    best = sorted((row for row in rows if row["name"] in front), key=_bytes)
+    axis.plot([_bytes(row) / MEGABYTE for row in best], [row[NDCG] for row in best], color=FIRST, lw=1, zorder=2)
+    for row in best:
         axis.annotate(row["name"], (_bytes(row) / MEGABYTE, row[NDCG]), (4, -9), textcoords="offset points", fontsize=7)
     axis.margins(x=0.15, y=0.12)
-    axis.set_title("Quality against bytes: the Pareto front; red is recommended")
+    axis.set_title("Quality against bytes: what is surely best for its size; red is recommended")
     axis.set_xlabel("MB of tables and indices")
     axis.set_ylabel(NDCG)
 
@@ -69,7 +71,7 @@ def _by_width(axis: Any, rows: Sequence[Mapping[str, Any]], chosen: str) -> None
 
 
 def _latencies(axis: Any, rows: Sequence[Mapping[str, Any]], chosen: str) -> None:
-    timed = [row for row in rows if row["p50_ms"] is not None]
+    timed = [row for row in rows if not row["reranked"]]  # a reranker takes a hundred times as long
     places = range(len(timed))
     axis.barh(places, [row["p95_ms"] for row in timed], color=REST, label="p95")
     colours = [CHOSEN if row["name"] == chosen else FIRST for row in timed]
@@ -82,15 +84,6 @@ def _latencies(axis: Any, rows: Sequence[Mapping[str, Any]], chosen: str) -> Non
 
 def _bytes(row: Mapping[str, Any]) -> int:
     return int(row["table_bytes"] + row["index_bytes"])
-
-
-def _front(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The Pareto front: those that nothing of the same size or smaller equals, smallest first."""
-    front: list[Mapping[str, Any]] = []
-    for row in sorted(rows, key=lambda row: (_bytes(row), -row[NDCG])):
-        if not front or row[NDCG] > front[-1][NDCG]:
-            front.append(row)
-    return front
 
 
 def _inline(drawn: str, prefix: str) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from indexer.errors import SettingsError
 from indexer.evaluation_settings import CompareSettings
+from indexer.search_settings import Mode
 from indexer.storage.vector_index import NO_INDEX
 
 
@@ -17,7 +18,7 @@ class Configuration:
         precision: ``float32`` or ``float16``, how vector components are stored.
         index: Type of the vector index, ``none`` for exact search.
         rescored: Width at which results are rescored; ``None`` for one stage.
-        text: Whether full-text search takes part.
+        mode: By vectors, by words alone, or by both.
         reranked: Whether a reranker orders what is found.
     """
 
@@ -25,16 +26,16 @@ class Configuration:
     precision: str
     index: str = NO_INDEX
     rescored: int | None = None
-    text: bool = False
+    mode: Mode = "vector"
     reranked: bool = False
 
     @property
     def name(self) -> str:
         """What it is called in reports, e.g. ``96 float32 IVF_SQ, rescored at 384``."""
         how = "exact" if self.index == NO_INDEX else self.index
-        parts = [f"{self.width} {self.precision} {how}"]
+        parts = ["text alone"] if self.mode == "text" else [f"{self.width} {self.precision} {how}"]
         parts += [f"rescored at {self.rescored}"] if self.rescored else []
-        parts += ["with text"] if self.text else []
+        parts += ["with text"] if self.mode == "hybrid" else []
         parts += ["reranked"] if self.reranked else []
         return ", ".join(parts)
 
@@ -74,6 +75,8 @@ def _all(settings: CompareSettings, widths: Sequence[int], own: str, *, reranked
     yield from (Configuration(width, own, index) for index in indices for width in widths)
     yield from (Configuration(width, own, index, rescored=widths[0]) for index in indices for width in widths[1:])
     if settings.text_search:
-        yield from (Configuration(width, own, text=True) for width in widths)
+        yield from (Configuration(width, own, mode="hybrid") for width in widths)
+        yield Configuration(widths[-1], own, mode="text")
+    modes: list[Mode] = ["vector", "hybrid"] if settings.text_search else ["vector"]
     if reranked:
-        yield from (Configuration(width, own, reranked=True) for width in widths)
+        yield from (Configuration(width, own, mode=mode, reranked=True) for mode in modes for width in widths)

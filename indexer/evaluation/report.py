@@ -45,8 +45,8 @@ figure { margin: 0; flex: 0 1 36rem } svg { width: 100%; height: auto }
 
 LEGEND = (
     "Differences are of nDCG@10 from the first configuration, with their 95 % confidence interval (paired bootstrap "
-    "over queries); * marks those beyond chance. Latency is of single searches for ten results, one after the other; "
-    "queries/s with one query per core at once."
+    "over queries); * marks those beyond chance. Latency is of single searches for ten results, one after the other, "
+    "and of reranking the candidates of ten queries; queries/s with one query per core at once."
 )
 
 
@@ -99,13 +99,14 @@ def finished(folder: PutOnceFolder) -> dict[str, Any] | None:
 
 
 def write(folder: PutOnceFolder, summary: Mapping[str, Any], details: Details) -> None:
-    """Writes ``queries.parquet``, ``report.html``, ``report.md`` and, last, ``report.json``."""
+    """Writes ``queries.parquet``, ``report.html``, ``report.md``, ``recommended.toml`` and, last, ``report.json``."""
     parquet = io.BytesIO()
     details.queries.write_parquet(parquet)
     files = {
         "queries.parquet": parquet.getvalue(),
         "report.html": page(summary, details).encode(),
         "report.md": markdown(summary).encode(),
+        "recommended.toml": summary["recommendation"]["toml"].encode(),
         FINISHED: json.dumps(summary, indent=2).encode(),
     }
     for name, content in files.items():
@@ -127,7 +128,9 @@ def page(summary: Mapping[str, Any], details: Details) -> str:
     """The whole report as one HTML page: no script, and nothing that is fetched from anywhere."""
     rows = summary["configurations"]
     chosen = summary["recommendation"]["configuration"]
-    figures = "".join(f"<figure>{drawn}</figure>" for drawn in charts.svg(rows, chosen))
+    figures = "".join(
+        f"<figure>{drawn}</figure>" for drawn in charts.svg(rows, chosen, summary["recommendation"]["front"])
+    )
     body = [
         f"<h1>{_escaped(_title(summary))}</h1><p class=quiet>{_escaped(_counts(summary))}</p>",
         f"<h2>Recommendation</h2><p>{_escaped(_recommended(summary))}</p>",
@@ -184,8 +187,6 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
 
 def _cell(key: str, row: Mapping[str, Any]) -> str:
     value = row[key]
-    if key == "p50_ms" and value is None and row["rerank_seconds"] is not None:
-        return f"{row['rerank_seconds'] * 1000:.0f} ms of reranking"
     if value is None:
         return ""
     if key == "difference":

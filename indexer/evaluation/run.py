@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -13,16 +13,18 @@ from indexer.cluster.connection import Cluster
 from indexer.corpus.listing import list_files
 from indexer.errors import IndexerError, SettingsError
 from indexer.evaluation import configurations, judgements, known_items, measures, report, synthetic, workbench
+from indexer.evaluation.block import block
 from indexer.evaluation.configurations import Configuration
 from indexer.evaluation.judgements import Questions
 from indexer.evaluation.measures import MEASURES, NDCG, Run
 from indexer.evaluation.recommendation import Evaluated, recommend
 from indexer.evaluation.remote_engine import RemoteEngine
+from indexer.evaluation.rerank import Rerank
 from indexer.evaluation.trial import Latency, Trial
 from indexer.evaluation.workbench import RewrittenDocuments, Workbench
 from indexer.inference.model import Reranker, open_reranker
 from indexer.inference.sequences import TokenSequences
-from indexer.progress import Stopwatch, say
+from indexer.progress import say
 from indexer.schema import ID
 from indexer.search.hits import Hit
 from indexer.search.published import Published, open_published
@@ -44,16 +46,16 @@ class ConfigurationResult:
         queries: Measures of every query, as :func:`indexer.measures.per_query` gives them.
         table_bytes: Bytes of its tables' data.
         index_bytes: Bytes of its indices.
-        latency: Of single searches; ``None`` where a reranker works, which is timed in batches.
+        latency: Of single searches, and of reranking their candidates.
         recall: Share of exact search's 10 best documents it finds; ``None`` for exact search itself.
-        rerank_seconds: Seconds per query of the rerankers together.
+        rerank_seconds: Seconds per query of the rerankers together, in batches.
     """
 
     evaluated: Evaluated
     queries: pl.DataFrame
     table_bytes: int
     index_bytes: int
-    latency: Latency | None
+    latency: Latency
     recall: float | None
     rerank_seconds: float | None
 
@@ -101,10 +103,11 @@ class Evaluation:
         return self.reranker
 
     @cached_property
-    def scorer(self) -> RemoteEngine:
-        """Its engines, started for the first configuration that needs them."""
+    def rerank(self) -> Rerank:
+        """The reranker's engines, started for the first configuration that needs them."""
         engine, style = self.given_reranker.engine, self.settings.run.progress
-        return self.stack.enter_context(RemoteEngine(self.cluster, engine, "score", style))
+        scorer = self.stack.enter_context(RemoteEngine(self.cluster, engine, "score", style))
+        return Rerank(self.given_reranker, scorer, self.settings.compare.candidates)
 
 
 def _inputs(settings: EvaluateSettings, reranker: Reranker | None) -> list[str]:
@@ -212,16 +215,15 @@ def _measured(evaluation: Evaluation, configuration: Configuration) -> Configura
     depth = _depth(evaluation, configuration)
     found_hits = trial.ranked(evaluation.vectors, evaluation.queries, depth, oversample)
     hits = _without_themselves(evaluation.questions, found_hits)
-    latency = rerank_seconds = None
+    timed = evaluation.settings.compare.timed_queries
+    latency, rerank_seconds = trial.timed(evaluation.vectors[:timed], evaluation.queries[:timed], oversample), None
     if configuration.reranked:
-        hits, rerank_seconds = _reranked(evaluation, trial, hits)
-    else:
-        timed = evaluation.settings.compare.timed_queries
-        latency = trial.timed(evaluation.vectors[:timed], evaluation.queries[:timed], oversample)
+        hits = evaluation.rerank.order(trial, evaluation.queries, hits)
+        rerank_seconds = evaluation.rerank.seconds
+        latency = evaluation.rerank.added_to(latency)
     evaluation.runs[configuration] = _documents(evaluation.questions, hits)
     found = _with_quality(evaluation, trial, latency, rerank_seconds)
-    timing = f"{latency.p50 * 1000:.1f} ms" if latency else f"{rerank_seconds or 0.0:.2f} s of reranking"
-    say(f"{configuration.name}: {NDCG} {found.evaluated.quality[NDCG]:.4f}, {timing} a query")
+    say(f"{configuration.name}: {NDCG} {found.evaluated.quality[NDCG]:.4f}, {latency.p50 * 1000:.1f} ms a query")
     return found
 
 
@@ -238,20 +240,6 @@ def _without_themselves(questions: Questions, found: Sequence[Sequence[Hit]]) ->
     ]
 
 
-def _reranked(evaluation: Evaluation, trial: Trial, found: Sequence[Sequence[Hit]]) -> tuple[list[list[Hit]], float]:
-    """The candidates in the reranker's order, and the seconds a query took, start-up excluded."""
-    limit = evaluation.settings.compare.candidates
-    candidates = [hits[:limit] for hits in found]
-    flat = [(query, hit) for query, hits in zip(evaluation.queries, candidates, strict=True) for hit in hits]
-    texts = trial.opened.texts([hit.id for _, hit in flat], [hit.chunk for _, hit in flat])
-    pairs = evaluation.given_reranker.tokenizer.pairs([query for query, _ in flat], [text or "" for text in texts])
-    scorer, watch = evaluation.scorer, Stopwatch()
-    with watch("score"):
-        values = iter(scorer.score(pairs).tolist())
-    ordered = [[replace(hit, score=next(values)) for hit in hits] for hits in candidates]
-    return ordered, watch.seconds["score"] / len(candidates)
-
-
 def _documents(questions: Questions, found: Sequence[Sequence[Hit]]) -> Run:
     """Of a document's chunks the best one counts."""
     run: dict[str, dict[str, float]] = {}
@@ -263,7 +251,7 @@ def _documents(questions: Questions, found: Sequence[Sequence[Hit]]) -> Run:
 
 
 def _with_quality(
-    evaluation: Evaluation, trial: Trial, latency: Latency | None, rerank_seconds: float | None
+    evaluation: Evaluation, trial: Trial, latency: Latency, rerank_seconds: float | None
 ) -> ConfigurationResult:
     configuration = trial.configuration
     queries = measures.per_query(evaluation.questions.judgements, evaluation.runs[configuration])
@@ -275,9 +263,10 @@ def _with_quality(
         Evaluated(
             configuration,
             {name: float(np.mean(queries[name].to_numpy())) for name in MEASURES},
+            queries[NDCG].to_numpy(),
             measures.difference(queries[NDCG].to_numpy(), reference[NDCG].to_numpy()),
             trial.table_bytes + trial.index_bytes,
-            latency.p95 if latency else None,
+            latency.p95,
         ),
         queries,
         trial.table_bytes,
@@ -303,9 +292,16 @@ def _summary(evaluation: Evaluation, measured: Sequence[ConfigurationResult]) ->
         "recommendation": {
             "configuration": found.chosen.configuration.name,
             "reason": found.reason,
-            "toml": found.toml,
+            "toml": _block(evaluation, found.chosen.configuration),
+            "front": found.front,
         },
     }
+
+
+def _block(evaluation: Evaluation, chosen: Configuration) -> str:
+    compare = evaluation.settings.compare
+    text = evaluation.bench.text if chosen.mode != "vector" else None
+    return block(chosen, compare.oversample, compare.candidates, text, evaluation.settings.reranker)
 
 
 def _described(one: ConfigurationResult) -> dict[str, Any]:
@@ -313,14 +309,15 @@ def _described(one: ConfigurationResult) -> dict[str, Any]:
     return {
         "name": one.evaluated.configuration.name,
         **asdict(one.evaluated.configuration),
+        "text": one.evaluated.configuration.mode != "vector",
         **quality,
         "difference": {name: round(value, 4) for name, value in asdict(one.evaluated.difference).items()},
         "beyond_chance": one.evaluated.difference.is_beyond_chance,
         "table_bytes": one.table_bytes,
         "index_bytes": one.index_bytes,
-        "p50_ms": round(one.latency.p50 * 1000, 2) if one.latency else None,
-        "p95_ms": round(one.latency.p95 * 1000, 2) if one.latency else None,
-        "queries_per_second": round(one.latency.queries_per_second, 1) if one.latency else None,
+        "p50_ms": round(one.latency.p50 * 1000, 2),
+        "p95_ms": round(one.latency.p95 * 1000, 2),
+        "queries_per_second": round(one.latency.queries_per_second, 1),
         "recall_at_10": None if one.recall is None else round(one.recall, 4),
         "rerank_seconds": None if one.rerank_seconds is None else round(one.rerank_seconds, 4),
     }

@@ -5,27 +5,17 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from indexer import schema
 from indexer.evaluation.configurations import Configuration
-from indexer.inference import matryoshka
+from indexer.search import modes
 from indexer.search.hits import Hit
+from indexer.search.modes import SearchOptions
 from indexer.search.snapshot import Snapshot
-from indexer.storage import scratch
-
-if TYPE_CHECKING:
-    from indexer.storage.tables import Table
-
-PASSAGE = "passage"
-"""Column of a copy with the chunk's own text, for full-text search."""
 
 SHOWN = 10
 """Results of a timed search: a page of them."""
-
-KEY = (schema.ID, schema.CHUNK)
 
 
 @dataclass(frozen=True)
@@ -52,14 +42,12 @@ class Trial:
         opened: Its tables as a reader has them.
         table_bytes: Bytes of its tables' data.
         index_bytes: Bytes of its vector and text indices.
-        text_table: Copy with a full-text index, where text takes part.
     """
 
     configuration: Configuration
     opened: Snapshot
     table_bytes: int
     index_bytes: int
-    text_table: "Table | None" = None
 
     def ranked(self, vectors: np.ndarray, queries: Sequence[str], depth: int, oversample: int) -> list[list[Hit]]:
         """Hits of each query until ``depth`` documents are among them; of a document's chunks all that were found."""
@@ -94,14 +82,6 @@ class Trial:
         self, vector: np.ndarray, query: str, limit: int, oversample: int, columns: Sequence[str] | None
     ) -> list[Hit]:
         chosen = self.configuration
-        if self.text_table is not None:
-            return _fused(self.text_table, matryoshka.cut(vector, chosen.width)[0], query, limit)
         times = oversample if chosen.rescored else 1
-        return self.opened.nearest(vector, limit, chosen.width, oversample=times, columns=columns)[0]
-
-
-def _fused(table: "Table", vector: np.ndarray, query: str, limit: int) -> list[Hit]:
-    """Hits of vectors and full text together."""
-    found = scratch.hybrid_query(table, vector, query, PASSAGE).limit(limit).to_arrow()
-    columns = [found[name].to_pylist() for name in (*KEY, "_relevance_score")]
-    return [Hit(name, chunk, score, score, {}) for name, chunk, score in zip(*columns, strict=True)]
+        options = SearchOptions(mode=chosen.mode, width=chosen.width, oversample=times, columns=columns)
+        return next(modes.find(self.opened, [query], vector, limit, options))

@@ -16,12 +16,13 @@ import pyarrow.compute as pc
 from indexer import schema
 from indexer.errors import IndexerError
 from indexer.evaluation.configurations import Configuration
-from indexer.evaluation.trial import KEY, PASSAGE, Trial
+from indexer.evaluation.trial import Trial
 from indexer.inference import matryoshka
 from indexer.inference.sequences import TokenSequences
-from indexer.search.hits import span_text
 from indexer.search.published import Published
-from indexer.storage import cleanup, scratch, tables, vector_index
+from indexer.search_settings import TextSettings
+from indexer.storage import cleanup, scratch, tables, text_index, vector_index
+from indexer.storage.description import TextRecord
 from indexer.storage.records import TableState
 from indexer.storage.vector_index import NO_INDEX
 
@@ -69,28 +70,37 @@ class Workbench:
         """The tables of a configuration.
 
         Raises:
+            SettingsError: The payload has not the text that is to be searched.
             IndexerError: They cannot be made.
         """
-        own = [self._published_state(configuration, width) for width in configuration.widths]
-        states = [state for state in own if state is not None]
+        found = [self._published_state(configuration, width) for width in configuration.widths]
+        states = [state for state in found if state is not None]
         uri = self._published.uri
-        if len(states) < len(own):
+        text = self._published_text() if configuration.mode != "vector" else None
+        if len(states) < len(found) or (configuration.mode != "vector" and text is None):
             uri = self._uri
             states = [self._copied(configuration, width) for width in configuration.widths]
-        epoch = self._published.epoch.model_copy(update={"tables": states})
+            text = self._with_text(states[-1], configuration.precision) if configuration.mode != "vector" else None
         indexed = sum(
-            scratch.index_bytes(uri, state.name, state.version, schema.VECTOR) for state in states if state.probes
+            scratch.index_bytes(uri, state.name, state.version, [schema.VECTOR]) for state in states if state.probes
         )
-        text = self._with_text(configuration) if configuration.text else None
+        opened = {state.width: state for state in states}
         if text is not None:
-            indexed += scratch.index_bytes(self._uri, text.name, text.version, PASSAGE)
-        return Trial(
-            configuration,
-            self._published.at(uri, epoch),
-            sum(state.bytes for state in states),
-            indexed,
-            None if text is None else tables.search_table(self._uri, text.name, text.version),
-        )
+            indexed += scratch.index_bytes(uri, text.name, text.version, text.text, text_index.INVERTED)
+            opened[text.width] = text
+        epoch = self._published.epoch.model_copy(update={"tables": list(opened.values())})
+        table_bytes = sum(state.bytes for state in states)
+        return Trial(configuration, self._published.at(uri, epoch), table_bytes, indexed)
+
+    @cached_property
+    def text(self) -> TextRecord:
+        """Full-text search as the index has it; for an index without, of the columns that hold its texts.
+
+        Raises:
+            SettingsError: The payload does not have them.
+        """
+        published = self._published.epoch.description.text
+        return published or TextRecord(columns=self._published.text_columns, **TextSettings().model_dump())
 
     def drop(self) -> None:
         """Deletes the copies."""
@@ -142,31 +152,24 @@ class Workbench:
             self._copies[key] = plain.model_copy(update=update)
         return self._copies[key]
 
-    def _with_text(self, configuration: Configuration) -> TableState:
-        width, precision = configuration.width, configuration.precision
-        key = ("text", width, precision)
-        if key in self._copies:
-            return self._copies[key]
-        plain = self._copy(key, f"d{width}_{precision}_text", self._passages)
-        version = scratch.index_text(self._uri, plain.name, PASSAGE)
-        self._copies[key] = plain.model_copy(update={"version": version})
+    def _published_text(self) -> TableState | None:
+        """The published table with the full-text index, if it has the texts that are evaluated."""
+        found = next((state for state in self._published.epoch.tables if state.text), None)
+        if found is None or self._altered is not None:
+            return None
+        return found.model_copy(update={"index": NO_INDEX, "probes": None})
+
+    def _with_text(self, plain: TableState, precision: str) -> TableState:
+        """A later version of a copy, with full-text indices."""
+        key = ("text", plain.width, precision)
+        if key not in self._copies:
+            version = scratch.index_text(self._uri, plain.name, self.text)
+            self._copies[key] = plain.model_copy(update={"version": version, "text": self.text.columns})
         return self._copies[key]
 
     def _plain(self, name: str, width: int, precision: str) -> None:
         target = self._schema(width, precision)
         scratch.write(self._uri, name, target, self._batches(width, precision, target.names[:-1]))
-
-    def _passages(self, name: str, width: int, precision: str) -> None:
-        columns = self._published.text_columns
-        spans = [schema.CHAR_START, schema.CHAR_END]
-        target = pa.schema(
-            [*(self._schema(width, precision).field(key) for key in KEY), pa.field(PASSAGE, pa.string())]
-        )
-        target = target.append(self._schema(width, precision).field(schema.VECTOR))
-        batches = self._batches(width, precision, [*KEY, *spans, *columns])
-        skip = self._published.epoch.description.skip_empty
-        passages = (_passage(batch, columns, target, skip_empty=skip) for batch in batches)
-        scratch.write(self._uri, name, target, passages)
 
     def _batches(self, width: int, precision: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Rows of the index with vectors of a width and precision, altered documents as they are altered."""
@@ -221,6 +224,9 @@ def rewrite(
     rows = published.rows(list(texts), names).to_pylist()
     known = {row[schema.ID]: row for row in rows if row[schema.CHUNK] == 0}
     first, *others = published.text_columns
+    # Another searched column, such as a title, may hold the query.
+    searched = published.epoch.description.text
+    others += [name for name in (searched.columns if searched else []) if name not in {first, *others}]
     made = []
     for at, name in enumerate(texts):
         known[name] |= {first: texts[name], **dict.fromkeys(others)}
@@ -239,10 +245,3 @@ def _with_vectors(
     return pa.RecordBatch.from_arrays(
         [*columns, matryoshka.fixed_size_list(matryoshka.cut(vectors, width), precision)], schema=target
     )
-
-
-def _passage(batch: pa.RecordBatch, columns: Sequence[str], target: pa.Schema, *, skip_empty: bool) -> pa.RecordBatch:
-    spans = batch.select([schema.CHAR_START, schema.CHAR_END, *columns]).to_pylist()
-    texts = [span_text(row, columns, skip_empty=skip_empty) for row in spans]
-    arrays = [batch[name] for name in KEY]
-    return pa.RecordBatch.from_arrays([*arrays, pa.array(texts, pa.string()), batch[schema.VECTOR]], schema=target)

@@ -16,7 +16,9 @@ from indexer.progress import Stopwatch
 from indexer.reranking import pairs
 from indexer.reranking.pairs import RowRange
 from indexer.reranking.results import CANDIDATE_SCHEMA, RESULT_SCHEMA, TABLE, PartReceipt, ResultFolder
+from indexer.search import modes
 from indexer.search.hits import Hit
+from indexer.search.modes import SearchOptions
 from indexer.search.published import Published
 from indexer.settings import PairsSettings, QueriesSettings
 from indexer.storage import tables
@@ -76,7 +78,7 @@ class SearchPipeline(Pipeline[RowRange, Embedder, QueriesInFlight, PartReceipt])
     def _store(self, piece: RowRange, held: QueriesInFlight, watch: Stopwatch) -> PartReceipt:
         """Searches, writes the candidates and puts the receipt."""
         with watch("search"):
-            found = _candidates(held, self._search(held.vectors))
+            found = _candidates(held, self._search(held))
         with watch("store"):
             part = self._folder.put_part("search", piece.shard_id, found)
         receipt = PartReceipt(
@@ -91,12 +93,18 @@ class SearchPipeline(Pipeline[RowRange, Embedder, QueriesInFlight, PartReceipt])
         )
         return self._folder.receipts("search").put(receipt)
 
-    def _search(self, vectors: np.ndarray) -> Iterator[list[Hit]]:
-        """Candidates of each query, without payload: the reranker looks texts up by id."""
-        chosen = self._settings
-        return self._published.snapshot.stream_nearest(
-            vectors, chosen.candidates, chosen.width, oversample=chosen.oversample, columns=[]
-        )
+    def _search(self, held: QueriesInFlight) -> Iterator[list[Hit]]:
+        """Candidates of each query."""
+        chosen, snapshot = self._settings, self._published.snapshot
+        options = search_options(chosen, snapshot.epoch.description.text_columns)
+        return modes.find(snapshot, held.queries, held.vectors, chosen.candidates, options, per_document=False)
+
+
+def search_options(queries: QueriesSettings, text_columns: Sequence[str]) -> SearchOptions:
+    """How candidates are found: without payload, since the reranker looks texts up by id."""
+    # Words choose a document's chunk by its text.
+    columns = [*modes.SPAN, *text_columns] if queries.mode == "text" else []
+    return SearchOptions(queries.mode, queries.width, oversample=queries.oversample, columns=columns)
 
 
 def _candidates(held: QueriesInFlight, found: Iterable[Sequence[Hit]]) -> pa.Table:

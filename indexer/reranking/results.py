@@ -34,7 +34,7 @@ CANDIDATE_SCHEMA = pa.schema(
         pa.field("instruction", pa.string()),
         pa.field("id", pa.string(), nullable=False),
         pa.field("chunk", pa.int32(), nullable=False),
-        pa.field("vector_score", pa.float32(), nullable=False),
+        pa.field("vector_score", pa.float32()),
     ]
 )
 """Candidates that the search passes to the reranker; the documents' texts stay in the index."""
@@ -46,7 +46,7 @@ RESULT_SCHEMA = pa.schema(
         pa.field("chunk", pa.int32(), nullable=False),
         pa.field("rank", pa.int32(), nullable=False),
         pa.field("score", pa.float32()),
-        pa.field("vector_score", pa.float32(), nullable=False),
+        pa.field("vector_score", pa.float32()),
         pa.field("truncated", pa.bool_(), nullable=False),
     ]
 )

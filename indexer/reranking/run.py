@@ -17,8 +17,9 @@ from indexer.inference.model import Model, Reranker, open_reranker
 from indexer.progress import Stopwatch, say
 from indexer.reranking import pairs
 from indexer.reranking.pairs import RowRange
-from indexer.reranking.pipelines import ScorePipeline, SearchPipeline
+from indexer.reranking.pipelines import ScorePipeline, SearchPipeline, search_options
 from indexer.reranking.results import RESULT_SCHEMA, TABLE, PartReceipt, Phase, ResultFolder
+from indexer.search import modes
 from indexer.search.published import Published, open_published
 from indexer.settings import PairsSettings, QueriesSettings, ScoreSettings
 from indexer.storage import commits, tables
@@ -139,7 +140,8 @@ def _open(settings: ScoreSettings, model: Reranker | None) -> ScoreJob:
         for file in files:
             pairs.require(given.uri, file, _columns(settings), RESULT_COLUMNS if settings.pairs else ())
         if settings.queries is not None:
-            _given(published).table(settings.queries.width)
+            snapshot = _given(published).snapshot
+            modes.check(snapshot, search_options(settings.queries, snapshot.epoch.description.text_columns))
             _check_ids(settings.queries, files)
         folder = ResultFolder(settings.output.uri)
         folder.claim(_identity(settings, reranker, published, files))
@@ -187,11 +189,16 @@ def _identity(
         index = [given_index.uri, given_index.name, published.epoch.number, published.epoch.description.fingerprint]
     return {
         "files": [file.identity for file in files],
-        "columns": given.model_dump(exclude={"uri"}),
+        "columns": given.model_dump(exclude={"uri"} | _default_mode(given)),
         "shard_pairs": settings.run.shard_pairs,
         "reranker": reranker.fingerprint,
         "index": index,
     }
+
+
+def _default_mode(given: PairsSettings | QueriesSettings) -> set[str]:
+    """The key of the way to search, where it is the only one that earlier versions had."""
+    return {"mode"} if getattr(given, "mode", None) == "vector" else set()
 
 
 def _query_pieces(job: ScoreJob, queries: QueriesSettings) -> list[RowRange]:

@@ -70,6 +70,9 @@ def _hit(hit: Hit, text_columns: Sequence[str], *, whole: bool) -> dict[str, Any
         "span": [hit.payload.get(name) for name in SPAN],
         "score": plain(hit.score),
         "vector_score": plain(hit.vector_score),
+        "text_score": plain(hit.text_score),
+        "vector_rank": hit.vector_rank,
+        "text_rank": hit.text_rank,
         "text": hit.text(text_columns) if has_text else None,
         "payload": {name: plain(value) for name, value in hit.payload.items() if name not in hidden},
     }

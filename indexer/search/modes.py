@@ -1,7 +1,7 @@
 """Ways to search an epoch: by vectors, by words (BM25), or by both, fused by reciprocal rank.
 
-Full-text search ranks documents, since the searched columns are those of the document and every chunk repeats them.
-So both rankings of a hybrid search are of documents, and each document is one hit, its best chunk.
+Full-text search ranks documents. So both rankings of a hybrid search are of documents, and each document is one hit,
+its best chunk.
 """
 
 import re
@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 
 from indexer import schema
-from indexer.errors import SettingsError
 from indexer.inference import matryoshka
 from indexer.search.fusion import fuse
-from indexer.search.hits import Hit, shown_columns
+from indexer.search.hits import Hit
 from indexer.search.snapshot import Snapshot
+from indexer.search.threads import in_threads
+from indexer.search.words import text_state
 from indexer.search_settings import Mode
-from indexer.storage import filters, tables, text_index, where
+from indexer.storage import filters, tables, where
+from indexer.storage.filters import Condition
 from indexer.storage.records import TableState
 
 FUSED = 100
@@ -65,40 +67,31 @@ def check(snapshot: Snapshot, options: SearchOptions) -> None:
     Raises:
         SettingsError: There is no such width, no full-text index, or a filter does not fit its column.
     """
-    snapshot.state(options.width)
+    snapshot.check(options.width, condition(snapshot, options))
     if options.mode != "vector":
-        text_state(snapshot)
-    condition(snapshot, options)
+        text_state(snapshot.epoch)
 
 
-def condition(snapshot: Snapshot, options: SearchOptions) -> str | None:
+def condition(snapshot: Snapshot, options: SearchOptions) -> Condition | None:
     """The condition that rows must meet before they are searched, from ``where`` and ``filters``."""
     if options.where is None and not options.filters:
         return None
     table = snapshot.schema(options.width)
-    matching = filters.matches(options.filters, table) if options.filters else None
-    return filters.all_of(None if options.where is None else where.condition(options.where, table), matching)
-
-
-def text_state(snapshot: Snapshot) -> TableState:
-    """The table with the epoch's full-text index.
-
-    Raises:
-        SettingsError: There is none.
-    """
-    for state in snapshot.epoch.tables:
-        if state.text:
-            return state
-    raise SettingsError(
-        f"epoch {snapshot.epoch.number} has no full-text index: set index.text_search to payload columns and run "
-        "jobs.index, which embeds nothing for it; or search with mode vector"
-    )
+    given = None if options.where is None else where.condition(options.where, table)
+    both = filters.all_of(given, filters.matches(options.filters, table))
+    return None if both is None else Condition(both)
 
 
 def find(
-    snapshot: Snapshot, queries: Sequence[str], vectors: np.ndarray | None, k: int, options: SearchOptions
+    snapshot: Snapshot,
+    queries: Sequence[str],
+    vectors: np.ndarray | None,
+    k: int,
+    options: SearchOptions,
+    *,
+    per_document: bool = True,
 ) -> Iterator[list[Hit]]:
-    """Hits of each query.
+    """Hits of each query, searched in a few threads.
 
     Args:
         snapshot: The epoch.
@@ -106,9 +99,10 @@ def find(
         vectors: Their vectors, float32, shape (n, dimension); not needed to search by words alone.
         k: Hits per query.
         options: How to search.
+        per_document: Whether only the best chunk of a document is a hit. By words it always is.
 
     Yields:
-        For each query its hits, best first. By vectors they are chunks, otherwise documents.
+        For each query its hits, best first.
 
     Raises:
         SettingsError: The epoch cannot serve the options.
@@ -116,44 +110,21 @@ def find(
     check(snapshot, options)
     wanted = condition(snapshot, options)
     if options.mode == "text":
-        words = _Words(snapshot, wanted, options.columns)
-        yield from (_at_words(snapshot, words.documents(query, k), query) for query in queries)
+        found = in_threads(lambda query: snapshot.words.documents(query, k, wanted, options.columns), queries)
+        yield from (_at_words(snapshot, hits, query) for query, hits in zip(queries, found, strict=True))
         return
     if vectors is None:
         raise TypeError("a search by vectors needs the queries' vectors")
-    depth = k if options.mode == "vector" else max(k, FUSED)
-    found = snapshot.nearest(vectors, depth, options.width, wanted, options.oversample, options.columns)
+    depth, one_each = (k, per_document) if options.mode == "vector" else (max(k, FUSED), True)
+    near = snapshot.stream_nearest(
+        vectors, depth, options.width, wanted, options.oversample, options.columns, per_document=one_each
+    )
     if options.mode == "vector":
-        yield from found
+        yield from near
         return
-    words = _Words(snapshot, wanted, options.columns)
-    for query, vector, hits in zip(queries, vectors, found, strict=True):
-        yield _fused(snapshot, vector, hits, words.documents(query, depth), k, options)
-
-
-class _Words:
-    """Full-text search of an epoch."""
-
-    def __init__(self, snapshot: Snapshot, wanted: str | None, columns: Sequence[str] | None) -> None:
-        """Finds the table that has the index."""
-        self._snapshot = snapshot
-        self._state = text_state(snapshot)
-        self._where = filters.all_of(wanted, filters.first_chunk()) if _has_chunks(snapshot) else wanted
-        names = snapshot.schema(self._state.width).names
-        self._shown = [*KEY, *(shown_columns(names) if columns is None else columns)]
-
-    def documents(self, query: str, k: int) -> list[Hit]:
-        """Documents that share words with a query, best first, as their first chunks."""
-        state = self._state
-        rows = text_index.search(
-            self._snapshot.uri, state.name, state.version, query, state.text, k, self._where, self._shown
-        )
-        skip = self._snapshot.epoch.description.skip_empty
-        hits = []
-        for rank, row in enumerate(rows, 1):
-            name, chunk, score = str(row.pop(schema.ID)), int(row.pop(schema.CHUNK)), float(row.pop(text_index.SCORE))
-            hits.append(Hit(name, chunk, score, None, row, skip, text_rank=rank, text_score=score))
-        return hits
+    by_words = in_threads(lambda query: snapshot.words.documents(query, depth, wanted, options.columns), queries)
+    for vector, nearest, worded in zip(vectors, near, by_words, strict=True):
+        yield _fused(snapshot, vector, nearest, worded, k, options)
 
 
 def _fused(
@@ -165,9 +136,7 @@ def _fused(
     options: SearchOptions,
 ) -> list[Hit]:
     """The best documents of both rankings, fused."""
-    hits: dict[str, Hit] = {}
-    for hit in nearest:
-        hits.setdefault(hit.id, hit)
+    hits = {hit.id: hit for hit in nearest}
     with_words = {hit.id: hit for hit in by_words}
     best = fuse([list(hits), list(with_words)], options.weights)[:k]
     # What words alone found gets its nearest chunk and that one's similarity.
@@ -188,7 +157,7 @@ def _fused(
 
 def _at_words(snapshot: Snapshot, hits: Sequence[Hit], query: str) -> list[Hit]:
     """Each document at the chunk that has most of the query's words."""
-    if not (_has_chunks(snapshot) and hits):
+    if not (snapshot.has_chunks and hits):
         return list(hits)
     wanted = set(WORD.findall(query.casefold()))
     texts = snapshot.epoch.description.text_columns
@@ -231,8 +200,3 @@ def _at_chunk(hit: Hit, row: Mapping[str, Any]) -> Hit:
     """The hit at another chunk of its document."""
     span = {name: row[name] for name in SPAN if name in hit.payload}
     return replace(hit, chunk=int(row[schema.CHUNK]), payload=hit.payload | span)
-
-
-def _has_chunks(snapshot: Snapshot) -> bool:
-    """Whether a document may have several chunks."""
-    return snapshot.epoch.description.model.overflow == "chunk"

@@ -12,12 +12,15 @@ import numpy as np
 from indexer.errors import SettingsError
 from indexer.inference.engine import Embedder
 from indexer.inference.model import Model, Reranker, open_reranker
+from indexer.search import modes
 from indexer.search.current_epoch import CurrentEpoch
 from indexer.search.engine_thread import PairScorer
 from indexer.search.epoch_lease import EpochLease
 from indexer.search.hits import Hit
+from indexer.search.modes import SearchOptions
 from indexer.search.query_model import QueryModel, admitted
 from indexer.search.snapshot import Snapshot
+from indexer.search_settings import Mode
 from indexer.settings import EngineSettings, RerankerSettings
 from indexer.storage.control import ControlStore
 from indexer.storage.records import Epoch
@@ -105,14 +108,18 @@ class Published(CurrentEpoch):
         """
         return self._in_use().queries.model
 
-    def start(self) -> None:
+    def start(self, *, query_engine: bool = True) -> None:
         """Starts the engines now; otherwise they start with the first query, which waits for them.
+
+        Args:
+            query_engine: Whether queries will be embedded; to search by words alone they are not.
 
         Raises:
             EngineError: An engine cannot start.
             RefusedError: Its vectors differ from the epoch's.
         """
-        self._in_use().queries.engine()
+        if query_engine:
+            self._in_use().queries.engine()
         if self._reranker is not None:
             self.score([("a question", "a document")])
 
@@ -128,7 +135,7 @@ class Published(CurrentEpoch):
         """
         return self._in_use().queries.embed(queries, instructions)
 
-    def search(
+    def search(  # noqa: PLR0913  # what users set, by name
         self,
         queries: Sequence[str],
         k: int = 10,
@@ -137,8 +144,12 @@ class Published(CurrentEpoch):
         rerank: int | None = None,
         *,
         per_document: bool = True,
+        mode: Mode = "vector",
+        filters: Mapping[str, Any] | None = None,
+        oversample: int = 1,
+        weights: tuple[float, float] = (1.0, 1.0),
     ) -> list[list[Hit]]:
-        """Nearest documents of each query, each as its best chunk.
+        """Best documents of each query, each as its best chunk.
 
         Args:
             queries: Questions.
@@ -146,20 +157,28 @@ class Published(CurrentEpoch):
             width: Width to search at, the widest by default.
             where: SQL condition on columns of the table, e.g. ``"kind = 'class'"``.
             rerank: Candidates per query that the reranker scores and sorts before the first ``k`` are returned.
-            per_document: Whether a document is one result, its best chunk; otherwise every chunk may be one.
+            per_document: Whether a document is one result, its best chunk; otherwise every chunk may be one. By words
+                it always is.
+            mode: ``vector``, ``text`` (BM25, no engine), or ``hybrid``: both, fused by reciprocal rank.
+            filters: By column a value, a list of which one is enough, a pair ``(low, high)`` whose ends count and may
+                be ``None``, or ``None`` for no value. Rows are filtered before they are searched.
+            oversample: Above 1, this many times the hits are found by vector and ranked again at the full width.
+            weights: Of the vectors' and the words' ranking in a hybrid search.
 
         Returns:
             For each query its hits, best first.
 
         Raises:
-            SettingsError: There is no such width, the condition is not valid, or nothing can rerank.
+            SettingsError: There is no such width, no full-text index, a condition or filter is not valid, or nothing
+                can rerank.
         """
         now = self._in_use()
-        now.snapshot.check(width, where)  # before an engine starts
+        options = SearchOptions(mode, width, where, filters or {}, oversample, weights)
+        modes.check(now.snapshot, options)  # refuses before an engine starts
         columns = [] if rerank is None else now.snapshot.text_columns
-        vectors = now.queries.embed(queries)
+        vectors = now.queries.embed(queries) if options.needs_vectors else None
         count = k if rerank is None else max(k, rerank)
-        found = now.snapshot.nearest(vectors, count, width, where, per_document=per_document)
+        found = list(modes.find(now.snapshot, queries, vectors, count, options, per_document=per_document))
         if rerank is None:
             return found
         pairs = [(query, hit.text(columns)) for query, hits in zip(queries, found, strict=True) for hit in hits]

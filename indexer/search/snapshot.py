@@ -4,7 +4,7 @@ import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from indexer.inference import matryoshka
 from indexer.search.epoch_lease import EpochLease
 from indexer.search.hits import DISTANCE, Hit, best_chunks, joined_text, make_hit, shown_columns, span_text
 from indexer.search.threads import in_threads
+from indexer.search.words import Words
 from indexer.storage import exact_search, tables, vector_index
 from indexer.storage.records import Epoch, TableState
 from indexer.storage.where import condition
@@ -224,6 +225,15 @@ class Snapshot:
     def has_chunks(self) -> bool:
         """Whether a document may have several chunks."""
         return self.epoch.description.model.overflow == "chunk"
+
+    @cached_property
+    def words(self) -> Words:
+        """Full-text search.
+
+        Raises:
+            SettingsError: The epoch has no full-text index.
+        """
+        return Words(self.uri, self.epoch)
 
     def texts(self, ids: Sequence[str], chunks: Sequence[int] | None = None) -> list[str | None]:
         """Texts of documents, or of their chunks, from the payload.

@@ -27,6 +27,12 @@ LARGEST_DECIMAL = 38
 """Digits of the widest decimals that Lance's SQL has."""
 
 
+class Condition(str):
+    """A condition as Lance takes it: one only, with literals of its columns' types."""
+
+    __slots__ = ()
+
+
 def one_of(column: str, values: Iterable[str]) -> str:
     """Filter for the rows whose column has one of the values."""
     return f"{column} IN ({', '.join(map(_quoted, values))})"

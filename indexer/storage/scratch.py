@@ -1,21 +1,16 @@
 """Tables outside every epoch: copies for an evaluation, with the indices it compares."""
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterable
 
 import lance
-import numpy as np
 import pyarrow as pa
 
-from indexer import schema
 from indexer.errors import IndexerError, first_line
+from indexer.storage import text_index
 from indexer.storage.cleanup import drop
-from indexer.storage.tables import OWNER_KEY, STORAGE_VERSION, lancedb_table, open_version, table_path
+from indexer.storage.description import TextRecord
+from indexer.storage.tables import OWNER_KEY, STORAGE_VERSION, open_version, table_path
 from indexer.storage.vector_index import create_vector_index
-
-if TYPE_CHECKING:
-    pass
-
 
 OWNER = "jobs.evaluate"
 """Owner that the copies' metadata names."""
@@ -53,40 +48,26 @@ def build_vector_index(uri: str, name: str, kind: str, metric: str) -> int:
     return int(lance.dataset(table_path(uri, name)).version)
 
 
-def index_text(uri: str, name: str, column: str) -> int:
-    """Gives a table a full-text index with LanceDB's own tokenizer settings; returns the version that has it.
+def index_text(uri: str, name: str, text: TextRecord) -> int:
+    """Gives a table full-text indices; returns the version that has them.
 
     Raises:
-        IndexerError: LanceDB refuses.
+        IndexerError: Lance refuses.
     """
-    from lancedb.index import FTS
-
+    dataset = lance.dataset(table_path(uri, name))
     try:
-        lancedb_table(uri, name).create_index(column, config=FTS(), replace=True)
+        for column in text.columns:
+            text_index.build(dataset, column, text)
     except (OSError, ValueError, RuntimeError) as error:
         raise IndexerError(f"no full-text index of table {name}: {first_line(error)}") from None
     return int(lance.dataset(table_path(uri, name)).version)
 
 
-def index_bytes(uri: str, name: str, version: int, column: str) -> int:
-    """Size of the indices of a column."""
+def index_bytes(uri: str, name: str, version: int, columns: Collection[str], kind: str | None = None) -> int:
+    """Size of the indices of some columns, of one kind by Lance's name or of all."""
     described = open_version(uri, name, version).describe_indices()
-    return sum(found.total_size_bytes or 0 for found in described if found.field_names == [column])
-
-
-def hybrid_query(table: Any, vector: np.ndarray, text: str, column: str) -> Any:
-    """LanceDB query that searches by vector, exactly, and by text, and fuses both by reciprocal rank.
-
-    Args:
-        table: LanceDB table with a full-text index.
-        vector: Query vector, float32, shape (width,).
-        text: Query text.
-        column: Column with the full-text index.
-
-    Returns:
-        The query, without a limit.
-    """
-    from lancedb.rerankers import RRFReranker
-
-    query = table.search(query_type="hybrid", vector_column_name=schema.VECTOR, fts_columns=[column])
-    return query.vector(vector).text(text).bypass_vector_index().rerank(RRFReranker())
+    return sum(
+        found.total_size_bytes or 0
+        for found in described
+        if found.field_names[0] in columns and kind in {None, found.index_type}
+    )

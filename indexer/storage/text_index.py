@@ -82,28 +82,19 @@ def indexed_columns(dataset: lance.LanceDataset) -> list[str]:
 
 
 def search(
-    uri: str,
-    name: str,
-    version: int,
-    query: str,
-    columns: Sequence[str],
-    k: int,
-    where: str | None,
-    shown: Sequence[str],
+    dataset: lance.LanceDataset, query: str, columns: Sequence[str], k: int, where: str | None, shown: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Rows that share words with a query, best first by BM25F: the columns count as one text.
 
     A query is a set of words: nothing in it is an operator, so that no text a person types can be wrong.
 
     Args:
-        uri: LanceDB database.
-        name: Table name.
-        version: Its version.
+        dataset: The table at a version.
         query: The query; of a very long one the first :data:`MOST_CHARACTERS`.
         columns: Columns with a full-text index.
         k: Rows wanted.
         where: SQL condition that rows must meet, before the search.
-        shown: Columns of the rows, :data:`SCORE` is added.
+        shown: Columns of the rows, id and chunk among them; :data:`SCORE` is added.
 
     Returns:
         The rows; none for a query without a word.
@@ -111,7 +102,6 @@ def search(
     Raises:
         SettingsError: The condition is not valid.
     """
-    dataset = open_version(uri, name, version)
     words = query[:MOST_CHARACTERS].encode(errors="replace").decode()  # half a surrogate pair is no text
     try:
         rows = dataset.scanner(
@@ -158,7 +148,7 @@ def _is_found(dataset: lance.LanceDataset, columns: Sequence[str], name: str, ch
     """Whether the index alone, without a scan of the rows, finds a row by one of its words."""
     query = CombinedFieldsQuery(" ".join(words), list(columns))
     scanner = dataset.scanner(
-        columns=[schema.ID],
+        columns=[schema.ID, SCORE],
         full_text_query=query,
         filter=key_is(name, chunk),
         prefilter=True,

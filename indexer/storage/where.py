@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyarrow import types
 
 from indexer.errors import SettingsError
-from indexer.storage.filters import LARGEST_DECIMAL, literal, one_condition
+from indexer.storage.filters import LARGEST_DECIMAL, Condition, literal, one_condition
 
 TOKEN = re.compile(
     r"(?P<space>\s+)"
@@ -43,11 +43,11 @@ class _Token:
         return self.text.upper()
 
 
-def condition(where: str, table: pa.Schema) -> str:
+def condition(where: str, table: pa.Schema) -> Condition:
     """One condition whose literals have the types of the columns that they are compared with.
 
     Args:
-        where: SQL condition.
+        where: SQL condition; one that went through here before stays as it is.
         table: Schema of the table.
 
     Returns:
@@ -56,6 +56,8 @@ def condition(where: str, table: pa.Schema) -> str:
     Raises:
         SettingsError: It is more or less than one condition, or a literal is no date or time where it has to be one.
     """
+    if isinstance(where, Condition):
+        return where
     tokens = [_Token(str(found.lastgroup), found.group()) for found in TOKEN.finditer(one_condition(where))]
     parts = [token for token in tokens if token.kind != "space"]
     for at, token in enumerate(parts):
@@ -63,7 +65,7 @@ def condition(where: str, table: pa.Schema) -> str:
         if name in table.names:
             for found in _compared(parts, at):
                 found.text = _written(found, name, table.field(name).type)
-    return "".join(token.text for token in tokens)
+    return Condition("".join(token.text for token in tokens))
 
 
 def _compared(parts: Sequence[_Token], at: int) -> Iterator[_Token]:

@@ -14,7 +14,7 @@ import pytest
 from indexer.commands import search
 from indexer.errors import SettingsError
 from indexer.settings import Settings
-from tests.support.fakes import run_here, settings, words, write
+from tests.support.fakes import WIDTHS, run_here, settings, words, write
 from tests.support.readers import fake_readers
 
 TEXTS = [text for _, text in words(30)]
@@ -24,8 +24,9 @@ Call = Callable[..., str]
 
 @pytest.fixture
 def given(tmp_path: Path) -> Settings:
-    """An index of 30 documents with their text."""
-    given = settings(tmp_path, corpus={"payload": ["kind", "text"]})
+    """An index of 30 documents with their text and full-text search."""
+    index = {"uri": str(tmp_path / "index"), "widths": WIDTHS, "text_search": ["text"]}
+    given = settings(tmp_path, corpus={"payload": ["kind", "text"]}, index=index)
     write(tmp_path / "corpus" / "a.parquet", words(30))
     run_here(given)
     return given
@@ -37,13 +38,16 @@ def call(given: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     file = tmp_path / "index.toml"
     file.write_text(f'[index]\nuri = "{given.index.uri}"\n', encoding="utf-8")
 
-    def called(*arguments: str, typed: str = "", **faults: Any) -> str:
-        monkeypatch.setattr("sys.argv", ["search", "--config", str(file), *arguments])
+    def called(*arguments: str, typed: str = "", more: str = "", needed: int = 1, **faults: Any) -> str:
+        """With more settings in a second file, and with as many engines as are needed."""
+        second = tmp_path / "more.toml"
+        second.write_text(more, encoding="utf-8")
+        monkeypatch.setattr("sys.argv", ["search", f"--config={file}", f"--config={second}", *arguments])
         monkeypatch.setattr("sys.stdin", io.StringIO(typed))
         capsys.readouterr()
         with fake_readers(**faults) as engines:
             search.main()
-            assert [engine.is_closed for engine in engines] == [True]
+            assert [engine.is_closed for engine in engines] == [True] * needed
         return capsys.readouterr().out
 
     return called
@@ -72,6 +76,39 @@ def test_widths_stand_side_by_side(call: Call) -> None:
     assert first.count("doc-00003") == 2
 
 
+def test_words_are_searched_without_an_engine(call: Call) -> None:
+    answered = call("number 12 of seed", "--mode", "text", "--json", "--k", "2", needed=0)
+    (answer,) = map(json.loads, answered.splitlines())
+    assert answer["mode"] == "text"
+    first = answer["results"][0]
+    assert (first["id"], first["text_rank"], first["vector_rank"], first["vector_score"]) == (
+        "doc-00012",
+        1,
+        None,
+        None,
+    )
+    assert first["score"] == first["text_score"] > 0
+
+
+def test_the_mode_is_a_setting_and_a_flag(call: Call) -> None:
+    """The block of a recommendation, as a second file."""
+    hybrid = '[search]\nmode = "hybrid"\nwidth = 96\noversample = 2\n'
+    (answer,) = map(json.loads, call(TEXTS[3], "--json", more=hybrid).splitlines())
+    assert (answer["mode"], answer["width"]) == ("hybrid", 96)
+    first = answer["results"][0]
+    assert (first["id"], first["vector_rank"], first["text_rank"]) == ("doc-00003", 1, 1)
+    assert first["vector_score"] == pytest.approx(1, abs=1e-5)
+    out = call(TEXTS[3], more=hybrid)
+    assert "1. 0.033  doc-00003  (vector 1, text 1)  kind=page" in out
+    out = call(TEXTS[3], "--mode", "vector", "--mode", "hybrid", "--mode", "text", "--k", "3", more=hybrid)
+    assert "vector 96" in out.splitlines()[2]
+    assert out.splitlines()[3].count("doc-00003") == 3
+    (answer,) = map(
+        json.loads, call(TEXTS[3], "--json", "--mode", "vector", "--width", "384", more=hybrid).splitlines()
+    )
+    assert (answer["mode"], answer["width"]) == ("vector", 384)
+
+
 def test_questions_are_answered_one_after_another(call: Call, given: Settings, tmp_path: Path) -> None:
     out = call("--interactive", "--json", typed=f"{TEXTS[1]}\n\n  \n{TEXTS[2]}\n")
     answers = [json.loads(line) for line in out.splitlines()]
@@ -86,7 +123,7 @@ def test_ctrl_c_ends_an_answer_and_not_the_command(call: Call) -> None:
     def interrupt() -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
-    real = search._searched
+    real = search._Asked._searched
     left = [True]
 
     def interrupted(*arguments: Any) -> Any:
@@ -96,7 +133,7 @@ def test_ctrl_c_ends_an_answer_and_not_the_command(call: Call) -> None:
         return real(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search, "_searched", interrupted)
+        patch.setattr(search._Asked, "_searched", interrupted)
         out = call("--interactive", "--json", typed=f"{TEXTS[1]}\n{TEXTS[2]}\n")
     (answer,) = map(json.loads, out.splitlines())
     assert answer["results"][0]["id"] == "doc-00002"
@@ -116,7 +153,7 @@ def test_ctrl_c_ends_an_answer_and_not_the_command(call: Call) -> None:
 def test_what_cannot_be_asked_is_refused_before_an_engine_starts(
     call: Call, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
-    monkeypatch.setattr("indexer.search.published.Published.start", lambda _: pytest.fail("started"))
+    monkeypatch.setattr("indexer.search.published.Published.start", lambda *_, **__: pytest.fail("started"))
     with pytest.raises(SettingsError) as refused:
         call(*arguments)
     assert message in str(refused.value)

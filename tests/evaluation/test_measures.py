@@ -8,10 +8,7 @@ import pytest
 from ir_measures import RR, R, nDCG
 
 from indexer.errors import CorpusError
-from indexer.evaluation import measures
-from indexer.evaluation.configurations import Configuration
 from indexer.evaluation.measures import MRR, NDCG, RECALL, difference, overlap, per_query
-from indexer.evaluation.recommendation import Evaluated, recommend
 
 
 def fixed() -> tuple[dict[str, dict[str, int]], dict[str, dict[str, float]]]:
@@ -92,34 +89,3 @@ def test_overlap_is_of_the_ten_best_of_exact_search() -> None:
     run = {"q": {f"d{number}": -float(number) for number in range(4, 60)}}
     assert overlap(exact, exact) == 1.0
     assert overlap(run, exact) == 0.6
-
-
-def evaluated(width: int, quality: float, size: int, p95: float = 0.01, **more: object) -> Evaluated:
-    change = measures.Difference(quality - 0.5, quality - 0.51, quality - 0.49)
-    return Evaluated(Configuration(width, "float32", **more), {NDCG: quality}, change, size, p95)
-
-
-def test_the_cheapest_within_the_loss_and_fast_enough_is_recommended() -> None:
-    reference, half, narrow = evaluated(384, 0.5, 1000), evaluated(192, 0.496, 500), evaluated(96, 0.45, 250)
-    found = recommend([reference, half, narrow], NDCG, 0.01, 0.1)
-    assert found.chosen is half
-    assert found.toml == '[index]\nwidths = [192]\nprecision = "float32"\nvector_index = "none"\n'
-    assert "for 50% of the bytes" in found.reason
-    assert "not more than chance" in found.reason
-    assert recommend([reference, half, narrow], NDCG, 0.2, 0.1).chosen is narrow
-    assert recommend([reference, half, narrow], NDCG, 0.001, 0.1).chosen is reference
-
-    slow = [evaluated(384, 0.5, 1000, 0.9), evaluated(192, 0.498, 600, 0.5)]
-    slow += [evaluated(192, 0.497, 700, 0.05, index="IVF_SQ")]
-    assert recommend(slow, NDCG, 0.01, 0.1).chosen is slow[2]
-    assert "it is the fastest that loses at most 1.0%; none of these" in recommend(slow, NDCG, 0.01, 0.01).reason
-    nothing = [evaluated(384, 0.0, 1000), evaluated(96, 0.0, 250)]
-    assert "no loss can be told" in recommend(nothing, NDCG, 0.01, 0.1).reason
-    staged = evaluated(96, 0.5, 100, rescored=384)
-    assert "widths = [384, 96]" in recommend([reference, staged], NDCG, 0.01, 0.1).toml
-
-
-def test_what_the_index_section_does_not_decide_is_not_recommended() -> None:
-    reference = evaluated(384, 0.5, 1000)
-    others = [evaluated(96, 0.9, 10, text=True), evaluated(96, 0.9, 10, reranked=True)]
-    assert recommend([reference, *others], NDCG, 0.01, 0.1).chosen is reference

@@ -174,7 +174,8 @@ def test_every_configuration_is_evaluated(summary: dict[str, Any]) -> None:
         assert {*exact, f"{width} float32 exact, with text"} <= set(names)
     for width in WIDTHS[1:]:
         assert {f"{width} float32 {how}, rescored at 384" for how in ("exact", "IVF_PQ")} <= set(names)
-    assert len(names) == len(set(names)) == 16
+    assert "text alone" in names
+    assert len(names) == len(set(names)) == 17
     assert summary["absent"] == {}
 
 
@@ -209,7 +210,9 @@ def test_the_recommendation_is_within_the_loss(folder: Path, summary: dict[str, 
     recommended = summary["recommendation"]
     row, reference = found(summary, recommended["configuration"]), summary["configurations"][0]
     assert row[NDCG] >= 0.99 * reference[NDCG] - 1e-4
-    assert recommended["toml"].startswith("[index]\nwidths = [")
+    assert recommended["configuration"] in recommended["front"]
+    assert (folder / "recommended.toml").read_text(encoding="utf-8") == recommended["toml"]
+    assert f'mode = "{row["mode"]}"' in recommended["toml"]
     assert recommended["configuration"] in (folder / "report.md").read_text(encoding="utf-8")
 
 
@@ -259,7 +262,6 @@ def reranker(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {"name": cross_encoder(tmp_path_factory.mktemp("cross-encoder")), "max_tokens": 256}
 
 
-@pytest.mark.slow
 def test_judged_queries_are_run_against_the_published_tables_and_reranked(
     root: Path, reranker: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,7 +301,7 @@ def test_judged_queries_are_run_against_the_published_tables_and_reranked(
     assert found(summary, "128 float32 exact")[NDCG] > 0.5, "a width that is not published is cut from the widest"
     reranked = found(summary, "384 float32 exact, reranked")
     assert reranked["rerank_seconds"] > 0
-    assert reranked["p50_ms"] is None
+    assert reranked["p50_ms"] > exact["p50_ms"]
     assert reranked[NDCG] < exact[NDCG], "random weights spoil the order"
 
 

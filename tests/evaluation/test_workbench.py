@@ -14,11 +14,15 @@ from indexer.evaluation import run as evaluation_run
 from indexer.evaluation.configurations import Configuration
 from indexer.evaluation.judgements import Questions
 from indexer.evaluation.measures import NDCG
+from indexer.evaluation.rerank import Rerank
 from indexer.evaluation.run import Evaluation
+from indexer.evaluation.trial import Latency
 from indexer.evaluation.workbench import Workbench
 from indexer.evaluation_settings import SyntheticSettings
 from indexer.inference.sequences import TokenSequences
 from indexer.inference.tokenizer import TextEncoder
+from indexer.search import modes
+from indexer.search.modes import SearchOptions
 from indexer.search.published import Published, open_published
 from indexer.settings import EngineSettings, EvaluateSettings
 from tests.support import fakes
@@ -75,6 +79,69 @@ def test_published_tables_serve_where_they_can(bench: Workbench, small: Publishe
     hits, rounded = (trial.ranked(vectors, ["x"] * 50, 5, 1) for trial in (own, copied))
     assert [[hit.id for hit in row[:1]] for row in hits] == [[hit.id for hit in row[:1]] for row in rounded]
     assert hits[0][0].score == pytest.approx(rounded[0][0].score, abs=1e-3)
+
+
+def test_text_is_searched_as_readers_search_it(bench: Workbench, small: Published, tmp_path: Path) -> None:
+    """Of an index without full text in a copy, of one with it in the published tables: the same hits, and readers'."""
+    vectors = small.read(384, ["vector"])["vector"].combine_chunks().flatten().to_numpy().reshape(-1, 384)[:5]
+    queries = ["speaks of 919", "document 7", "seed", "nothing there", ""]
+    chosen = [Configuration(96, "float32", mode="hybrid"), Configuration(96, "float32", mode="text")]
+    copied = [bench.trial(one) for one in chosen]
+    assert [trial.opened.uri for trial in copied] == [str(tmp_path / "tables")] * 2
+    given = fakes.settings(
+        tmp_path,
+        corpus={"payload": ["text"]},
+        index={"uri": str(tmp_path / "index"), "widths": fakes.WIDTHS, "text_search": ["text"]},
+    )
+    fakes.run_here(given)
+    with open_published(given.index.uri, given.index.name) as searched:
+        own = Workbench(searched, str(tmp_path / "more"), None, 0.95)
+        published = [own.trial(one) for one in chosen]
+        assert [trial.opened.uri for trial in published] == [small.uri] * 2
+        for one, copy, there in zip(chosen, copied, published, strict=True):
+            options = SearchOptions(mode=one.mode, width=one.width, columns=[])
+            expected = list(modes.find(searched.snapshot, queries, vectors, 10, options))
+            assert [[hit.id for hit in hits] for hit, hits in zip(queries, expected, strict=True) if hit]
+            for trial in (copy, there):
+                found = trial.ranked(vectors, queries, 10, 4)
+                assert [[hit.id for hit in hits[:10]] for hits in found] == [
+                    [hit.id for hit in hits] for hits in expected
+                ]
+            assert copy.index_bytes > 0
+            assert there.timed(vectors, queries, 4).p95 > 0
+
+
+def test_a_pair_is_scored_once_for_all_configurations(bench: Workbench, small: Published) -> None:
+    """By a stand-in for the engines, which scores a pair by its length."""
+    asked: list[int] = []
+
+    class Pairs:
+        def pairs(self, queries: list[str], texts: list[str]) -> list[int]:
+            return [len(query + text) for query, text in zip(queries, texts, strict=True)]
+
+    class Engines:
+        tokenizer = Pairs()
+
+        def score(self, pairs: list[int]) -> np.ndarray:
+            asked.append(len(pairs))
+            return np.array(pairs, np.float32)
+
+    vectors = small.read(384, ["vector"])["vector"].combine_chunks().flatten().to_numpy().reshape(-1, 384)[:3]
+    engines: Any = Engines()
+    rerank = Rerank(engines, engines, candidates=8)
+    first, second = (bench.trial(Configuration(width, "float32", reranked=True)) for width in (384, 96))
+    queries = ["one", "two", "three"]
+    ordered = rerank.order(first, queries, first.ranked(vectors, queries, 8, 1))
+    assert [len(hits) for hits in ordered] == [8] * 3
+    assert asked == [24, 8, 8, 8], "all pairs in one batch, then three single queries, which are timed"
+    assert len(rerank.waits) == 3
+    rerank.order(first, queries, first.ranked(vectors, queries, 8, 1))
+    assert len(asked) == 4, "nothing is scored twice"
+    rerank.order(second, queries, second.ranked(vectors, queries, 8, 1))
+    assert 0 < asked[4] <= 24
+    both = rerank.added_to(Latency(0.5, 1.0, 10.0))
+    assert both.p50 > 0.5
+    assert both.queries_per_second < 10
 
 
 def test_a_query_that_is_a_document_does_not_find_itself(bench: Workbench, small: Published, tmp_path: Path) -> None:

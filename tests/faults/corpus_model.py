@@ -35,6 +35,8 @@ class Setup:
     payload: tuple[str, ...] = ("kind", "lang")
     widths: tuple[int, ...] = (64, 32)
     precision: str = "float32"
+    text_search: tuple[str, ...] = ()
+    filters: tuple[str, ...] = ()
 
 
 Document = tuple[str, tuple[tuple[str, str], ...]]

@@ -14,7 +14,9 @@ from indexer.errors import IndexerError
 from indexer.indexing.job import Rebuild
 from indexer.inference.embed_inputs import EmbedTokenizer
 from indexer.publishing import history
-from indexer.search.published import open_published
+from indexer.search import modes
+from indexer.search.modes import SearchOptions
+from indexer.search.published import Published, open_published
 from indexer.settings import Settings
 from indexer.storage import tables
 from indexer.storage.control import ControlStore
@@ -26,6 +28,12 @@ from tests.support.local_cluster import LocalCluster
 DIMENSION = 64
 
 MAX_TOKENS = 128
+
+WORDS = 4
+"""Words of an epoch's texts that are searched for."""
+
+SEARCHED: dict[str, Any] = {"payload": ("kind", "lang", "text"), "text_search": ("text",), "filters": ("lang",)}
+"""Settings of an index with full-text search and filters."""
 
 WAYS_OUT = 6
 """Steps that may be asked for before an index is up to date again."""
@@ -52,11 +60,11 @@ class IndexModel:
         loose: Whether the corpus was changed while a run read it, so that its epoch may be of both.
     """
 
-    def __init__(self, root: Path, name: str, model: str, drawn: random.Random) -> None:
+    def __init__(self, root: Path, name: str, model: str, drawn: random.Random, *, searched: bool = False) -> None:
         """Writes a corpus; nothing is indexed yet."""
         self.root = root
         self.name = name
-        self.setup = Setup()
+        self.setup = Setup(**SEARCHED) if searched else Setup()
         self.corpus = CorpusModel(root / f"corpus-{name}", drawn)
         self.known: dict[int, str] = {}
         self.lost: set[int] = set()
@@ -97,6 +105,8 @@ class IndexModel:
                 "name": self.name,
                 "widths": list(given.widths),
                 "precision": given.precision,
+                "text_search": list(given.text_search),
+                "filters": list(given.filters),
             },
             run={"shard_mb": 0.0008},
             gates={"max_removed": 1.0, "max_quarantined": 1.0, "max_changed": 1.0},
@@ -228,7 +238,28 @@ class IndexModel:
             content[state.width] = known
         quarantine = published.quarantine()
         refused = zip(quarantine["id"].to_pylist(), quarantine["reason"].to_pylist(), strict=True)
-        return {"tables": content, "quarantine": sorted(refused, key=str)}
+        found = {"tables": content, "quarantine": sorted(refused, key=str)}
+        return found | {"words": self._found_by_words(published, content)}
+
+    def _found_by_words(self, published: Published, content: Content) -> dict[str, list[str]]:
+        """What full-text search finds, of words that stand in a text or did so once, and a filter before it."""
+        described = published.epoch.description
+        if described.text is None or "text" not in described.layout.payload:
+            return {}
+        rows = {name: dict(payload) for name, (payload, _) in next(iter(content.values())).items()}
+        spoken = {word for row in rows.values() for word in (row["text"] or "").split()}
+        drawn = random.Random(str(sorted(spoken)))
+        found = {}
+        for word in [*drawn.sample(sorted(spoken), min(WORDS, len(spoken))), str(drawn.randrange(1, 100))]:
+            for kept in ({}, {"lang": "de"}):
+                options = SearchOptions(mode="text", filters=kept, columns=["text"])
+                (hits,) = modes.find(published.snapshot, [word], None, 100, options)
+                has = {name for name, row in rows.items() if word in (row["text"] or "").split()}
+                has = {name for name in has if all(rows[name][key] == value for key, value in kept.items())}
+                found[f"{word} {kept}"] = sorted(hit.id for hit in hits)
+                if found[f"{word} {kept}"] != sorted(has):
+                    raise Broken(f"{self.name}: epoch {published.epoch.number} finds {hits} by {word!r}, not {has}")
+        return found
 
 
 def _difference(found: dict[str, Any], wanted: Expected) -> str | None:
@@ -252,7 +283,7 @@ def _difference(found: dict[str, Any], wanted: Expected) -> str | None:
 
 def _digest(found: dict[str, Any]) -> str:
     parts = [(width, sorted(rows.items())) for width, rows in sorted(found["tables"].items())]
-    return hashlib.blake2b(repr((parts, found["quarantine"])).encode(), digest_size=12).hexdigest()
+    return hashlib.blake2b(repr((parts, found["quarantine"], found["words"])).encode(), digest_size=12).hexdigest()
 
 
 @functools.cache
@@ -283,4 +314,7 @@ def other_setup(setup: Setup, drawn: random.Random) -> Setup:
         {"widths": (64, 32) if setup.widths == (64,) else (64,)},
         {"precision": "float16" if setup.precision == "float32" else "float32"},
     ]
+    if "text" in setup.payload:
+        changes.append({"text_search": () if setup.text_search else ("text",)})
+        changes.append({"filters": drawn.choice(((), ("lang", "kind"), ("kind",)))})
     return replace(setup, **drawn.choice(changes))

@@ -36,7 +36,7 @@ class World:
         history: What was done.
     """
 
-    def __init__(self, root: Path, seed: str, model: str) -> None:
+    def __init__(self, root: Path, seed: str, model: str, *, searched: bool = False) -> None:
         """Begins with corpora and no index."""
         self.random = random.Random(seed)
         self.index = root / "index"
@@ -44,7 +44,7 @@ class World:
         self.user_tables: dict[str, bytes] = {}
         # The second one's first tables have the names of the second generation of the first one's.
         names = ("docs", "docs_g2") if self.random.random() < SECOND_INDEX else ("docs",)
-        self.models = [IndexModel(root, name, model, self.random) for name in names]
+        self.models = [IndexModel(root, name, model, self.random, searched=searched) for name in names]
         self.history: list[str] = []
         self.backed_up_tables: dict[str, bytes] = {}
         self._backed_up: dict[str, dict[int, str]] = {}

@@ -1,7 +1,5 @@
 """Exactly once, whatever is killed: every durable step fails in every way, and nights under random kills."""
 
-import itertools
-import math
 import os
 import random
 import signal
@@ -20,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 def storm(*arguments: str) -> subprocess.CompletedProcess[str]:
     """A process of its own: drivers are forked, which only one without Lance's threads can do."""
     command = [sys.executable, "-m", "tests.faults.chaos", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=560, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
 
 
 def run_tester(operations: int, seed: int, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -43,9 +41,8 @@ def test_a_mending_that_is_taken_back_is_found(mending: str) -> None:
     assert "again with:" in done.stdout
 
 
-@pytest.mark.parametrize("kills", [30, pytest.param(300, marks=pytest.mark.slow)])
-def test_kills_lose_and_double_nothing(kills: int) -> None:
-    done = storm("--kills", str(kills), "--seed", "1")
+def test_a_hundred_kills_lose_and_double_nothing() -> None:
+    done = storm("--kills", "100", "--seed", "1")
     print(done.stdout)
     assert done.returncode == 0, done.stderr
     assert '"crashed": 0' in done.stdout
@@ -60,28 +57,21 @@ def test_the_storm_has_teeth(fault: str) -> None:
     assert "Broken" in done.stderr
 
 
-def matrix(root: Path, seed: int, every: int) -> int:
-    """Durable steps fail in every way, with none to three drivers beside; each time a night must settle.
-
-    Args:
-        root: Folder of the index.
-        seed: Seed of what is drawn.
-        every: 1 for all pairs of a step and a way, 3 for each third one.
-
-    Returns:
-        Number of pairs.
-    """
+def matrix(root: Path, seed: int) -> dict[str, int]:
+    """Every durable step fails in every way, with none to three drivers beside; each time a night must settle."""
     drawn = random.Random(seed)
     world = World(root, seed)
-    pairs = list(itertools.product(POINTS, ACTIONS))[::every]
+    tried = dict.fromkeys(ACTIONS, 0)
     try:
         world.next_night()
         world.settle()
-        for point, action in pairs:
-            _fail_once(world, failpoint(point, action, drawn.randint(1, 2)), action, drawn.randint(0, 3))
+        for point in POINTS:
+            for action in ACTIONS:
+                _fail_once(world, failpoint(point, action, drawn.randint(1, 2)), action, drawn.randint(0, 3))
+                tried[action] += 1
     finally:
         world.end()
-    return len(pairs)
+    return tried
 
 
 def _fail_once(world: World, prepare: object, action: str, others: int) -> None:
@@ -105,12 +95,10 @@ def _fail_once(world: World, prepare: object, action: str, others: int) -> None:
     world.settle()
 
 
-@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
-def test_every_durable_step_may_fail_in_every_way(tmp_path: Path, every: int) -> None:
-    assert math.gcd(every, len(ACTIONS)) == 1, "one way would never be tried"
-    code = "import pathlib, sys, tests.faults.test_chaos as t; print(t.matrix(pathlib.Path(sys.argv[1]), 2, EVERY))"
-    command = [sys.executable, "-W", "ignore", "-c", code.replace("EVERY", str(every)), str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=560, check=False)
+def test_every_durable_step_may_fail_in_every_way(tmp_path: Path) -> None:
+    code = "import pathlib, sys, tests.faults.test_chaos as t; print(t.matrix(pathlib.Path(sys.argv[1]), seed=2))"
+    command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
     print(done.stdout)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) == -(-len(POINTS) * len(ACTIONS) // every)
+    assert done.stdout.strip() == str(dict.fromkeys(ACTIONS, len(POINTS)))

@@ -91,7 +91,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def play(root: Path, seed: str, operations: int, counts: Counter[str]) -> list[str]:
+def play(root: Path, seed: str, operations: int, counts: Counter[str], *, searched: bool) -> list[str]:
     """One world, from nothing.
 
     Args:
@@ -99,13 +99,14 @@ def play(root: Path, seed: str, operations: int, counts: Counter[str]) -> list[s
         seed: Seed of everything that is drawn.
         operations: How many.
         counts: Counts what was done.
+        searched: Whether the indices have full-text search and filters.
 
     Returns:
         What happened, up to what must not; the last line is an error then.
     """
     path = tokenizer_only(root, index_model.DIMENSION)
     index_model.use_model(path)
-    world = World(root, seed, path)
+    world = World(root, seed, path, searched=searched)
     chosen, weights = list(OPERATIONS), list(OPERATIONS.values())
     for _ in range(operations):
         (operation,) = world.random.choices(chosen, weights)
@@ -121,8 +122,8 @@ def play(root: Path, seed: str, operations: int, counts: Counter[str]) -> list[s
     return []
 
 
-def chaos(operations: int, seed: int, first: int = 0) -> tuple[Counter[str], list[str]]:
-    """Worlds until there were so many operations, or until something is broken.
+def chaos(operations: int, seed: int, first: int = 0, *, plain: bool = False) -> tuple[Counter[str], list[str]]:
+    """Worlds until there were so many operations, or until something is broken; every other one can be searched.
 
     Returns:
         What was done, counted, and the history of the world that broke.
@@ -130,8 +131,9 @@ def chaos(operations: int, seed: int, first: int = 0) -> tuple[Counter[str], lis
     counts: Counter[str] = Counter()
     world = first
     while (left := operations - counts.total()) > 0:
+        searched = bool(world % 2) and not plain
         with tempfile.TemporaryDirectory(prefix="chaos-") as root:
-            history = play(Path(root), f"{seed}-{world}", min(LIFETIME, left), counts)
+            history = play(Path(root), f"{seed}-{world}", min(LIFETIME, left), counts, searched=searched)
         if history:
             again = f"python -m tests.faults.tester --seed {seed} --world {world} --ops {LIFETIME}"
             return counts, [*history, f"after {counts.total()} operations; again with: {again}"]
@@ -149,7 +151,9 @@ def main() -> None:
     arguments = command.parse_args()
     prepare(arguments.without)
     started = time.monotonic()
-    counts, history = chaos(arguments.ops, arguments.seed, arguments.world)
+    # The seeds that find what is taken back are those of worlds without search.
+    plain = arguments.without is not None
+    counts, history = chaos(arguments.ops, arguments.seed, arguments.world, plain=plain)
     for number, line in enumerate(history):
         print(number, line)
     print(json.dumps({"seed": arguments.seed, "seconds": round(time.monotonic() - started), **counts}))

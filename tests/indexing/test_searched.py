@@ -11,7 +11,7 @@ from indexer.errors import RefusedError, SettingsError
 from indexer.publishing import history
 from indexer.search.published import open_published
 from indexer.settings import Settings
-from indexer.storage import text_index
+from indexer.storage import tables, text_index
 from indexer.storage.control import ControlStore
 from indexer.storage.records import Epoch
 from tests.support import fakes
@@ -44,9 +44,8 @@ def latest(given: Settings) -> Epoch:
 def found(given: Settings, query: str, columns: list[str] | None = None) -> list[str]:
     """Ids that full-text search finds in the published epoch."""
     state = next(table for table in latest(given).tables if table.text)
-    rows = text_index.search(
-        given.index.uri, state.name, state.version, query, columns or state.text, 100, None, ["id", "chunk"]
-    )
+    dataset = tables.open_version(given.index.uri, state.name, state.version)
+    rows = text_index.search(dataset, query, columns or state.text, 100, None, ["id", "chunk"])
     return [row["id"] for row in rows]
 
 
@@ -113,9 +112,7 @@ def test_the_tokenizer_is_a_setting(tmp_path: Path, tokenizer: dict[str, Any], q
     record = text_index.TextRecord(columns=["text"], **given.text.model_dump())
     text_index.build(dataset, "text", record)
     assert text_index.is_built(dataset, "text", record)
-    assert (
-        bool(text_index.search(str(tmp_path), "t", dataset.version, query, ["text"], 5, None, ["id", "chunk"])) is finds
-    )
+    assert bool(text_index.search(dataset, query, ["text"], 5, None, ["id", "chunk"])) is finds
     other = record.model_copy(update={"stem": not record.stem, "ascii_folding": not record.ascii_folding})
     assert not text_index.is_built(dataset, "text", other), "a changed tokenizer builds the index anew"
 

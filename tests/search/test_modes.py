@@ -1,9 +1,13 @@
 """Searches by vectors, by words and by both, on real tables with the fake engine's vectors."""
 
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from indexer.errors import SettingsError
@@ -30,15 +34,30 @@ def text(row: int) -> str:
 def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     """40 documents, the first ones of several chunks, whose last one alone names the beast."""
     root = tmp_path_factory.mktemp("modes")
-    fakes.write(root / "corpus" / "a.parquet", [(f"doc-{row:02}", text(row)) for row in range(40)])
+    columns = {
+        "id": [f"doc-{row:02}" for row in range(40)],
+        "text": [text(row) for row in range(40)],
+        "kind": ["page"] * 40,
+        "day": [date(2024, 1, 1) + timedelta(row) for row in range(40)],
+        "price": pa.array([Decimal(row) / 4 for row in range(40)], pa.decimal128(8, 2)),
+        "at": pa.array([datetime(2024, 1, 1, row % 24) for row in range(40)], pa.timestamp("us", "Europe/Berlin")),
+        "tags": [[f"t{row % 4}", "all"] for row in range(40)],
+    }
+    (root / "corpus").mkdir()
+    pq.write_table(pa.table(columns), root / "corpus" / "a.parquet")
     given = fakes.settings(
         root,
-        corpus={"payload": ["kind", "text"]},
+        corpus={"payload": ["kind", "text", "day", "price", "at", "tags"]},
         model={"overflow": "chunk", "max_tokens": 64, "chunk_overlap": 8},
-        index={"uri": str(root / "index"), "widths": fakes.WIDTHS, "text_search": ["text"]},
+        index={
+            "uri": str(root / "index"),
+            "widths": fakes.WIDTHS,
+            "text_search": ["text"],
+            "filters": ["day", "price", "at", "tags"],
+        },
     )
     fakes.run_here(given)
-    return open_published(given.index.uri, given.index.name)
+    return open_published(given.index.uri, given.index.name).snapshot
 
 
 def vectors(snapshot: Snapshot, *names: str) -> np.ndarray:
@@ -98,6 +117,25 @@ def test_width_rescoring_filter_and_weights_compose(snapshot: Snapshot) -> None:
     assert [hit.id for hit in only_words] == ["doc-27"]
 
 
+@pytest.mark.parametrize("mode", ["vector", "text", "hybrid"])
+@pytest.mark.parametrize(
+    ("options", "ids"),
+    [
+        ({"filters": {"day": [date(2024, 1, 11), "2024-01-13"]}}, {10, 12}),
+        ({"filters": {"day": ("2024-02-08", None)}}, {38, 39}),
+        ({"filters": {"price": (2.5, Decimal("3.00")), "tags": "t3"}}, {11}),
+        ({"filters": {"price": 5}, "where": "day >= '2024-01-02' AND price < 5.5"}, {20}),
+        ({"where": "day BETWEEN date '2024-01-11' AND '2024-01-12'"}, {10, 11}),
+        ({"filters": {"at": datetime(2024, 1, 1, 3, tzinfo=UTC)}, "where": "tags IS NOT NULL"}, {3, 27}),
+        ({"filters": {"tags": ["t1", "t2"], "day": ("2024-01-06", "2024-01-07")}}, {5, 6}),
+        ({"filters": {"kind": "none"}}, set()),
+    ],
+)
+def test_filters_hold_in_every_mode(snapshot: Snapshot, mode: Any, options: Any, ids: set[int]) -> None:
+    hits = search(snapshot, "slowly", "doc-30", 40, mode=mode, **options)
+    assert {hit.id for hit in hits} == {f"doc-{row:02}" for row in ids}
+
+
 @pytest.mark.parametrize("mode", ["text", "hybrid"])
 @pytest.mark.parametrize(
     "query",
@@ -116,10 +154,10 @@ def test_any_text_is_a_question(snapshot: Snapshot, mode: Any, query: str) -> No
     [
         ({"where": "kind = 'page'; DROP TABLE x"}, "not one condition"),
         ({"where": "kind = 'page') OR (1 = 1"}, "not one condition"),
-        ({"where": "kind = 'page' ORDER BY id"}, "the search was refused"),
-        ({"where": "kind = 'page' -- more"}, "the search was refused|not one condition"),
+        ({"where": "kind = 'page' ORDER BY id"}, "the condition is refused"),
+        ({"where": "kind = 'page' -- more"}, "the condition is refused|not one condition"),
         ({"where": ""}, "not one condition"),
-        ({"where": "nothing = 1"}, "the search was refused"),
+        ({"where": "nothing = 1"}, "the condition is refused"),
         ({"filters": {"year": 3}}, r"filters: there is no column 'year'; there are id, chunk"),
         ({"filters": {"kind": 3}}, "the value for column 'kind' does not fit its type string"),
         ({"filters": {"vector": None}}, "there is no column 'vector'"),
@@ -136,6 +174,6 @@ def test_an_index_without_words_says_how_to_get_them(tmp_path: Path) -> None:
     fakes.write(tmp_path / "corpus" / "a.parquet", fakes.words(5))
     given = fakes.settings(tmp_path)
     fakes.run_here(given)
-    plain = open_published(given.index.uri, given.index.name)
+    plain = open_published(given.index.uri, given.index.name).snapshot
     with pytest.raises(SettingsError, match=r"epoch 1 has no full-text index: set index\.text_search"):
         modes.check(plain, SearchOptions(mode="hybrid"))

@@ -1,0 +1,58 @@
+"""The settings that make a configuration, as TOML that the commands take."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from indexer.evaluation.configurations import Configuration
+from indexer.settings import RerankerSettings
+from indexer.storage.description import TextRecord
+
+
+def block(
+    configuration: Configuration,
+    oversample: int,
+    candidates: int,
+    text: TextRecord | None,
+    reranker: RerankerSettings | None,
+) -> str:
+    """A file for ``--config``, after the file of the index: jobs.index and jobs.search take it as it is.
+
+    Args:
+        configuration: The configuration.
+        oversample: How many times the results are searched for where they are rescored.
+        candidates: Results that the reranker orders.
+        text: Columns and tokenizer of full-text search, for configurations with text.
+        reranker: The reranker, for configurations with one.
+    """
+    index: dict[str, Any] = {
+        "widths": configuration.widths,
+        "precision": configuration.precision,
+        "vector_index": configuration.index,
+    }
+    search: dict[str, Any] = {
+        "mode": configuration.mode,
+        "width": configuration.width,
+        "oversample": oversample if configuration.rescored else 1,
+    }
+    if configuration.mode != "vector" and text is not None:
+        index |= {"text_search": text.columns, "text": text.model_dump(exclude={"columns"})}
+    sections = {"index": index, "search": search}
+    if configuration.reranked and reranker is not None:
+        search["candidates"] = candidates
+        sections["reranker"] = reranker.model_dump(exclude_unset=True)
+    return "\n".join(f"[{name}]\n{_lines(section)}" for name, section in sections.items())
+
+
+def _lines(section: Mapping[str, Any]) -> str:
+    return "".join(f"{key} = {_value(value)}\n" for key, value in section.items() if value is not None)
+
+
+def _value(value: Any) -> str:
+    """A TOML value: JSON but for tables, whose keys are quoted all the same."""
+    if isinstance(value, Mapping):
+        given = {json.dumps(key): _value(item) for key, item in value.items() if item is not None}
+        return "{" + ", ".join(f"{key} = {item}" for key, item in given.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
