@@ -1,4 +1,4 @@
-"""Many queries against one table: one after the other as before, in threads, and what LanceDB itself allows.
+"""Many queries against one table: one after the other, as before, and together.
 
 ``python -m benchmarks.search --rows 1000000 --width 256 --queries 1000`` makes a table of clustered vectors with a text
 of a few hundred characters, gives it the index that such a table gets, and prints queries/s as JSON. Nothing is
@@ -128,10 +128,10 @@ def one_call(snapshot: Snapshot, queries: np.ndarray, k: int) -> list[list[str]]
     return found
 
 
-def _rate(answer: Callable[[], list[list[str]]], queries: int) -> tuple[float, list[list[str]]]:
+def _rate(answer: Callable[[], list[list[str]]]) -> tuple[float, list[list[str]]]:
     began = time.perf_counter()
     found = answer()
-    return round(queries / (time.perf_counter() - began), 1), found
+    return round(len(found) / (time.perf_counter() - began), 1), found
 
 
 def main() -> None:
@@ -140,23 +140,26 @@ def main() -> None:
     command.add_argument("--rows", type=int, default=1_000_000)
     command.add_argument("--width", type=int, default=256)
     command.add_argument("--queries", type=int, default=1_000)
+    command.add_argument("--alone", type=int, default=200, help="queries of the ways that search one by one")
     command.add_argument("--k", type=int, default=10)
     command.add_argument("--index", default="IVF_SQ", help="index type, or none for exact search")
     command.add_argument("--folder", help="where the table goes (default: a temporary folder)")
     arguments = command.parse_args()
+    load = os.getloadavg()[0]
     asked, k = vectors(arguments.queries, arguments.width, 0), arguments.k
     with tempfile.TemporaryDirectory() as folder:
         snapshot = make(arguments.folder or folder, arguments.rows, arguments.width, arguments.index)
-        _rate(lambda: together(snapshot, asked[:50], k, None), 50)
+        together(snapshot, asked[:50], k, None)
         rates, answers = {}, {}
+        some = asked[: arguments.alone]
         ways: dict[str, Callable[[], list[list[str]]]] = {
-            "a call per query, as before": lambda: before(snapshot, asked, k),
-            "one call, as before": lambda: one_call(snapshot, asked, k),
-            "one call, in threads": lambda: together(snapshot, asked, k, None),
-            "one call, in threads, ids only": lambda: together(snapshot, asked, k, []),
+            "a call per query, as before": lambda: before(snapshot, some, k),
+            "one call, as before": lambda: one_call(snapshot, some, k),
+            "one call": lambda: together(snapshot, asked, k, None),
+            "one call, ids only": lambda: together(snapshot, asked, k, []),
         }
         for name, answer in ways.items():
-            rates[name], answers[name] = _rate(answer, arguments.queries)
+            rates[name], answers[name] = _rate(answer)
     first = next(iter(answers.values()))
     same = {name: sum(map(list.__eq__, first, found)) / len(first) for name, found in answers.items()}
     print(
@@ -169,6 +172,7 @@ def main() -> None:
                 "index": arguments.index,
                 "probes": snapshot.state().probes,
                 "cores": len(os.sched_getaffinity(0)),
+                "load_before": round(load, 1),
                 "queries_per_second": rates,
                 "equal_answers": same,
             },

@@ -12,7 +12,6 @@ from indexer.errors import RefusedError, SettingsError
 from indexer.storage import cleanup, tables
 from indexer.storage.control import ControlStore
 from indexer.storage.description import RunTotals
-from indexer.storage.reader_tags import is_read
 from indexer.storage.records import Epoch, now
 from indexer.storage.tags import is_begun, protect
 
@@ -148,6 +147,7 @@ class Pruned:
         tables: Tables of old generations dropped.
         orphans: Staged files deleted that no version holds.
         bytes: Bytes freed.
+        readers: Readers that hold what would have been deleted.
     """
 
     epochs: list[int]
@@ -155,6 +155,7 @@ class Pruned:
     tables: int = 0
     orphans: int = 0
     bytes: int = 0
+    readers: int = 0
 
 
 def _older(uri: str, name: str, published: Sequence[Epoch]) -> set[str]:
@@ -200,8 +201,11 @@ def prune(uri: str, store: ControlStore, keep: int) -> Pruned:
     store.forget_epochs(pruned.epochs)
     staged = store.staged_files(up_to=latest)
     begun = store.begun_files(after=latest)
-    unneeded = sorted(known - needed.keys())
-    for name in (name for name in unneeded if not is_begun(uri, name, latest) and not is_read(uri, name)):
+    readers: set[str] = set()
+    for name in sorted(name for name in known - needed.keys() if not is_begun(uri, name, latest)):
+        if found := cleanup.readers(uri, name):
+            readers |= found
+            continue
         pruned.bytes += cleanup.drop(uri, name, store.name)
         pruned.tables += 1
     for name, versions in ((name, versions) for name, versions in needed.items() if versions):
@@ -209,5 +213,7 @@ def prune(uri: str, store: ControlStore, keep: int) -> Pruned:
         pruned.versions += freed.versions
         pruned.orphans += freed.orphans
         pruned.bytes += freed.bytes
+        readers |= freed.readers
+    pruned.readers = len(readers)
     store.forget_work(kept, closed=latest)
     return pruned

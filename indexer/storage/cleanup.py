@@ -8,18 +8,19 @@ import lance
 
 from indexer.errors import IndexerError, first_line
 from indexer.storage.put_once import PutOnceFolder
-from indexer.storage.reader_tags import release_ended
+from indexer.storage.reader_tags import holders, release_ended
 from indexer.storage.tables import check_owner, open_latest, open_version, owner_of, table_path
 from indexer.storage.tags import release, tagged
 
 
 @dataclass(frozen=True)
 class Freed:
-    """What pruning a table deleted."""
+    """What pruning a table deleted, and which readers hold versions that no epoch needs."""
 
     versions: int
     orphans: int
     bytes: int
+    readers: set[str]
 
 
 def prune(
@@ -65,7 +66,8 @@ def prune(
     }
     sizes = [folder.delete(path) for path in set(staged) - held]
     gone = [size for size in sizes if size]
-    return Freed(len(known - left), len(gone), sum(gone) + (stats.bytes_removed if stats else 0))
+    freed = sum(gone) + (stats.bytes_removed if stats else 0)
+    return Freed(len(known - left), len(gone), freed, holders(dataset, set(needed.values())))
 
 
 def _versions(dataset: lance.LanceDataset) -> set[int]:
@@ -78,6 +80,16 @@ def owned_tables(uri: str, owner: str) -> set[str]:
     names = [name.removesuffix(".lance") for name in PutOnceFolder(uri, "", "index.uri").folders()]
     found = ((name, open_latest(uri, name)) for name in names if name.startswith(f"{owner}_"))
     return {name for name, dataset in found if dataset is not None and owner_of(dataset) == owner}
+
+
+def readers(uri: str, name: str) -> set[str]:
+    """Readers that hold a version of a table.
+
+    Raises:
+        IndexerError: The table cannot be opened.
+    """
+    dataset = open_latest(uri, name)
+    return set() if dataset is None else holders(dataset)
 
 
 def drop(uri: str, name: str, owner: str) -> int:

@@ -7,14 +7,14 @@ that its epoch was pruned.
 
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 import lance
 
 from indexer.errors import IndexerError, first_line
-from indexer.storage.tables import NOT_FOUND, open_latest, table_path
+from indexer.storage.tables import NOT_FOUND, table_path
 
-PATTERN = re.compile(r"reader-(\d{12})-[A-Za-z0-9._-]+")
+PATTERN = re.compile(r"reader-(\d{12})-([A-Za-z0-9._-]+)")
 """Pattern of a reader's tag: the second since 1970 at which it ends, then who reads."""
 
 UNNAMEABLE = re.compile(r"[^A-Za-z0-9_-]+")
@@ -63,21 +63,20 @@ def let_go(uri: str, names: Iterable[str], tag: str) -> None:
 def release_ended(dataset: lance.LanceDataset) -> None:
     """Deletes the tags of readers that ended without doing so."""
     for tag in dataset.tags.list():
-        if PATTERN.fullmatch(tag) and not _counts(tag):
+        found = PATTERN.fullmatch(tag)
+        if found and int(found[1]) <= time.time():
             dataset.tags.delete(tag)
 
 
-def is_read(uri: str, name: str) -> bool:
-    """Whether a reader holds a version of a table.
+def holders(dataset: lance.LanceDataset, besides: Container[int] = ()) -> set[str]:
+    """Readers that hold a version of a table.
 
-    Raises:
-        IndexerError: The table cannot be opened.
+    Args:
+        dataset: The table.
+        besides: Versions that do not count.
+
+    Returns:
+        A name for each.
     """
-    dataset = open_latest(uri, name)
-    return dataset is not None and any(_counts(tag) for tag in dataset.tags.list())
-
-
-def _counts(tag: str) -> bool:
-    """Whether it is a reader's tag that has not ended."""
-    found = PATTERN.fullmatch(tag)
-    return found is not None and int(found[1]) > time.time()
+    found = ((PATTERN.fullmatch(tag), int(facts["version"])) for tag, facts in dataset.tags.list().items())
+    return {tag[2] for tag, version in found if tag and int(tag[1]) > time.time() and version not in besides}
