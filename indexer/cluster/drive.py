@@ -1,10 +1,12 @@
 """From pieces of work to receipts on a pool of workers, with progress."""
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic
 
-from indexer.cluster.leases import GivenUp
+from indexer import tracing
+from indexer.cluster.leases import Done, GivenUp
 from indexer.cluster.metrics import RunMetrics
 from indexer.cluster.pipeline import PieceT
 from indexer.cluster.pool import WorkerPool
@@ -60,7 +62,14 @@ def drive(
                 given_up(outcome)
                 progress.add(outcome.piece.size, 0)
             else:
+                _trace(outcome, work.unit)
                 done(outcome.receipt)
                 progress.add(outcome.piece.size, outcome.receipt.tokens)
             if metrics is not None:
                 metrics.count(outcome, ready=pool.ready, lost=pool.restarts)
+
+
+def _trace(outcome: Done[PieceT, Any], unit: str) -> None:
+    """Records the span of a finished piece: from the moment when a worker got it, so it may wait for the one before."""
+    attributes = {"shard": outcome.piece.shard_id, unit: outcome.piece.size, "tokens": outcome.receipt.tokens}
+    tracing.record("shard", outcome.began, time.time(), worker=outcome.where, **attributes)

@@ -9,10 +9,19 @@ from indexer.cluster.pipeline import PIECES_INSIDE, Piece, PieceT, ReceiptT
 
 @dataclass(frozen=True)
 class Done(Generic[PieceT, ReceiptT]):
-    """A piece of work and what the pipeline returned for it."""
+    """A piece of work and what the pipeline returned for it.
+
+    Attributes:
+        piece: The work.
+        receipt: What the pipeline returned.
+        began: Seconds since 1970 at which a worker got the piece.
+        where: The worker's machine and GPU.
+    """
 
     piece: PieceT
     receipt: ReceiptT
+    began: float
+    where: str
 
 
 @dataclass(frozen=True)
@@ -31,11 +40,13 @@ class Lease:
         piece: The work.
         failures: Workers that died or failed with this piece alone.
         suspect: A worker died while it held this piece, or the piece that this is a half of.
+        began: Seconds since 1970 at which the latest worker got it.
     """
 
     piece: Piece
     failures: int = 0
     suspect: bool = False
+    began: float = 0.0
 
     def fail(self, queue: deque["Lease"], retries: int, reason: str) -> list[GivenUp[Any]]:
         """Counts a failure of this piece alone and queues it again; gives it up after ``retries`` failures more."""

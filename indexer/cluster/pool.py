@@ -156,6 +156,7 @@ class WorkerPool:
                     queue.append(Lease(piece))
                 if queue and member.takes(queue[0]):
                     lease = queue.popleft()
+                    lease.began = time.time()
                     member.leases[member.actor.run.remote(lease.piece)] = lease
                     given = True
 
@@ -184,7 +185,8 @@ class WorkerPool:
         except RayError as error:
             yield from self._replace_dead(member, queue, retries, f"worker died: {death(error)} ({member.where})")
         else:
-            yield Done(member.leases.pop(reference).piece, receipt)
+            lease = member.leases.pop(reference)
+            yield Done(lease.piece, receipt, lease.began, member.where)
 
     def _replace_dead(
         self, member: WorkerHandle, queue: deque[Lease], retries: int, reason: str

@@ -37,7 +37,8 @@ def main() -> None:
             return
     except (Exception, KeyboardInterrupt) as error:
         # The last line of a night has the same keys, however the run ended.
-        print(json.dumps(summary.of_ended(error) | {"report": journal.report if journal else None}))
+        ended = summary.of_ended(error)
+        print(json.dumps(journal.last_line(ended) if journal else ended))
         raise
     if arguments.tune:
         print(json.dumps(tune.tune(settings, arguments.config[0].with_suffix(".engine.toml"))))

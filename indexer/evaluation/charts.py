@@ -60,9 +60,12 @@ def _by_width(axis: Any, rows: Sequence[Mapping[str, Any]], chosen: str) -> None
     kinds: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         kinds.setdefault(row["name"].partition(" ")[2], []).append(row)
-    for kind, members in kinds.items():
+    for at, (kind, members) in enumerate(kinds.items()):
         ordered = sorted(members, key=lambda row: row["width"])
-        axis.plot([row["width"] for row in ordered], [row[NDCG] for row in ordered], marker="o", ms=4, lw=1, label=kind)
+        # Later lines are thinner: none is hidden under another that has the same values.
+        thick = 1 + 5 * (len(kinds) - 1 - at) / len(kinds)
+        values = [row[NDCG] for row in ordered]
+        axis.plot([row["width"] for row in ordered], values, marker="o", ms=thick + 3, lw=thick, label=kind)
     axis.set_xticks(sorted({row["width"] for row in rows}))
     axis.set_title("Quality by the width that is searched")
     axis.set_xlabel("components")

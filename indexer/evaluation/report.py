@@ -1,7 +1,6 @@
 """The report of an evaluation: JSON, Markdown, Parquet of every query, and one HTML page that needs nothing else."""
 
 import hashlib
-import html
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -9,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
+from markupsafe import Markup, escape
 
 from indexer.evaluation import charts
+from indexer.reporting.page import render
 from indexer.settings import EvaluateSettings
 from indexer.storage.put_once import PutOnceFolder
 
@@ -31,17 +32,6 @@ COLUMNS: Mapping[str, str] = {
     "queries/s": "queries_per_second",
 }
 """Columns of the table of configurations, with their keys in the summary."""
-
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 76rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.6rem; margin-bottom: 0 } h2 { font-size: 1.15rem; margin-top: 2.2rem }
-table { border-collapse: collapse; font-size: 13px } td, th { padding: .25rem .6rem; border-bottom: 1px solid #ddd }
-th { text-align: left; background: #f5f7f8 } td.number { text-align: right; font-variant-numeric: tabular-nums }
-tr.chosen { background: #e3f1f5; font-weight: 600 } .wide { overflow-x: auto }
-pre { background: #f5f7f8; padding: .8rem 1rem; border-radius: 4px } .quiet { color: #667 }
-.charts { display: flex; flex-wrap: wrap; gap: 1rem }
-figure { margin: 0; flex: 0 1 36rem } svg { width: 100%; height: auto }
-"""
 
 LEGEND = (
     "Differences are of nDCG@10 from the first configuration, with their 95 % confidence interval (paired bootstrap "
@@ -116,7 +106,16 @@ def write(folder: PutOnceFolder, summary: Mapping[str, Any], details: Details) -
 
 def markdown(summary: Mapping[str, Any]) -> str:
     """The summary as tables."""
-    lines = [f"# {_title(summary)}", "", _counts(summary), "", f"**Recommended:** {_recommended(summary)}", ""]
+    lines = [
+        f"# {_title(summary)}",
+        "",
+        _subject(summary),
+        "",
+        _counts(summary),
+        "",
+        f"**Recommended:** {_recommended(summary)}",
+        "",
+    ]
     lines += ["```toml", summary["recommendation"]["toml"].rstrip(), "```", ""]
     lines += ["| " + " | ".join(COLUMNS) + " |", "| --- |" + " ---: |" * (len(COLUMNS) - 1)]
     lines += ["| " + " | ".join(cells) + " |" for cells in map(_cells, summary["configurations"])]
@@ -128,28 +127,29 @@ def page(summary: Mapping[str, Any], details: Details) -> str:
     """The whole report as one HTML page: no script, and nothing that is fetched from anywhere."""
     rows = summary["configurations"]
     chosen = summary["recommendation"]["configuration"]
-    figures = "".join(
-        f"<figure>{drawn}</figure>" for drawn in charts.svg(rows, chosen, summary["recommendation"]["front"])
+    return render(
+        "evaluation.html",
+        title=_title(summary),
+        subject=_subject(summary),
+        counts=_counts(summary),
+        recommended=_recommended(summary),
+        toml=Markup(escape(summary["recommendation"]["toml"].rstrip())),  # noqa: S704  # lines stay lines
+        charts=list(map(Markup, charts.svg(rows, chosen, summary["recommendation"]["front"]))),  # escaped by matplotlib
+        columns=list(COLUMNS),
+        rows=[(row["name"], _cells(row)[1:]) for row in rows],
+        chosen=chosen,
+        legend=LEGEND,
+        absent=summary["absent"],
+        worst=details.worst,
     )
-    body = [
-        f"<h1>{_escaped(_title(summary))}</h1><p class=quiet>{_escaped(_counts(summary))}</p>",
-        f"<h2>Recommendation</h2><p>{_escaped(_recommended(summary))}</p>",
-        f"<pre>{_escaped(summary['recommendation']['toml'].rstrip())}</pre>",
-        f"<h2>Quality and cost</h2><div class=charts>{figures}</div>",
-        f"<h2>Configurations</h2><div class=wide>{_table(rows, chosen)}</div>",
-        f"<p class=quiet>{LEGEND}</p>",
-        *(f"<p>{_escaped(name)}: absent: {_escaped(reason)}</p>" for name, reason in summary["absent"].items()),
-        "<h2>Queries that lost most</h2>",
-        *(_worst(name, lost) for name, lost in details.worst.items() if lost),
-    ]
-    head = f"<meta charset=utf-8><title>{_escaped(_title(summary))}</title><style>{STYLE}</style>"
-    # A browser asks for a favicon unless the page has one.
-    head += '<link rel=icon href="data:,"><meta name=viewport content="width=device-width">'
-    return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(body)}</body></html>\n"
 
 
 def _title(summary: Mapping[str, Any]) -> str:
     return f"Evaluation of {summary['index']}, epoch {summary['epoch']}"
+
+
+def _subject(summary: Mapping[str, Any]) -> str:
+    return f"{summary['model']}, epoch of {summary['published']}, {summary['rows']:,} rows, queries: {summary['asked']}"
 
 
 def _counts(summary: Mapping[str, Any]) -> str:
@@ -160,25 +160,6 @@ def _counts(summary: Mapping[str, Any]) -> str:
 def _recommended(summary: Mapping[str, Any]) -> str:
     found = summary["recommendation"]
     return f"{found['configuration']}: {found['reason']}."
-
-
-def _table(rows: Sequence[Mapping[str, Any]], chosen: str) -> str:
-    head = "".join(f"<th>{_escaped(name)}</th>" for name in COLUMNS)
-    lines = []
-    for row in rows:
-        first, *rest = map(_escaped, _cells(row))
-        cells = f"<td>{first}</td>" + "".join(f"<td class=number>{cell}</td>" for cell in rest)
-        lines.append(f"<tr{' class=chosen' if row['name'] == chosen else ''}>{cells}</tr>")
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-
-
-def _worst(name: str, lost: Sequence[Lost]) -> str:
-    items = "".join(
-        f"<li>{_escaped(one.text)} <span class=quiet>({_escaped(one.query_id)}): "
-        f"{one.before:.3f} to {one.after:.3f}</span></li>"
-        for one in lost
-    )
-    return f"<details><summary>{_escaped(name)}</summary><ul>{items}</ul></details>"
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
@@ -197,7 +178,3 @@ def _cell(key: str, row: Mapping[str, Any]) -> str:
     if key in formats:
         return formats[key].format(value)
     return f"{value:,.1f}" if key == "queries_per_second" else value if isinstance(value, str) else f"{value:.4f}"
-
-
-def _escaped(text: str) -> str:
-    return html.escape(text)

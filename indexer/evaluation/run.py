@@ -278,12 +278,16 @@ def _with_quality(
 
 
 def _summary(evaluation: Evaluation, measured: Sequence[ConfigurationResult]) -> dict[str, Any]:
-    compare = evaluation.settings.compare
+    compare, epoch = evaluation.settings.compare, evaluation.published.epoch
     evaluated = [one.evaluated for one in measured]
     found = recommend(evaluated, NDCG, compare.max_loss, compare.max_p95_ms / 1000)
     return {
-        "epoch": evaluation.published.epoch.number,
+        "epoch": epoch.number,
         "index": evaluation.settings.index.name,
+        "model": epoch.description.model.name,
+        "published": epoch.published,
+        "rows": epoch.tables[0].rows,
+        "asked": _asked(evaluation.settings),
         "queries": len(evaluation.questions.texts),
         "judgements": sum(map(len, evaluation.questions.judgements.values())),
         "notes": dict(evaluation.questions.notes),
@@ -302,6 +306,13 @@ def _block(evaluation: Evaluation, chosen: Configuration) -> str:
     compare = evaluation.settings.compare
     text = evaluation.bench.text if chosen.mode != "vector" else None
     return block(chosen, compare.oversample, compare.candidates, text, evaluation.settings.reranker)
+
+
+def _asked(settings: EvaluateSettings) -> str:
+    """Where the queries come from, in words."""
+    if settings.queries is not None:
+        return "given, with judgements"
+    return "known items" if settings.known_items is not None else "written by a generator"
 
 
 def _described(one: ConfigurationResult) -> dict[str, Any]:

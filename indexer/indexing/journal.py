@@ -1,14 +1,15 @@
 """What a run has done so far, for its report, however it ends."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from indexer import schema
+from indexer import schema, tracing
 from indexer.cluster.pool import WorkerPool
 from indexer.progress import Stopwatch
 from indexer.publishing.gates import Gate
@@ -30,7 +31,7 @@ class Journal(Stopwatch):
         intervals: The driver's stages.
         gates: The latest measurement of every gate, by name.
         examples: Ids of some quarantined documents by reason.
-        worker_seconds: Seconds by stage, summed over the workers.
+        counts: Counts of the comparison by their names in the summary, once it is made.
         pools: The pools of workers, which know where these were and why some died.
         report: Where the run's report lies, once it is written.
     """
@@ -39,7 +40,7 @@ class Journal(Stopwatch):
     intervals: list[Interval] = field(default_factory=list)
     gates: dict[str, Gate] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
-    worker_seconds: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
     pools: list[WorkerPool] = field(default_factory=list)
     report: str | None = None
 
@@ -48,7 +49,7 @@ class Journal(Stopwatch):
         """Adds the time of the block to ``stage`` and notes when it was."""
         start = time.time()
         try:
-            with super().__call__(stage):
+            with tracing.span(stage), super().__call__(stage):
                 yield
         finally:
             seconds = round(time.time() - start, 3)
@@ -70,6 +71,11 @@ class Journal(Stopwatch):
                 of_reason = table.filter(pc.equal(table["reason"], reason)).slice(0, EXAMPLES - len(known))
                 names = zip(of_reason[schema.ID].to_pylist(), of_reason["row"].to_pylist(), strict=True)
                 known += [_short(name) if name is not None else f"(row {row})" for name, row in names]
+
+    def last_line(self, ended: Mapping[str, Any]) -> dict[str, Any]:
+        """The summary of a run that published nothing, with what the run had found."""
+        found = {name: count for name, count in self.counts.items() if name in ended}
+        return {**ended, **found, "report": self.report}
 
     @property
     def workers(self) -> list[str]:

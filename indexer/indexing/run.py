@@ -6,6 +6,7 @@ from functools import partial
 from itertools import count
 from typing import Any
 
+from indexer import tracing
 from indexer.cluster.connection import SMALL_ROWS, Cluster
 from indexer.corpus.documents import open_corpus
 from indexer.errors import CannotFinish, CorpusError, RefusedError
@@ -70,10 +71,13 @@ def run(
     """
     watch = journal or Journal()
     try:
-        done = _run(settings, model, cluster, rebuild, budget, watch)
+        with tracing.span("index run", index=settings.index.name):
+            done = _run(settings, model, cluster, rebuild, budget, watch)
     except (Exception, KeyboardInterrupt) as error:
-        report.write(settings, watch, summary.of_ended(error), error)
+        report.write(settings, watch, watch.last_line(summary.of_ended(error)), error)
         raise
+    finally:
+        tracing.flush()
     report.write(settings, watch, done)
     return done | {"report": watch.report}
 
@@ -131,6 +135,7 @@ def _attempt(
     if found.counts["kept"]:
         say(f"{found.counts['kept']:,} documents of files that cannot be read stay published for now")
     gates = job.settings.gates
+    watch.counts = found.counts
     watch.note_quarantine(found.quarantine)
     braked = bounds.of_comparison(job, found, len(unread))
     watch.measured(braked)

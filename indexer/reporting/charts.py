@@ -16,6 +16,9 @@ WIDTH, HEIGHT = 640, 170
 
 LEFT, RIGHT, TOP, BOTTOM = 64, 8, 10, 24
 
+LABELS = 220
+"""Room for two labels below an axis."""
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -49,7 +52,8 @@ def bars(points: Sequence[Bar], unit: str) -> Markup:
         parts.append(f'<rect {place} height="{max(height, 1):.1f}" fill="{point.colour}">{said}</rect>')
     parts.append(_label(LEFT, HEIGHT - 8, points[0].label))
     if len(points) > 1:
-        parts.append(_label(LEFT + len(points) * step, HEIGHT - 8, points[-1].label, "end"))
+        # Two labels need their room, however few bars there are.
+        parts.append(_label(max(LEFT + len(points) * step, LEFT + LABELS), HEIGHT - 8, points[-1].label, "end"))
     return _svg(parts, WIDTH, HEIGHT)
 
 

@@ -37,8 +37,8 @@ def test_ray_exports_what_the_driver_counts() -> None:
     piece: Any = SimpleNamespace(size=40)
     with Cluster(ClusterSettings()):
         metrics = RunMetrics("docs", "documents")
-        metrics.count(Done(piece, receipt), ready=2, lost=0)
-        metrics.count(Done(piece, receipt), ready=2, lost=1)
+        metrics.count(Done(piece, receipt, 0.0, "here"), ready=2, lost=0)
+        metrics.count(Done(piece, receipt, 0.0, "here"), ready=2, lost=1)
         metrics.count(GivenUp(piece, "it died"), ready=1, lost=1)
         text = exported(set(RAY))
     values = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines()}

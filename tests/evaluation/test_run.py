@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -25,6 +24,7 @@ from indexer.settings import EvaluateSettings, Settings
 from indexer.storage import scratch
 from indexer.testing.checkpoints import minilm_path, qwen3_checkpoint
 from jobs.demo import python_docs
+from tests.support.browser import opened
 from tests.support.checkpoints import FAST_DTYPE, cross_encoder
 
 pytestmark = pytest.mark.timeout(1200)
@@ -232,26 +232,9 @@ def test_neither_queries_nor_documents_are_in_the_summary(summary: dict[str, Any
 
 
 def test_the_report_opens_in_a_browser(folder: Path, summary: dict[str, Any]) -> None:
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no chromium on this machine; .ci/run installs it")
-    from playwright.sync_api import sync_playwright
-
-    said: list[str] = []
-    asked: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1200, "height": 900})
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto((folder / "report.html").as_uri())
-        page.wait_for_load_state("networkidle")
+    with opened(folder / "report.html") as page:
         shown = page.locator("table tbody tr td:first-child").all_inner_texts()
         charts = [chart.bounding_box() for chart in page.locator("figure svg").all()]
-        browser.close()
-    assert said == []
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     assert shown == [row["name"] for row in summary["configurations"]]
     assert len(charts) == 3
     assert all(box is not None and box["width"] > 300 and box["height"] > 200 for box in charts)

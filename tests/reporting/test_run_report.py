@@ -69,6 +69,7 @@ def test_published_quiet_refused_and_failed_nights_are_recorded(given: Settings,
     assert [report.epoch for report in found] == [1, 1, None, None]
     published, _, refused, failed = found
     assert [Path(quiet["report"]).name] == [page.name for page in pages(given) if "unchanged" in page.name]
+    assert (refused.summary["documents"], refused.summary["deleted"], refused.summary["indexed"]) == (10, 20, 0)
     gates = {gate.name: gate for gate in refused.gates}
     assert not gates["gates.max_removed"].holds
     assert (gates["gates.max_removed"].allowed, gates["gates.max_changed"].holds) == (0.2, True)

@@ -1,5 +1,6 @@
 """Stands in for a Ray cluster in tests that do not test workers: one worker, in this process."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import starmap
 from typing import Any, Self
@@ -39,4 +40,4 @@ class LocalPool:
         pass
 
     def run(self, pieces: Iterable[Any], retries: int, most_restarts: int) -> Iterator[Done[Any, Any]]:  # noqa: ARG002
-        return (Done(piece, self._pipeline.run(piece)) for piece in pieces)
+        return (Done(piece, self._pipeline.run(piece), time.time(), "here") for piece in pieces)
