@@ -11,7 +11,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help install dev download quickstart evaluate-demo nightly-demo chaos kills fuzz audit bench check
-.PHONY: test test-fast test-slow test-gpu cases lint format types imports sizes settings lock clean
+.PHONY: test test-fast test-slow test-gpu gpu-check cases lint format types imports sizes settings lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ test-slow: $(DEV) ## Run the tests marked slow
 
 test-gpu: $(DEV) ## Run the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu
+
+gpu-check: $(DEV) ## Check and measure one NVIDIA GPU within 10 minutes; DRY_RUN=1 tries the command without one
+	$(BIN)/python -m benchmarks.gpu_check $(if $(DRY_RUN),--dry-run)
 
 lint: $(DEV) ## Check formatting and style
 	$(BIN)/ruff format --check .

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,10 @@ def measure(given: Subject, limit: float) -> dict[str, Any]:
     per_token = checkpoint_flops(given.spec.path, [len(given.ids[0])]) / len(given.ids[0])
     start, choices = sweep.machine(MAX_TOKENS)
     found: list[Timing] = []
-    for measured in [*sweep.best(given, start, choices), sweep.measure(given, _separate(start))]:
+    for measured in [
+        *sweep.best(partial(sweep.measure, given), start, choices),
+        sweep.measure(given, _separate(start)),
+    ]:
         print(json.dumps(measured.describe()), flush=True)
         found.append(measured)
     # A separate process is only a comparison: the job never uses one.

@@ -1,7 +1,8 @@
-"""Capacity of the host: work around the engine per document, and a control plane of 64 workers on one machine.
+"""Capacity of the host: CPU time per document in the engine and around it, and 64 workers on one machine.
 
-The engine costs nothing or sleeps. Everything else is real, except that the 64 workers do not tokenise. A worker's
-stages overlap with its engine: the engine waits only if a document takes longer on the host than on the engine.
+The engine runs without its forward pass, through vLLM's step loop and in packed steps. Around it everything is real,
+except that the 64 workers do not tokenise. A worker's stages overlap with its engine: a GPU waits only if a document
+takes longer on the host than on the GPU. The last line is a JSON object.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from typing import Any
 from ray.cluster_utils import Cluster as Machines
 
 from benchmarks.support import machine, reporting
+from benchmarks.support.engine_host import LENGTHS, engine_costs, tokenise_costs
 from benchmarks.support.flops import checkpoint_flops
 from benchmarks.support.fresh_process import apart
 from benchmarks.support.null_model import NullModel
@@ -85,32 +87,70 @@ def _settings(root: Path, corpus: str, index: str, *, cluster: dict[str, Any], s
     """Settings of a job on the corpus."""
     return Settings(
         corpus={"uri": corpus},
-        model={"name": str(root / "model"), "max_tokens": 1024},
+        model={"name": str(root / "model"), "max_tokens": 4096},
         index={"uri": str(root / index), "widths": [256, 128, 64, 32]},
         cluster=cluster,
         run={"progress": "none", "shard_mb": shard_mb},
     )
 
 
-def gpu_microseconds(root: Path, tokens: int) -> float:
-    """Calculated time of a document with a 0.6B model on a GPU."""
-    config = write_config(root / "0.6B", replace(TRUE_SHAPES["0.6B"], layers=TRUE_LAYERS["0.6B"]))
+def gpu_microseconds(root: Path, size: str, tokens: int) -> float:
+    """Calculated time of a document on a GPU.
+
+    Args:
+        root: Folder for the model's configuration.
+        size: Name in :data:`TRUE_SHAPES`.
+        tokens: Length of the document.
+    """
+    config = write_config(root / size, replace(TRUE_SHAPES[size], layers=TRUE_LAYERS[size]))
     return checkpoint_flops(config, [tokens]) / (GPU_SHARE * H200_BF16) * 1e6
 
 
+def with_gpus(root: Path, cost: Mapping[str, Any], engine_us: float) -> dict[str, Any]:
+    """The costs with a GPU's time for a document and how many GPUs one process can keep busy, by model."""
+    around = sum(cost["worker_us"][stage] for stage in ("read", "tokenise", "widths", "stage"))
+    gpu_us = {size: gpu_microseconds(root, size, round(cost["tokens"])) for size in TRUE_SHAPES}
+    return {
+        **cost,
+        "gpu_us": {size: round(value) for size, value in gpu_us.items()},
+        "gpus_fed": {size: round(value / (around + engine_us), 2) for size, value in gpu_us.items()},
+    }
+
+
+def engine_ratios(engine: Mapping[str, Any], tokenise: Mapping[str, Any]) -> dict[str, float]:
+    """What ``floors.toml`` holds: how many times less CPU packed steps and our tokenising take, at 100 tokens."""
+    return {
+        "loop/packed at 100": round(engine["loop"]["100"] / engine["packed"]["100"], 1),
+        "tokenizers/ours at 100": round(tokenise["tokenizers"]["100"] / tokenise["ours"]["100"], 1),
+    }
+
+
 def markdown(result: Mapping[str, Any]) -> str:
-    """The result as tables: microseconds per document and stage, and the control plane."""
+    """The result as tables: CPU time per document in the engine and around it, GPUs fed, and the control plane."""
+    engine = [
+        {"tokens": length, **{f"engine: {way}": result["engine_us"][way][length] for way in ("loop", "packed")}}
+        | {f"{way}": result["tokenise"][way].get(length, "") for way in ("ours", "tokenizers")}
+        for length in result["engine_us"]["loop"]
+    ]
     rows = [
         {
             "tokens": round(cost["tokens"]),
-            **{f"worker: {name}": value for name, value in cost["worker_us"].items()},
+            **{f"worker: {name}": value for name, value in cost["worker_us"].items() if name != "engine"},
             **{f"driver: {name}": value for name, value in cost["driver_us"].items()},
-            "a GPU, by arithmetic": cost["gpu_us_by_arithmetic"],
         }
         for cost in result["costs"]
     ]
-    lines = [f"{reporting.where(result)}. Microseconds per document:", "", *reporting.table(rows), ""]
-    return "\n".join([*lines, "Many workers on this machine:", "", *reporting.table([result["control_plane"]])]) + "\n"
+    gpus = [{"tokens": round(cost["tokens"]), **cost["gpus_fed"]} for cost in result["costs"]]
+    tables = {
+        "Microseconds of CPU per document in the engine, without its forward pass, and to tokenise": engine,
+        "Microseconds per document around the engine": rows,
+        f"NVIDIA H200s that one process can feed, by arithmetic at {GPU_SHARE:.0%} of their matrix rate": gpus,
+        "Many workers on this machine": [result["control_plane"]],
+    }
+    lines = [f"{reporting.where(result)}."]
+    for title, content in tables.items():
+        lines += ["", f"{title}:", "", *reporting.table(content)]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -122,18 +162,28 @@ def main() -> None:
     arguments = command.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
+        engine, tokenise = apart(engine_costs, root), apart(tokenise_costs, root)
+        print(json.dumps({"engine_us": engine, "tokenise": tokenise}), flush=True)
         qwen3_checkpoint(root / "model")
         costs = []
-        for tokens in (128, 512):
-            cost = apart(worker_costs, root, tokens, arguments.documents)
-            cost["gpu_us_by_arithmetic"] = round(gpu_microseconds(root, tokens))
-            costs.append(cost)
-            print(json.dumps(cost), flush=True)
+        for tokens in LENGTHS:
+            # As many tokens of each length from 100 on; a sixth of the work for the shortest.
+            cost = apart(worker_costs, root, tokens, arguments.documents * 100 // max(100, tokens))
+            costs.append(with_gpus(root, cost, engine["packed"][str(tokens)]))
+            print(json.dumps(costs[-1]), flush=True)
         many = apart(many_workers, root, arguments.many)
-    result = {"machine": machine.describe(), "costs": costs, "control_plane": many}
+    result = {
+        "machine": machine.describe(),
+        "engine_us": engine,
+        "tokenise_us": tokenise["ours"],
+        "tokenise": tokenise,
+        "costs": costs,
+        "control_plane": many,
+        "ratios": engine_ratios(engine, tokenise),
+    }
     reporting.write(arguments.out, "host", result, markdown(result))
-    print(json.dumps(many))
-    if below := reporting.below_floors("host", many):
+    print(json.dumps({name: value for name, value in result.items() if name != "tokenise"}))
+    if below := reporting.below_floors("host", result["ratios"] | many):
         sys.exit("; ".join(below))
 
 

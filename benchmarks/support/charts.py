@@ -33,17 +33,18 @@ def draw(folder: Path, name: str, result: Mapping[str, Any]) -> None:
 
 
 def _host(result: Mapping[str, Any], path: Path) -> None:
-    """Microseconds per document by stage, beside a GPU's time for it."""
+    """Microseconds per token by stage of a worker, beside a GPU's time for it."""
     canvas, axis = pyplot.subplots(figsize=(9, 1 + 0.6 * len(result["costs"])))
     palette = mpl.color_sequences["tab20"]
-    for cost in result["costs"]:
+    for length, cost in zip(result["engine_us"]["packed"], result["costs"], strict=True):
         label = f"{cost['tokens']:.0f} tokens"
         left = 0.0
-        for at, (stage, value) in enumerate(cost["worker_us"].items()):
-            axis.barh(label, value, left=left, color=palette[at], label=f"worker: {stage}")
-            left += value
-        axis.plot(cost["gpu_us_by_arithmetic"], label, "k|", markersize=12, label="a GPU, by arithmetic")
-    _finish(canvas, axis, "microseconds per document", path)
+        stages = cost["worker_us"] | {"engine": result["engine_us"]["packed"][length]}
+        for at, (stage, value) in enumerate(stages.items()):
+            axis.barh(label, value / cost["tokens"], left=left, color=palette[at], label=f"worker: {stage}")
+            left += value / cost["tokens"]
+        axis.plot(cost["gpu_us"]["0.6B"] / cost["tokens"], label, "k|", markersize=12, label="an H200, by arithmetic")
+    _finish(canvas, axis, "microseconds per token", path)
 
 
 def _searches(result: Mapping[str, Any], path: Path) -> None:

@@ -56,6 +56,11 @@ class Cluster:
         return Placement(self._settings, self._replicas, gpus=ray.cluster_resources().get("GPU", 0) >= 1)
 
     @property
+    def gpus(self) -> bool:
+        """Whether workers have GPUs."""
+        return self._placement.gpus
+
+    @property
     def workers(self) -> int:
         """Engines a run starts."""
         return self._placement.workers
@@ -88,6 +93,22 @@ class Cluster:
                 yield _take_one(waiting)
         while waiting:
             yield _take_one(waiting)
+
+    def on_machine(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Runs a function alone on a worker's machine: with a whole GPU, or all cores where workers have none.
+
+        Args:
+            function: Top-level function.
+            arguments: Its arguments.
+
+        Returns:
+            The function's result.
+
+        Raises:
+            IndexerError: What the function raised, or its process died.
+        """
+        remote: Any = ray.remote(function)
+        return _take_one({remote.options(**self._placement.machine).remote(*arguments)})
 
     def pool(self, make_pipeline: MakePipeline, most: int) -> WorkerPool:
         """Workers of one kind, which start when the pool is entered and end with it.

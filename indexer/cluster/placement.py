@@ -60,6 +60,13 @@ class Placement:
         return self.capacity if self.settings.workers == "auto" else self.settings.workers
 
     @property
+    def machine(self) -> dict[str, float]:
+        """Ray's options of a task that has a whole GPU, or all cores of a machine."""
+        if self.gpus:
+            return {"num_cpus": self.settings.cpus_per_worker, "num_gpus": 1}
+        return {"num_cpus": min(machine["CPU"] for machine in _machines() if machine.get("CPU"))}
+
+    @property
     def needs(self) -> str:
         """The resources of a worker, in words."""
         cores = f"{self.settings.cpus_per_worker} cores" if self.settings.cpus_per_worker > 1 else "a core"

@@ -47,7 +47,7 @@ class Estimate:
 def of_shards(job: Job, shards: Sequence[Shard]) -> Estimate:
     """Estimates what shards will take, from a sample of their texts."""
     tokens, chunks = _tokens(job, shards)
-    last = _last_run(job)
+    last = last_run(job)
     seconds = tokens / last.tokens_per_second if last else None
     hours, basis = _gpu_hours(job, tokens, chunks, last)
     price = job.settings.run.gpu_hour_price
@@ -80,7 +80,7 @@ def refuse_above(estimate: Estimate, budget: float) -> None:
         )
 
 
-def _last_run(job: Job) -> RunTotals | None:
+def last_run(job: Job) -> RunTotals | None:
     """The last of some runs that embedded something."""
     for epoch in reversed(job.store.epochs(NIGHTS)):
         if epoch.description.run.tokens_per_second:

@@ -15,6 +15,7 @@ from indexer.cluster.pool import WorkerPool
 from indexer.corpus.shards import Shard
 from indexer.indexing import reuse, worklist
 from indexer.indexing.changes import Changes
+from indexer.indexing.compilation import fitted
 from indexer.indexing.embed import EmbedPipeline
 from indexer.indexing.job import Job, Target
 from indexer.indexing.journal import Journal
@@ -84,7 +85,7 @@ def stage(job: Job, cluster: Cluster, found: Changes, unread: Mapping[str, Unrea
     target = Target(job.corpus, job.layout, job.settings.index.uri, job.epoch)
     with watch("move"):
         _move(job, cluster, found, target, staged)
-    shards = documents = 0
+    shards = documents = text_bytes = 0
     for shard in worklist.shards(job, found):
         if shard.shard_id in known:
             staged.add(receipts.get(shard.shard_id))
@@ -93,17 +94,20 @@ def stage(job: Job, cluster: Cluster, found: Changes, unread: Mapping[str, Unrea
         else:
             shards += 1
             documents += shard.documents
+            text_bytes += shard.text_bytes
     if staged.resumed:
         say(f"resuming epoch {job.epoch}: {staged.resumed} shards ({staged.documents:,} documents) are staged already")
     if shards:
         with watch("sample"):
             target = replace(target, admit=make_judge(job, unread).admit)
-        say(f"starting {min(cluster.workers, shards)} workers for {documents:,} documents in {shards} shards")
+        workers = min(cluster.workers, shards)
+        say(f"starting {workers} workers for {documents:,} documents in {shards} shards")
+        model = fitted(job, text_bytes, workers, gpus=cluster.gpus)
         rest = (shard for shard in worklist.shards(job, found) if shard.shard_id not in known)
         given = job.settings.run
         with ExitStack() as stack:
             with watch("start"):
-                pool = cluster.pool(partial(EmbedPipeline, target, job.model), shards)
+                pool = cluster.pool(partial(EmbedPipeline, target, model), shards)
                 watch.pools.append(pool)
                 stack.enter_context(pool)
             with watch("embed"):

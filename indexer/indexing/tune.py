@@ -1,17 +1,19 @@
-"""Finds the engine settings that are fastest on this machine for a corpus and a model."""
+"""Finds the engine settings that are fastest on a worker's machine for a corpus and a model."""
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from indexer.cluster.connection import Cluster
 from indexer.corpus.documents import Corpus, first_texts, open_corpus
 from indexer.errors import CorpusError, IndexerError
 from indexer.inference import sweep
-from indexer.inference.model import open_model
+from indexer.inference.model import Model, open_model
 from indexer.inference.sequences import TokenSequences
-from indexer.inference.sweep import Subject, Timing
+from indexer.inference.sweep import Setting, Subject, Timing
 from indexer.progress import say
 from indexer.settings import EngineSettings, Settings
 
@@ -22,7 +24,7 @@ TOKENS = 200_000
 """Tokens that every setting is timed on, about."""
 
 GPU_TOKENS = 5_000_000
-"""The same on a GPU: about a second of work for a small model."""
+"""The same on a GPU: about a second of work for a small model, which the sweep repeats for some seconds."""
 
 ROWS = 4_000
 """Rows read from a file."""
@@ -44,22 +46,27 @@ def tune(settings: Settings, written: Path) -> dict[str, Any]:
         IndexerError: No setting works.
     """
     model = open_model(settings.model, EngineSettings())
-    start, choices = sweep.machine(model.max_tokens)
     ids = model.tokenizer.documents(_sample(open_corpus(settings.corpus))).ids
-    ids = _about(ids, TOKENS if start.pinned else GPU_TOKENS)
-    say(f"timing engine settings on {ids.tokens:,} tokens of {len(ids):,} texts")
     found: list[Timing] = []
-    for measured in sweep.best(Subject(model.spec, ids), start, choices):
-        say(
-            f"{measured.tokens_per_second:,.0f} tokens/s with {measured.setting.named or 'defaults'} {measured.failure}"
-        )
-        found.append(measured)
+    with Cluster(settings.cluster) as cluster:
+        start, choices = cluster.on_machine(sweep.machine, model.max_tokens)
+        ids = _about(ids, TOKENS if start.pinned else GPU_TOKENS)
+        say(f"timing engine settings on {ids.tokens:,} tokens of {len(ids):,} texts")
+        for measured in sweep.best(partial(cluster.on_machine, _measure, model, ids), start, choices):
+            name = measured.setting.named or "defaults"
+            say(f"{measured.tokens_per_second:,.0f} tokens/s with {name} {measured.failure}")
+            found.append(measured)
     found.sort(key=lambda measured: -measured.tokens_per_second)
     if not found[0].tokens_per_second:
         raise IndexerError(f"no engine setting works: {found[0].failure}")
     rates = "".join(f"# {measured.tokens_per_second:,.0f} tokens/s: {measured.setting.named}\n" for measured in found)
     written.write_text(f"# Measured by jobs.index --tune\n{rates}{found[0].setting.toml()}\n", encoding="utf-8")
     return {"written": str(written), "settings": [measured.describe() for measured in found]}
+
+
+def _measure(model: Model, ids: TokenSequences, setting: Setting) -> Timing:
+    """Runs on a worker's machine: times a setting with the model's files there."""
+    return sweep.measure(Subject(model.spec, ids), setting)
 
 
 def _sample(corpus: Corpus) -> list[str]:

@@ -53,6 +53,11 @@ class Checkpoint:
         dense = self.conventions.dense
         return dense[-1].width if dense else int(self.config["hidden_size"])
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights' files."""
+        return sum(file.stat().st_size for file in Path(self.path).glob("*.safetensors"))
+
     @cached_property
     def digest(self) -> str:
         """Digest of weights and pooling: the commit of a hub model, otherwise the files' content."""

@@ -48,7 +48,8 @@ def proven(
         second: Place of the document's first token in each, for models with token types.
 
     Raises:
-        EngineError: ``spec.packed`` is ``on``, and packed steps are impossible or give other results.
+        EngineError: ``spec.packed`` is ``on``, and packed steps are impossible or give other results; or vLLM's loop
+            fails after they failed.
     """
     sequences, places = _mixed(canary, second, spec.max_tokens)
     expected = loop.run(sequences, width, places)
@@ -62,6 +63,11 @@ def proven(
         return packed, None
     if spec.packed == "on":
         raise EngineError(f"engine.packed is on, and packed steps cannot run this model: {reason}; set it to auto")
+    try:
+        # A failed kernel may leave the GPU unusable for this process.
+        loop.run(canary, width, second)
+    except Exception as error:
+        raise EngineError(f'packed steps broke the engine ({reason}); set engine.packed = "off"') from error
     say(f"vLLM's own step loop runs the model, since packed steps cannot: {reason}")
     return None, reason
 

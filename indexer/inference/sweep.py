@@ -7,7 +7,7 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
@@ -16,7 +16,7 @@ from typing import Any
 
 from indexer.errors import IndexerError
 from indexer.inference.engine import Engine
-from indexer.inference.engine_spec import EngineSpec
+from indexer.inference.engine_spec import EngineSpec, Packed
 from indexer.inference.sequences import TokenSequences
 
 WARM_SEQUENCES = 64
@@ -24,6 +24,9 @@ WARM_SEQUENCES = 64
 
 GPU_SHARE = 0.85
 """Share of a GPU's memory that the engines on it take together."""
+
+LEAST_SECONDS = 5.0
+"""Least time of a measurement: a shorter one says little on a machine that does other work too."""
 
 PATIENCE_SECONDS = 1800
 """Longest time that a ready replica waits for the rest."""
@@ -51,21 +54,31 @@ class Setting:
         replicas: Engines that work at once.
         pinned: Whether each gets a share of the cores, as on a machine without a GPU; otherwise they share one GPU.
         separate: Whether vLLM's core runs in a process of its own, which is vLLM's default.
+        packed: As in :class:`EngineSpec`; a separate process has no packed steps.
     """
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
     replicas: int = 1
     pinned: bool = False
     separate: bool = False
+    packed: Packed = "auto"
 
     def toml(self) -> str:
         """The ``[engine]`` block that has it."""
-        return "\n".join(["[engine]", *(f"{name} = {json.dumps(value)}" for name, value in self.named.items())])
+        return "\n".join(["[engine]", *(f"{name} = {_toml(value)}" for name, value in self.named.items())])
 
     @property
     def named(self) -> dict[str, Any]:
         """The keys of the ``[engine]`` block."""
-        return {**self.arguments, **({} if self.pinned else {"replicas_per_gpu": self.replicas})}
+        ours = {} if self.packed == "auto" else {"packed": self.packed}
+        return {**self.arguments, **ours, **({} if self.pinned else {"replicas_per_gpu": self.replicas})}
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML; JSON differs only in its objects."""
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{name} = {_toml(inner)}' for name, inner in value.items())} }}"
+    return json.dumps(value)
 
 
 @dataclass(frozen=True)
@@ -110,8 +123,8 @@ def measure(subject: Subject, setting: Setting) -> Timing:
         except (IndexerError, BrokenProcessPool, OSError) as error:
             meeting.ready.abort()
             return Timing(setting, 0.0, time.time() - started, str(error) or type(error).__name__)
-    first, last = min(start for start, _ in spans), max(end for _, end in spans)
-    return Timing(setting, subject.ids.tokens / (last - first), first - started)
+    first, last = min(start for start, _, _ in spans), max(end for _, end, _ in spans)
+    return Timing(setting, sum(tokens for *_, tokens in spans) / (last - first), first - started)
 
 
 @dataclass(frozen=True)
@@ -122,8 +135,8 @@ class _Meeting:
     turn: Any
 
 
-def _time(subject: Subject, setting: Setting, number: int, meeting: _Meeting) -> tuple[float, float]:
-    """Runs in a replica's process; returns when it began and ended, by the machine's clock."""
+def _time(subject: Subject, setting: Setting, number: int, meeting: _Meeting) -> tuple[float, float, int]:
+    """Runs in a replica's process; returns when it began and ended, by the machine's clock, and tokens between."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = str(int(setting.separate))
     if setting.pinned:
         cores = sorted(os.sched_getaffinity(0))
@@ -131,12 +144,15 @@ def _time(subject: Subject, setting: Setting, number: int, meeting: _Meeting) ->
         os.environ["OMP_NUM_THREADS"] = str(len(cores[number :: setting.replicas]))
     # One start at a time on a GPU: vLLM sizes its memory by the memory free at its start.
     with nullcontext() if setting.pinned else meeting.turn:
-        engine = Engine(replace(subject.spec, arguments=setting.arguments), canary=subject.ids[:2])
+        spec = replace(subject.spec, arguments=setting.arguments, packed=setting.packed)
+        engine = Engine(spec, canary=subject.ids[:2])
         engine.embed(subject.ids[:WARM_SEQUENCES])
     meeting.ready.wait(PATIENCE_SECONDS)
-    start = time.time()
-    engine.embed(subject.ids)
-    return start, time.time()
+    tokens, start = 0, time.time()
+    while time.time() < start + LEAST_SECONDS:
+        engine.embed(subject.ids)
+        tokens += subject.ids.tokens
+    return start, time.time(), tokens
 
 
 def machine(max_tokens: int) -> tuple[Setting, dict[str, Sequence[Any]]]:
@@ -157,28 +173,33 @@ def machine(max_tokens: int) -> tuple[Setting, dict[str, Sequence[Any]]]:
     choices: dict[str, Sequence[Any]] = {
         "max_num_batched_tokens": sorted(set(batched[1:])),
         "enforce_eager": [True],
+        "compilation_config": [{"cudagraph_mode": "NONE"}],
+        "packed": ["off"],
+        "async_scheduling": [True],
         "max_num_seqs": [256, 512, 1024],
         "replicas_per_gpu": [2],
     }
     return Setting({"gpu_memory_utilization": GPU_SHARE}), choices
 
 
-def best(subject: Subject, start: Setting, choices: Mapping[str, Sequence[Any]]) -> Iterator[Timing]:
+def best(
+    measure: Callable[[Setting], Timing], start: Setting, choices: Mapping[str, Sequence[Any]]
+) -> Iterator[Timing]:
     """Looks for the fastest setting: changes one value at a time and keeps it if it is faster.
 
     Args:
-        subject: The work that is timed.
+        measure: Times a setting.
         start: Setting to begin with.
-        choices: Values to try of each vLLM argument and of ``replicas_per_gpu``.
+        choices: Values to try of each vLLM argument, of ``packed`` and of ``replicas_per_gpu``.
 
     Yields:
         Every measurement, as it is made.
     """
-    leader = measure(subject, start)
+    leader = measure(start)
     yield leader
     for name, values in choices.items():
         for setting in [_with(leader.setting, name, value) for value in values]:
-            measured = measure(subject, setting)
+            measured = measure(setting)
             yield measured
             if measured.tokens_per_second > leader.tokens_per_second:
                 leader = measured
@@ -186,6 +207,8 @@ def best(subject: Subject, start: Setting, choices: Mapping[str, Sequence[Any]])
 
 def _with(setting: Setting, name: str, value: Any) -> Setting:
     """The setting with another value; replicas share the GPU's memory evenly."""
+    if name == "packed":
+        return replace(setting, packed=value)
     if name != "replicas_per_gpu":
         return replace(setting, arguments={**setting.arguments, name: value})
     return replace(

@@ -101,15 +101,27 @@ def _fails() -> None:
     raise ValueError("one line\nand another")
 
 
+def test_a_setting_is_written_as_toml() -> None:
+    setting = Setting({"compilation_config": {"cudagraph_mode": "NONE"}}, replicas=2, packed="off")
+    assert tomllib.loads(setting.toml())["engine"] == {
+        "compilation_config": {"cudagraph_mode": "NONE"}, "packed": "off", "replicas_per_gpu": 2
+    }  # fmt: skip
+
+
 def test_a_function_apart_says_why_it_failed() -> None:
     with pytest.raises(RuntimeError, match=r"^ValueError: one line$"):
         apart(_fails)
 
 
+def _one_setting(_: int) -> tuple[Setting, dict[str, list[int]]]:
+    """Runs in a Ray task, instead of :func:`sweep.machine`."""
+    return Setting({"enforce_eager": True}, replicas=1, pinned=True), {"max_num_batched_tokens": [-1]}
+
+
+@pytest.mark.usefixtures("ray_cluster")
 def test_tuning_writes_the_fastest_setting_that_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Real engines: the second value is refused by vLLM, which is said and not chosen."""
-    start = Setting({"enforce_eager": True}, replicas=1, pinned=True)
-    monkeypatch.setattr(sweep, "machine", lambda _: (start, {"max_num_batched_tokens": [-1]}))
+    """Real engines on a worker's machine: vLLM refuses the second value, which is said and not chosen."""
+    monkeypatch.setattr(sweep, "machine", _one_setting)
     monkeypatch.setattr(tune, "TOKENS", 4_000)
     settings = Settings(
         corpus={"uri": tiny_corpus(tmp_path / "corpus", 60)},

@@ -245,6 +245,7 @@ def reranker(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {"name": cross_encoder(tmp_path_factory.mktemp("cross-encoder")), "max_tokens": 256}
 
 
+@pytest.mark.slow
 def test_judged_queries_are_run_against_the_published_tables_and_reranked(
     root: Path, reranker: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,9 +15,20 @@ from indexer.inference.engine import Engine
 from indexer.inference.engine_spec import EngineSpec
 from indexer.inference.pair_inputs import PairTokenizer
 from indexer.testing import checkpoints, corpora, random_weights
-from tests.support.checkpoints import NO, YES, converted_reranker, cross_encoder, needs_bfloat16
+from tests.support.checkpoints import (
+    FAST_DTYPE,
+    HAS_BFLOAT16,
+    NO,
+    YES,
+    converted_reranker,
+    cross_encoder,
+    needs_bfloat16,
+)
 
-BFLOAT16 = pytest.param("bfloat16", marks=needs_bfloat16)
+OTHER_DTYPE = pytest.param(
+    *({"bfloat16", "float32"} - {FAST_DTYPE}), marks=[pytest.mark.slow, *([] if HAS_BFLOAT16 else [needs_bfloat16])]
+)
+"""The one of both dtypes that is not this machine's faster one."""
 
 EAGER = {"enforce_eager": True}
 
@@ -136,7 +147,12 @@ def sentence_vectors(path: str, texts: list[str], max_tokens: int) -> np.ndarray
     return np.asarray(model.encode(texts, normalize_embeddings=True), np.float32)
 
 
-@pytest.fixture(scope="module", params=random_weights.TRUE_SHAPES)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(size, marks=[] if size == "0.6B" else pytest.mark.slow) for size in random_weights.TRUE_SHAPES
+    ],
+)
 def true_shape_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A 2-layer checkpoint with the dimensions of one of the hub's models; 0.4 to 2 GB while it is read."""
     path = tmp_path_factory.mktemp("shape")
@@ -153,7 +169,7 @@ def assert_parity(vectors: np.ndarray, expected: np.ndarray, dtype: str) -> None
     assert np.median(others) < 0.6, "a checkpoint that gives much the same vector for every text shows nothing"
 
 
-@pytest.mark.parametrize("dtype", [BFLOAT16, "float32"])
+@pytest.mark.parametrize("dtype", [FAST_DTYPE, OTHER_DTYPE])
 def test_four_layers(dtype: str, qwen_path: str, engine_process: Executor, reference_process: Executor) -> None:
     """Texts from one token to beyond the limit, and every narrow vector is the prefix of the full one."""
     case = qwen_path, varied_texts(64), 128, dtype
@@ -165,7 +181,7 @@ def test_four_layers(dtype: str, qwen_path: str, engine_process: Executor, refer
         np.testing.assert_allclose(matryoshka.cut(vectors, width), exact, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [BFLOAT16, pytest.param("float32", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dtype", [FAST_DTYPE, OTHER_DTYPE])
 def test_true_shapes(dtype: str, true_shape_path: str, engine_process: Executor, reference_process: Executor) -> None:
     """The dimensions and head counts of 0.6B, 4B and 8B, on shorter texts."""
     case = true_shape_path, varied_texts(16), 24, dtype
@@ -173,13 +189,10 @@ def test_true_shapes(dtype: str, true_shape_path: str, engine_process: Executor,
     assert_parity(vectors, reference_process.submit(transformers_vectors, *case).result(), dtype)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [pytest.param("bfloat16", 5e-3, marks=needs_bfloat16), ("float32", 1e-5)]
-)
-def test_reranker(
-    dtype: str, tolerance: float, reranker_path: str, engine_process: Executor, reference_process: Executor
-) -> None:
+@pytest.mark.parametrize("dtype", [FAST_DTYPE, OTHER_DTYPE])
+def test_reranker(dtype: str, reranker_path: str, engine_process: Executor, reference_process: Executor) -> None:
     """Probabilities of the causal model, and the same ranking where they differ by more than rounding."""
+    tolerance = {"bfloat16": 5e-3, "float32": 1e-5}[dtype]
     case = reranker_path, varied_pairs(), 160, dtype
     scores = engine_process.submit(engine_scores, *case).result()
     expected = reference_process.submit(transformers_scores, *case).result()

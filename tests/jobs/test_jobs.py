@@ -203,6 +203,7 @@ def test_reranking_puts_what_the_reranker_likes_first(
     assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
 
 
+@pytest.mark.slow
 def test_queries_are_searched_and_reranked(
     indexed: dict[str, Any], job: Job, config: Path, liked: tuple[str, set[str]], tmp_path: Path
 ) -> None:

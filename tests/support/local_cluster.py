@@ -12,6 +12,7 @@ class LocalCluster:
     """One core and one worker of this process."""
 
     workers = cores = 1
+    gpus = False
 
     def map(self, function: Callable[..., Any], items: Iterable[Any], *, in_driver: bool = False) -> Iterator[Any]:  # noqa: ARG002
         return starmap(function, items)

@@ -1,0 +1,152 @@
+"""Engines on an NVIDIA GPU, with random weights. On a machine without one they run on the CPU, to test the tests.
+
+Every engine has a process of its own, as in a job.
+"""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from indexer.inference.embed_inputs import EmbedTokenizer
+from indexer.inference.engine import Engine
+from indexer.inference.engine_spec import EngineSpec, Packed
+from indexer.inference.pair_inputs import PairTokenizer
+from indexer.testing.corpora import random_texts
+from tests.inference.test_parity import (
+    assert_parity,
+    transformers_scores,
+    transformers_vectors,
+    varied_pairs,
+    varied_texts,
+)
+from tests.support.checkpoints import FAST_DTYPE
+
+pytestmark = pytest.mark.gpu
+
+HAS_GPU = Path("/dev/nvidiactl").exists()
+
+RUNNERS = ("0", "1") if HAS_GPU else ("0",)
+"""Values of VLLM_USE_V2_MODEL_RUNNER; the second runner needs Triton."""
+
+SHARE = {"enforce_eager": True, "gpu_memory_utilization": 0.4}
+"""Two engines fit on a GPU beside each other."""
+
+MAX_TOKENS = 128
+
+
+@pytest.fixture(params=RUNNERS)
+def runner_process(request: pytest.FixtureRequest) -> Iterator[Executor]:
+    """A process in which vLLM takes one of its model runners."""
+    with _process({"VLLM_USE_V2_MODEL_RUNNER": request.param}) as process:
+        yield process
+
+
+def _process(environment: dict[str, str] | None = None) -> Executor:
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, context, initializer=os.environ.update, initargs=(environment or {},))
+
+
+def vectors(path: str, packed: Packed) -> tuple[np.ndarray, str | None]:
+    """Vectors of the varied texts, and why packed steps were not used."""
+    tokenizer = EmbedTokenizer(path, MAX_TOKENS)
+    spec = EngineSpec(path, FAST_DTYPE, MAX_TOKENS, SHARE, packed=packed)
+    engine = Engine(spec, tokenizer.queries(["one", "another"]))
+    return engine.embed(tokenizer.documents(varied_texts(64)).ids), engine.way_back
+
+
+def scores(path: str, packed: Packed) -> np.ndarray:
+    """Scores of the varied pairs."""
+    ids = PairTokenizer(path, 160).pairs(*zip(*varied_pairs(), strict=True)).ids
+    return Engine(EngineSpec(path, FAST_DTYPE, 160, SHARE, packed=packed), ids[:2], mode="score").score(ids)
+
+
+def both(path: str, reranker: str) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors and scores of two engines in one process, as a reader has them."""
+    tokenizer, pairs = EmbedTokenizer(path, MAX_TOKENS), PairTokenizer(reranker, 160)
+    prompts = pairs.pairs(*zip(*varied_pairs(), strict=True)).ids
+    embedder = Engine(EngineSpec(path, FAST_DTYPE, MAX_TOKENS, SHARE), tokenizer.queries(["one", "another"]))
+    scorer = Engine(EngineSpec(reranker, FAST_DTYPE, 160, SHARE), prompts[:2], mode="score")
+    return embedder.embed(tokenizer.documents(varied_texts(64)).ids), scorer.score(prompts)
+
+
+def long_work(path: str, ready: Any) -> None:
+    """Embeds until it is killed."""
+    tokenizer = EmbedTokenizer(path, MAX_TOKENS)
+    engine = Engine(EngineSpec(path, FAST_DTYPE, MAX_TOKENS, SHARE), tokenizer.queries(["one", "another"]))
+    ids = tokenizer.documents(random_texts(200)).ids
+    ready.put(os.getpid())
+    while True:
+        engine.embed(ids)
+
+
+def apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The function's result, from a process that ends."""
+    with _process() as process:
+        return process.submit(function, *arguments).result()
+
+
+@pytest.fixture(scope="module")
+def expected_vectors(qwen_path: str) -> np.ndarray:
+    """Vectors by Transformers, on the CPU."""
+    return np.asarray(apart(transformers_vectors, qwen_path, varied_texts(64), MAX_TOKENS, FAST_DTYPE))
+
+
+def test_vectors_of_both_runners_equal_transformers(
+    runner_process: Executor, qwen_path: str, expected_vectors: np.ndarray
+) -> None:
+    found, way_back = runner_process.submit(vectors, qwen_path, "auto").result()
+    assert way_back is None, "packed steps were not used"
+    assert_parity(found, expected_vectors, FAST_DTYPE)
+
+
+def test_packed_steps_equal_the_loop(runner_process: Executor, qwen_path: str) -> None:
+    loop, _ = runner_process.submit(vectors, qwen_path, "off").result()
+    packed, _ = apart(vectors, qwen_path, "on")
+    assert (loop * packed).sum(axis=1).min() >= 0.9999
+
+
+@pytest.mark.parametrize("packed", ["on", "off"])
+def test_scores_of_both_runners_equal_transformers(
+    runner_process: Executor, reranker_path: str, packed: Packed
+) -> None:
+    found = runner_process.submit(scores, reranker_path, packed).result()
+    expected = apart(transformers_scores, reranker_path, varied_pairs(), 160, FAST_DTYPE)
+    assert np.abs(found - expected).max() <= 5e-3
+
+
+def test_two_replicas_share_a_gpu(qwen_path: str, expected_vectors: np.ndarray) -> None:
+    with _process() as first, _process() as second:
+        running = [process.submit(vectors, qwen_path, "auto") for process in (first, second)]
+        for found, way_back in (future.result() for future in running):
+            assert way_back is None
+            assert_parity(found, expected_vectors, FAST_DTYPE)
+
+
+def test_an_embedder_and_a_reranker_share_a_process(
+    qwen_path: str, reranker_path: str, expected_vectors: np.ndarray
+) -> None:
+    found, answers = apart(both, qwen_path, reranker_path)
+    assert_parity(found, expected_vectors, FAST_DTYPE)
+    expected = apart(transformers_scores, reranker_path, varied_pairs(), 160, FAST_DTYPE)
+    assert np.abs(answers - expected).max() <= 5e-3
+
+
+def test_an_engine_starts_where_another_was_killed(qwen_path: str, expected_vectors: np.ndarray) -> None:
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, _process() as victim:
+        ready = manager.Queue()
+        working = victim.submit(long_work, qwen_path, ready)
+        os.kill(ready.get(timeout=300), signal.SIGKILL)
+        with pytest.raises(BrokenProcessPool):
+            working.result()
+    found, way_back = apart(vectors, qwen_path, "auto")
+    assert way_back is None
+    assert_parity(found, expected_vectors, FAST_DTYPE)
