@@ -17,6 +17,7 @@ from indexer.search.fusion import fuse
 from indexer.search.hits import Hit
 from indexer.search.snapshot import Snapshot
 from indexer.search.threads import in_threads
+from indexer.search.vector_search import NearestOptions
 from indexer.search.words import text_state
 from indexer.search_settings import Mode
 from indexer.storage import filters, tables, where
@@ -116,15 +117,14 @@ def find(
     if vectors is None:
         raise TypeError("a search by vectors needs the queries' vectors")
     depth, one_each = (k, per_document) if options.mode == "vector" else (max(k, FUSED), True)
-    near = snapshot.stream_nearest(
-        vectors, depth, options.width, wanted, options.oversample, options.columns, per_document=one_each
-    )
+    nearest = NearestOptions(depth, wanted, options.oversample, options.columns, one_each)
+    near = snapshot.vectors.stream(vectors, snapshot.state(options.width), nearest)
     if options.mode == "vector":
         yield from near
         return
     by_words = in_threads(lambda query: snapshot.words.documents(query, depth, wanted, options.columns), queries)
-    for vector, nearest, worded in zip(vectors, near, by_words, strict=True):
-        yield _fused(snapshot, vector, nearest, worded, k, options)
+    for vector, hits, worded in zip(vectors, near, by_words, strict=True):
+        yield _fused(snapshot, vector, hits, worded, k, options)
 
 
 def _fused(

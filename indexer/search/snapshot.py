@@ -1,36 +1,25 @@
 """The tables of one epoch, read and searched without an engine."""
 
-import threading
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from functools import cached_property, partial
-from itertools import islice
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from indexer import schema
-from indexer.errors import SettingsError, first_line
-from indexer.inference import matryoshka
+from indexer.errors import SettingsError
 from indexer.search.epoch_lease import EpochLease
-from indexer.search.hits import DISTANCE, Hit, best_chunks, joined_text, make_hit, shown_columns, span_text
-from indexer.search.threads import in_threads
+from indexer.search.hits import Hit, joined_text, span_text
+from indexer.search.vector_search import NearestOptions, VectorSearch
 from indexer.search.words import Words
-from indexer.storage import exact_search, tables, vector_index
+from indexer.storage import tables
 from indexer.storage.records import Epoch, TableState
 from indexer.storage.where import condition
 
 if TYPE_CHECKING:
     from indexer.storage.tables import Table
-
-
-PAYLOADS = 64
-"""Queries whose hits' payload is read together."""
-
-MANY = 16
-"""Vectors from which on one pass over a table without an index is faster than a search for each."""
 
 
 class Snapshot:
@@ -39,6 +28,7 @@ class Snapshot:
     Attributes:
         uri: LanceDB database.
         epoch: The epoch.
+        vectors: Search by vectors.
     """
 
     def __init__(self, uri: str, epoch: Epoch, lease: EpochLease | None = None) -> None:
@@ -52,8 +42,7 @@ class Snapshot:
         self.uri = uri
         self.epoch = epoch
         self._lease = None if lease is None else weakref.finalize(self, lease.release)
-        self._tables: dict[str, Table] = {}
-        self._opening = threading.Lock()
+        self.vectors = VectorSearch(uri, epoch)
 
     def let_go(self) -> None:
         """Ends the protection of the epoch's versions."""
@@ -139,25 +128,7 @@ class Snapshot:
         *,
         per_document: bool = False,
     ) -> list[list[Hit]]:
-        """Nearest chunks of each vector, as :meth:`stream_nearest` finds them.
-
-        Returns:
-            For each vector its hits, best first.
-        """
-        return list(self.stream_nearest(vectors, k, width, where, oversample, columns, per_document=per_document))
-
-    def stream_nearest(
-        self,
-        vectors: np.ndarray,
-        k: int = 10,
-        width: int | None = None,
-        where: str | None = None,
-        oversample: int = 1,
-        columns: Sequence[str] | None = None,
-        *,
-        per_document: bool = False,
-    ) -> Iterator[list[Hit]]:
-        """Nearest chunks of each vector, searched in a few threads; results wait for no later vector.
+        """Nearest chunks of each vector.
 
         Args:
             vectors: float32, shape (n, dimension): full-width query vectors.
@@ -168,58 +139,14 @@ class Snapshot:
             columns: Payload columns and span of the hits, all by default.
             per_document: Whether only the best chunk of a document is a result.
 
-        Yields:
+        Returns:
             For each vector its hits, best first.
 
         Raises:
             SettingsError: There is no such width, or the condition is not valid.
         """
-        state = self.state(width)
-        table = self._opened(state)
-        wanted = None if where is None else condition(where, table.schema)
-        alone = per_document and self.has_chunks
-        if state.probes is None and oversample == 1 and not alone and len(vectors) >= MANY:
-            yield from self._exactly(state, matryoshka.cut(vectors, state.width), k, wanted, columns)
-            return
-        shown = [
-            schema.ID,
-            schema.CHUNK,
-            *(shown_columns(table.schema.names) if columns is None else columns),
-            DISTANCE,
-        ]
-
-        def found(narrow: np.ndarray, full: np.ndarray, count: int) -> list[Hit]:
-            hits = self._nearest(table, narrow, state, count * oversample, wanted, shown)
-            return hits if oversample == 1 else self._rescored(full, hits)[:count]
-
-        def answer(narrow: np.ndarray, full: np.ndarray) -> list[Hit]:
-            if alone:
-                return best_chunks(partial(found, narrow, full), k)
-            return found(narrow, full, k)
-
-        full = matryoshka.cut(vectors, self.state().width)
-        yield from in_threads(answer, matryoshka.cut(vectors, state.width), full)
-
-    def _exactly(
-        self, state: TableState, vectors: np.ndarray, k: int, where: str | None, columns: Sequence[str] | None
-    ) -> Iterator[list[Hit]]:
-        """Hits of many vectors in a table without an index, from one pass over it."""
-        names = shown_columns(self.schema(state.width).names) if columns is None else list(columns)
-        found = exact_search.nearest(self.uri, state.name, state.version, vectors, k, self._metric, where)
-        while part := list(islice(found, PAYLOADS)):
-            ids = sorted({name for one in part for name in one.ids}) if names else []
-            payload = {(row.pop(schema.ID), row.pop(schema.CHUNK)): row for row in self._payload(state, ids, names)}
-            for one in part:
-                keys = zip(one.ids, one.chunks, one.distances.tolist(), strict=True)
-                rows = (
-                    {schema.ID: name, schema.CHUNK: chunk, DISTANCE: distance} | payload.get((name, chunk), {})
-                    for name, chunk, distance in keys
-                )
-                yield [make_hit(row, self._metric, skip_empty=self.epoch.description.skip_empty) for row in rows]
-
-    def _payload(self, state: TableState, ids: Sequence[str], names: Sequence[str]) -> list[dict[str, Any]]:
-        """Columns of the chunks of some documents."""
-        return tables.lookup(self.uri, state.name, state.version, ids, [schema.ID, schema.CHUNK, *names]).to_pylist()
+        options = NearestOptions(k, where, oversample, columns, per_document)
+        return list(self.vectors.stream(vectors, self.state(width), options))
 
     @property
     def has_chunks(self) -> bool:
@@ -281,43 +208,6 @@ class Snapshot:
         """Rows of some documents, all their chunks, in no particular order, from the narrowest table."""
         state = min(self.epoch.tables, key=lambda table: table.width)
         return tables.lookup(self.uri, state.name, state.version, ids, columns)
-
-    def _rescored(self, vector: np.ndarray, hits: Sequence[Hit]) -> list[Hit]:
-        """Re-ranks hits by their vectors in the widest table."""
-        state = self.state()
-        chosen = [schema.ID, schema.CHUNK, schema.VECTOR]
-        rows = tables.lookup(self.uri, state.name, state.version, [hit.id for hit in hits], chosen)
-        keys = zip(rows[schema.ID].to_pylist(), rows[schema.CHUNK].to_pylist(), strict=True)
-        cosines = dict(zip(keys, (tables.to_matrix(rows[schema.VECTOR]) @ vector).tolist(), strict=True))
-        found_now = [cosines[hit.id, hit.chunk] for hit in hits]
-        # Of unit vectors the squared distance is 2 - 2 cos.
-        scores = [2 * cosine - 2 for cosine in found_now] if self._metric == "l2" else found_now
-        rescored = (replace(hit, score=score, vector_score=score) for hit, score in zip(hits, scores, strict=True))
-        return sorted(rescored, key=lambda hit: -hit.score)
-
-    def _nearest(
-        self, table: "Table", vector: np.ndarray, state: TableState, k: int, where: str | None, columns: list[str]
-    ) -> list[Hit]:
-        """Hits of one vector in a table."""
-        query = vector_index.vector_query(table, vector, self._metric, state.index, state.probes)
-        query = query.select(columns).limit(k)
-        try:
-            rows = (query.where(where) if where else query).to_list()
-        except (ValueError, RuntimeError) as error:
-            raise SettingsError(f"the search was refused: {first_line(error)}") from None
-        return [make_hit(row, self._metric, skip_empty=self.epoch.description.skip_empty) for row in rows]
-
-    def _opened(self, state: TableState) -> "Table":
-        """The table of a width, opened once: opening takes longer than most searches."""
-        with self._opening:
-            if state.name not in self._tables:
-                self._tables[state.name] = tables.search_table(self.uri, state.name, state.version)
-            return self._tables[state.name]
-
-    @property
-    def _metric(self) -> str:
-        """Distance that the vectors are compared by."""
-        return self.epoch.description.layout.metric
 
     def state(self, width: int | None = None) -> TableState:
         """The epoch's record of a width's table, the widest by default.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from indexer.errors import SettingsError
-from indexer.search import snapshot, threads
+from indexer.search import threads, vector_search
 from indexer.search.hits import Hit
 from indexer.search.snapshot import Snapshot
 from indexer.settings import Settings
@@ -65,7 +65,7 @@ def test_threads_find_what_single_searches_find(given: Settings, monkeypatch: py
         single = [tables.nearest(vector[None], 5, 96)[0] for vector in vectors]
         rescored = tables.nearest(vectors, 5, 96, oversample=3)
         assert keys(rescored) == [keys(tables.nearest(vector[None], 5, 96, oversample=3))[0] for vector in vectors]
-        monkeypatch.setattr(snapshot, "MANY", 10**9)
+        monkeypatch.setattr(vector_search, "MANY", 10**9)
         assert keys(tables.nearest(vectors, 5, 96)) == keys(single)
 
 

@@ -1,0 +1,149 @@
+"""Search of an epoch by vectors: in threads, or in one pass for many vectors and a table without a vector index."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from indexer import schema
+from indexer.errors import SettingsError, first_line
+from indexer.inference import matryoshka
+from indexer.search.hits import DISTANCE, Hit, best_chunks, make_hit, shown_columns
+from indexer.search.threads import in_threads
+from indexer.storage import exact_search, tables, vector_index
+from indexer.storage.records import Epoch, TableState
+from indexer.storage.where import condition
+
+if TYPE_CHECKING:
+    from indexer.storage.tables import Table
+
+PAYLOADS = 64
+"""Queries whose hits' payload is read together."""
+
+MANY = 16
+"""Vectors from which on one pass over a table without an index is faster than a search for each."""
+
+KEY = (schema.ID, schema.CHUNK)
+
+
+@dataclass(frozen=True)
+class NearestOptions:
+    """How the nearest chunks are found; as in :meth:`indexer.search.snapshot.Snapshot.nearest`."""
+
+    k: int
+    where: str | None = None
+    oversample: int = 1
+    columns: Sequence[str] | None = None
+    per_document: bool = False
+
+
+class VectorSearch:
+    """Search of one epoch by vectors, for any number of threads."""
+
+    def __init__(self, uri: str, epoch: Epoch) -> None:
+        """Wraps an epoch; tables are opened when they are first searched.
+
+        Args:
+            uri: LanceDB database.
+            epoch: The epoch.
+        """
+        self._uri, self._epoch = uri, epoch
+        self._widest = max(epoch.tables, key=lambda table: table.width)
+        self._tables: dict[str, Table] = {}
+        self._opening = threading.Lock()
+
+    def stream(self, vectors: np.ndarray, state: TableState, options: NearestOptions) -> Iterator[list[Hit]]:
+        """Hits of each vector in a table, searched in a few threads; results wait for no later vector.
+
+        Args:
+            vectors: float32, shape (n, dimension): full-width query vectors.
+            state: The table.
+            options: How to search.
+
+        Returns:
+            For each vector its hits, best first.
+
+        Raises:
+            SettingsError: The condition is not valid.
+        """
+        names = self._opened(state).schema.names
+        shown = shown_columns(names) if options.columns is None else list(options.columns)
+        where = None if options.where is None else condition(options.where, self._opened(state).schema)
+        # Without chunks every row is a document of its own.
+        one_each = options.per_document and self._epoch.description.model.overflow == "chunk"
+        ready = replace(options, where=where, columns=shown, per_document=one_each)
+        narrow = matryoshka.cut(vectors, state.width)
+        if state.probes is None and ready.oversample == 1 and not ready.per_document and len(vectors) >= MANY:
+            return self._in_one_pass(narrow, state, ready)
+        full = matryoshka.cut(vectors, self._widest.width)
+        return in_threads(partial(self._answer, state, ready), narrow, full)
+
+    def _answer(self, state: TableState, options: NearestOptions, narrow: np.ndarray, full: np.ndarray) -> list[Hit]:
+        """Hits of one vector."""
+        find = partial(self._found, state, options, narrow, full)
+        return best_chunks(find, options.k) if options.per_document else find(options.k)
+
+    def _found(
+        self, state: TableState, options: NearestOptions, narrow: np.ndarray, full: np.ndarray, count: int
+    ) -> list[Hit]:
+        """The best chunks for one vector."""
+        query = vector_index.vector_query(self._opened(state), narrow, self._metric, state.index, state.probes)
+        query = query.select([*KEY, *(options.columns or ()), DISTANCE]).limit(count * options.oversample)
+        try:
+            rows = (query.where(options.where) if options.where else query).to_list()
+        except (ValueError, RuntimeError) as error:
+            raise SettingsError(f"the search was refused: {first_line(error)}") from None
+        hits = [self._hit(row) for row in rows]
+        return hits if options.oversample == 1 else self._rescored(full, hits)[:count]
+
+    def _in_one_pass(self, vectors: np.ndarray, state: TableState, options: NearestOptions) -> Iterator[list[Hit]]:
+        """Hits of many vectors in a table without an index."""
+        place = (self._uri, state.name, state.version)
+        found = exact_search.nearest(*place, vectors, options.k, self._metric, options.where)
+        while part := list(islice(found, PAYLOADS)):
+            payload: dict[tuple[str, int], dict[str, Any]] = {}
+            if options.columns:
+                ids = sorted({name for one in part for name in one.ids})
+                rows = tables.lookup(*place, ids, [*KEY, *options.columns]).to_pylist()
+                payload = {(row.pop(schema.ID), row.pop(schema.CHUNK)): row for row in rows}
+            for one in part:
+                keys = zip(one.ids, one.chunks, one.distances.tolist(), strict=True)
+                yield [
+                    self._hit(
+                        {schema.ID: name, schema.CHUNK: chunk, DISTANCE: distance} | payload.get((name, chunk), {})
+                    )
+                    for name, chunk, distance in keys
+                ]
+
+    def _rescored(self, vector: np.ndarray, hits: Sequence[Hit]) -> list[Hit]:
+        """Re-ranks hits by their vectors in the widest table."""
+        state = self._widest
+        chosen = [*KEY, schema.VECTOR]
+        rows = tables.lookup(self._uri, state.name, state.version, [hit.id for hit in hits], chosen)
+        keys = zip(rows[schema.ID].to_pylist(), rows[schema.CHUNK].to_pylist(), strict=True)
+        cosines = dict(zip(keys, (tables.to_matrix(rows[schema.VECTOR]) @ vector).tolist(), strict=True))
+        found_now = [cosines[hit.id, hit.chunk] for hit in hits]
+        # Of unit vectors the squared distance is 2 - 2 cos.
+        scores = [2 * cosine - 2 for cosine in found_now] if self._metric == "l2" else found_now
+        rescored = (replace(hit, score=score, vector_score=score) for hit, score in zip(hits, scores, strict=True))
+        return sorted(rescored, key=lambda hit: -hit.score)
+
+    def _hit(self, row: dict[str, Any]) -> Hit:
+        """A hit of a result row."""
+        return make_hit(row, self._metric, skip_empty=self._epoch.description.skip_empty)
+
+    def _opened(self, state: TableState) -> "Table":
+        """A table, opened once: opening takes longer than most searches."""
+        with self._opening:
+            if state.name not in self._tables:
+                self._tables[state.name] = tables.search_table(self._uri, state.name, state.version)
+            return self._tables[state.name]
+
+    @property
+    def _metric(self) -> str:
+        """Distance that the vectors are compared by."""
+        return self._epoch.description.layout.metric
