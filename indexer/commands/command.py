@@ -37,6 +37,13 @@ def command_line(description: str) -> CommandLine:
         metavar="FILE",
         help="TOML file with the settings; given again, a later file's keys go before an earlier one's",
     )
+    command.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        metavar="SECTION",
+        help="leave out this section of the files, e.g. --without known_items",
+    )
     return command
 
 
@@ -59,11 +66,16 @@ def load(
     """
     if "engine" in cls.model_fields:
         command.epilog = "Every engine argument of vLLM is a setting too: --engine.max_num_seqs 512, for example."
+    # A command's own flags, and not the hundred of its settings: those are listed below, section by section.
+    command.usage = f"{' '.join(command.format_usage().split()[1:])} [--SECTION.KEY VALUE ...]".replace("%", "%%")
     source: CliSettingsSource[Any] = CliSettingsSource(cls, root_parser=command)
     arguments, engine = _split_engine_flags(sys.argv[1:] if argv is None else argv)
     _refuse_unknown_flags(command, arguments)
     namespace = command.parse_args(arguments)
     content = _merged(map(_read_toml, namespace.config))
+    for section in namespace.without:
+        if content.pop(section, None) is None:
+            raise SettingsError(f"--without {section}: no file has this section{did_you_mean(section, content)}")
     _refuse_unknown_variables(cls)
     try:
         settings = cls(_cli_settings_source=source(parsed_args=namespace), **content)

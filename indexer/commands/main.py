@@ -34,6 +34,8 @@ def main() -> None:
         print(_help())
     elif name == "--version":
         print(f"qwen3-index {__version__}")
+    elif name == "completion":
+        importlib.import_module("indexer.commands.completion").main(COMMANDS)
     elif name in COMMANDS:
         # argparse names the command after the first word.
         sys.argv = [f"qwen3-index {name}", *sys.argv[2:]]
@@ -54,6 +56,7 @@ def _help() -> str:
             "",
             *lines,
             "",
-            "qwen3-index COMMAND --help lists a command's flags; qwen3-index --version prints the version.",
+            "qwen3-index COMMAND --help lists a command's flags; qwen3-index --version prints the version;",
+            "qwen3-index completion bash (or zsh, fish) prints a script that completes commands and flags.",
         ]
     )
