@@ -43,8 +43,9 @@ variable goes before the files, and a flag before both:
 | environment | `{ENV_PREFIX}INDEX__WIDTHS='[1024, 256]'` |
 | flag | `--index.widths 1024,256` |
 
-`--without SECTION` leaves a section of the files out. An unknown key is refused with the nearest valid one. A relative path is one from the folder of the command; in a job
-that was submitted to a cluster it is refused. A URI with credentials is refused: they come from the environment.
+`--without SECTION` leaves a section of the files out. An unknown key is refused with the nearest valid one. A
+relative path is one from the folder of the command; in a job that was submitted to a cluster it is refused. A URI
+with credentials is refused: they come from the environment.
 
 The files in this folder are complete: `quickstart.toml`, one for each size of Qwen3-Embedding and Qwen3-Reranker, and
 `evaluate.toml` with its small brother `evaluate-quickstart.toml`. Their `[engine]` values for GPUs are advice that no
