@@ -23,14 +23,19 @@ CONTENT_HASH = "content_hash"
 
 PAYLOAD_HASH = "payload_hash"
 
+CHUNK_HASH = "chunk_hash"
+"""Hash of a chunk's token ids, in tables whose long documents are split: a chunk with known ids keeps its vector."""
+
 VECTOR = "vector"
 
-RESERVED = frozenset({ID, CHUNK, CHAR_START, CHAR_END, CONTENT_HASH, PAYLOAD_HASH, VECTOR})
+RESERVED = frozenset({ID, CHUNK, CHAR_START, CHAR_END, CONTENT_HASH, PAYLOAD_HASH, CHUNK_HASH, VECTOR})
 """Names that a payload column may not have."""
 
 CONTENT_HASH_TYPE = pa.binary(16)
 
 PAYLOAD_HASH_TYPE = pa.binary(8)
+
+CHUNK_HASH_TYPE = pa.binary(16)
 
 ARROW_PRECISION = {"float32": pa.float32(), "float16": pa.float16()}
 
@@ -72,19 +77,21 @@ QUARANTINE_SCHEMA = pa.schema(
 """Documents left out, each with a reason; ``detail`` never holds text of the document."""
 
 
-def width_schema(width: int, precision: str, payload: pa.Schema) -> pa.Schema:
+def width_schema(width: int, precision: str, payload: pa.Schema, *, chunk_hashes: bool = False) -> pa.Schema:
     """Schema of one width table.
 
     Args:
         width: Matryoshka width, the length of every vector.
         precision: ``float32`` or ``float16``, how the vector components are stored.
         payload: Columns copied from the corpus, in their order.
+        chunk_hashes: Whether every chunk has a hash of its token ids.
 
     Returns:
         Key columns, payload, hashes and the vector, without metadata.
     """
     vector = pa.field(VECTOR, pa.list_(ARROW_PRECISION[precision], width), nullable=False)
-    return pa.schema([*KEY_FIELDS, *payload, *HASH_FIELDS, vector])
+    chunk = [pa.field(CHUNK_HASH, CHUNK_HASH_TYPE, nullable=False)] if chunk_hashes else []
+    return pa.schema([*KEY_FIELDS, *payload, *HASH_FIELDS, *chunk, vector])
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,7 @@ class Layout:
         precision: ``float32`` or ``float16``.
         metric: ``cosine``, ``dot`` or ``l2``.
         payload: Columns copied from the corpus.
+        chunk_hashes: Whether every chunk has a hash of its token ids.
     """
 
     name: str
@@ -106,6 +114,7 @@ class Layout:
     precision: str
     metric: str
     payload: pa.Schema
+    chunk_hashes: bool = False
 
     def table(self, width: int) -> str:
         """Name of a width table, e.g. ``docs_d256`` or, in the third generation, ``docs_g3_d256``."""
@@ -118,7 +127,7 @@ class Layout:
 
     def schema(self, width: int) -> pa.Schema:
         """Schema of a width table."""
-        return width_schema(width, self.precision, self.payload)
+        return width_schema(width, self.precision, self.payload, chunk_hashes=self.chunk_hashes)
 
     def schemas(self) -> dict[str, pa.Schema]:
         """Schema of every table by name, the quarantine's last."""
@@ -131,6 +140,8 @@ class Layout:
             "precision": self.precision,
             "metric": self.metric,
             "payload": {field.name: str(field.type) for field in self.payload},
+            # Left out where it is not so: names of shards that were staged before there were hashes stay.
+            **({"chunk_hashes": True} if self.chunk_hashes else {}),
         }
 
     @property

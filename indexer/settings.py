@@ -33,7 +33,9 @@ class CorpusSettings(Section):
     uri: Uri = Field(description="Parquet file, directory (searched recursively), glob or object-store URI")
     id_column: str = Field("id", description="column with the document id, string or integer, unique in the corpus")
     text_columns: list[str] = Field(["text"], min_length=1, description="text columns, joined with a newline")
-    payload: list[str] = Field([], description="columns copied to every table")
+    payload: list[str] = Field(
+        [], description="columns copied to every table; the next run applies a change and embeds nothing"
+    )
     strict: bool = Field(
         default=True,
         description="end the run at a file with missing or other columns; else the file goes to the quarantine",
@@ -112,9 +114,17 @@ class IndexSettings(Section):
     name: str = Field(
         "docs", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", description="index name; tables are <name>_d<width>"
     )
-    widths: list[int] = Field([256], min_length=1, description="Matryoshka widths, 32 up to the model's dimension")
-    precision: Literal["float32", "float16"] = Field("float32", description="how vector components are stored")
-    metric: Literal["cosine", "dot", "l2"] = Field("cosine", description="distance of the vector index")
+    widths: list[int] = Field(
+        [256],
+        min_length=1,
+        description="Matryoshka widths, 32 up to the model's dimension; the next run cuts added ones from the widest",
+    )
+    precision: Literal["float32", "float16"] = Field(
+        "float32", description="how vector components are stored; the next run rounds stored vectors to float16"
+    )
+    metric: Literal["cosine", "dot", "l2"] = Field(
+        "cosine", description="distance of searches; the next run builds vector indices anew for it"
+    )
     vector_index: VectorIndex = Field(
         "auto",
         description="LanceDB index type; auto: by rows and width, none for small tables; the next epoch builds "

@@ -64,7 +64,7 @@ def _command() -> "CommandLine":
         nargs="?",
         const="changed",
         choices=["changed", "always"],
-        help="build the index anew: where settings differ from the published ones (changed, the default), or always",
+        help="embed everything anew: where no stored vector gives what is asked for (changed, the default), or always",
     )
     command.add_argument(
         "--tune", action="store_true", help="time engine settings on a sample of the corpus, write the best beside FILE"

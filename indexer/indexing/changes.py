@@ -6,13 +6,15 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import pairwise
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexer import schema
 from indexer.cluster.connection import SMALL_ROWS, Cluster
-from indexer.indexing import diff
+from indexer.indexing import diff, equal_texts
 from indexer.indexing.diff import RangeDiff, Unreadable
+from indexer.indexing.equal_texts import EqualTexts
 from indexer.indexing.job import Job
 from indexer.indexing.scan import Unread
 from indexer.settings import Settings
@@ -30,11 +32,14 @@ class Changes:
     """The comparison of a whole corpus.
 
     Attributes:
-        masks: For every file, by its place in the list, packed bits of the rows to embed, one array per range.
+        masks: For every file, by its place in the list, packed bits of the rows of new and changed documents, one array
+            per range.
+        payload_masks: Rows of the documents of which only the payload changed, likewise.
         deleted: Published ids whose rows are deleted, one array per range of ids.
-        changed: Published ids whose rows are replaced, one array per range of ids.
+        changed: Published ids whose rows are replaced since their text changed, one array per range of ids.
+        payload_changed: Published ids whose rows are replaced since only their payload changed, likewise.
         quarantine: Quarantined rows found without the model.
-        moved: Rows with the content of a deleted document; columns file (place), row, id (the old one).
+        equal: New and changed documents whose vectors exist.
         differs: Whether there is anything to publish.
         counts: Sums of the ranges' counts.
         digests: Name of the digest of every file by its path; an unreadable file keeps its last one.
@@ -42,10 +47,12 @@ class Changes:
     """
 
     masks: dict[int, list[bytes]]
+    payload_masks: dict[int, list[bytes]]
     deleted: list[pa.Array]
     changed: list[pa.Array]
+    payload_changed: list[pa.Array]
     quarantine: list[pa.Table]
-    moved: pa.Table
+    equal: EqualTexts
     differs: bool
     counts: dict[str, int]
     digests: dict[str, str]
@@ -65,7 +72,7 @@ def compare(job: Job, cluster: Cluster, unread: Mapping[str, Unread]) -> Changes
     # An unreadable file keeps the documents it had when it was last read: nothing is deleted because of it.
     last = last_digests(job, {file.path for file in unread.values()})
     digests = [None if name in unread else name for name in names]
-    asked = _Asked(job.settings, job.scratch, digests, last, _left_out(job, unread))
+    asked = _Asked(job.settings, job.scratch, digests, last, _left_out(job, unread), job.change.payload)
     # Digests are sorted by id: the least ids of their row groups cut the corpus into ranges of about equal size.
     groups = [group for name in read for group in job.store.digests.groups(name)]
     arguments = ((asked, job.published, low, high) for low, high in pairwise(_bounds(groups)))
@@ -73,8 +80,10 @@ def compare(job: Job, cluster: Cluster, unread: Mapping[str, Unread]) -> Changes
     found = list(cluster.map(_compare_range, arguments, in_driver=small))
     known = {file.path: name for file, name in zip(job.corpus.files, names, strict=True) if name not in unread}
     rows = sum(_rows(job, file, last[file.path]) for file in unread.values())
-    merged = Changes({}, [], [], [], _NOT_MOVED, differs=False, counts={}, digests=known | last, unread_rows=rows)
-    return _with_moves(reduce(_merged, found, merged), found)
+    nothing = Changes(
+        {}, {}, [], [], [], [], equal_texts.NONE, differs=False, counts={}, digests=known | last, unread_rows=rows
+    )
+    return _with_equal_texts(job, cluster, reduce(_merged, found, nothing), found)
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,7 @@ class _Asked:
         digests: Name of every file's digest, ``None`` for an unreadable file.
         last: Result of :func:`last_digests`.
         left_out: One row per unreadable file, as in :class:`indexer.indexing.diff.Unreadable`.
+        payload_differs: Whether the payload's columns differ from the published ones.
     """
 
     settings: Settings
@@ -94,6 +104,7 @@ class _Asked:
     digests: list[str | None]
     last: dict[str, str]
     left_out: pa.Table
+    payload_differs: bool
 
     def unreadable(self, digests: DigestFiles, low: str | None, high: str | None) -> Unreadable | None:
         """The unreadable files, with their possible ids in a range."""
@@ -165,17 +176,15 @@ _LEFT_OUT_SCHEMA = pa.schema(
     ]
 )
 
-_NOT_MOVED = pa.table(
-    {"file": pa.array([], pa.int32()), "row": pa.array([], pa.int64()), "id": pa.array([], pa.string())}
-)
-
 
 def _merged(so_far: Changes, found: RangeDiff) -> Changes:
     """Adds one range's difference to the comparison so far."""
-    for file, mask in found.masks.items():
-        so_far.masks.setdefault(file, []).append(mask)
+    for merged, masks in ((so_far.masks, found.masks), (so_far.payload_masks, found.payload_masks)):
+        for file, mask in masks.items():
+            merged.setdefault(file, []).append(mask)
     so_far.deleted.append(found.deleted)
     so_far.changed.append(found.changed)
+    so_far.payload_changed.append(found.payload_changed)
     so_far.quarantine.append(found.quarantine)
     for name, count in found.counts.items():
         so_far.counts[name] = so_far.counts.get(name, 0) + count
@@ -183,19 +192,19 @@ def _merged(so_far: Changes, found: RangeDiff) -> Changes:
     return replace(so_far, differs=so_far.differs or differs)
 
 
-def _with_moves(merged: Changes, found: Sequence[RangeDiff]) -> Changes:
-    """Finds moved documents over all ranges and takes them out of the counts of new and deleted ones."""
-    # Old and new id of a moved document may lie in different ranges: only the whole shows the move.
-    arrivals = [difference.arrivals for difference in found if difference.arrivals.num_rows]
-    departures = [difference.departures for difference in found if difference.departures.num_rows]
-    moved = _NOT_MOVED
-    if arrivals and departures:
-        moved = diff.moves(pa.concat_tables(arrivals), pa.concat_tables(departures))
-    merged.counts["moved"] = moved.num_rows
-    merged.counts["new"] -= moved.num_rows
+def _with_equal_texts(job: Job, cluster: Cluster, merged: Changes, found: Sequence[RangeDiff]) -> Changes:
+    """Finds equal texts over all ranges and takes moved documents out of the counts of new and deleted ones."""
+    # Equal texts may lie in different ranges: only the whole shows them.
+    arrivals = np.concatenate([difference.arrivals for difference in found])
+    departures = pa.concat_tables([difference.departures for difference in found])
+    equal = equal_texts.find(job, cluster, merged.masks, arrivals, departures, merged.changed)
+    moved = equal.moved.num_rows
+    merged.counts["moved"] = moved
+    merged.counts["copied"] = equal.copied.num_rows + equal.tonight.num_rows
+    merged.counts["new"] -= moved
     # Several new documents may reuse the vectors of one old id, which is deleted once.
-    merged.counts["deleted"] -= len(pc.unique(moved["id"]))
-    return replace(merged, moved=moved)
+    merged.counts["deleted"] -= len(equal.left)
+    return replace(merged, equal=equal)
 
 
 def _bounds(groups: Sequence[tuple[str | None, int]]) -> list[str | None]:
@@ -224,7 +233,7 @@ def _compare_range(asked: _Asked, published: Epoch | None, low: str | None, high
         _published_quarantine(uri, published),
         low,
         high,
-        is_update=published is not None,
+        payload_differs=asked.payload_differs,
         unreadable=asked.unreadable(store.digests, low, high),
     )
 

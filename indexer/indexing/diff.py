@@ -9,7 +9,7 @@ import polars as pl
 import pyarrow as pa
 
 from indexer.reasons import QuarantineReason
-from indexer.schema import CONTENT_HASH, ID, PAYLOAD_HASH
+from indexer.schema import CONTENT_HASH, CONTENT_HASH_TYPE, ID, PAYLOAD_HASH
 
 RANGE_ROWS = 1_000_000
 """Corpus rows compared at once: caps the memory of a comparison at any size of corpus."""
@@ -32,6 +32,7 @@ class Status(StrEnum):
 
     NEW = "new"
     CHANGED = "changed"
+    PAYLOAD_CHANGED = "payload_changed"
     UNCHANGED = "unchanged"
     DELETED = "deleted"
     KEPT = "kept"
@@ -57,29 +58,34 @@ class RangeDiff:
     """The difference of one range of ids.
 
     Attributes:
-        masks: Rows to embed, as packed bits (``numpy.packbits``) for each file by its place in the list.
+        masks: Rows of new and changed documents, as packed bits (``numpy.packbits``) for each file by its place in the
+            list.
+        payload_masks: Rows of the documents of which only the payload changed, likewise.
         deleted: Published ids whose document is gone or no longer usable: their rows are deleted.
-        changed: Published ids whose document has another text or payload: their rows are replaced.
+        changed: Published ids whose document has another text: their rows are replaced.
+        payload_changed: Published ids whose document has another payload alone: their rows are replaced.
         quarantine: Columns id, file (place in the list), row, reason, content_hash, payload_hash.
         quarantine_changed: Whether the quarantine differs from the published one.
-        arrivals: Columns content_hash, file, row of the new documents; empty if nothing is published.
+        arrivals: uint64 array, the first eight bytes of the content hash of every new and changed document.
         departures: Columns content_hash, id of the deleted documents.
-        counts: Every :class:`Status`, documents, duplicates, quarantined, text_bytes (to embed).
+        counts: Every :class:`Status`, documents, duplicates, quarantined, text_bytes (of new and changed documents).
     """
 
     masks: dict[int, bytes]
+    payload_masks: dict[int, bytes]
     deleted: pa.Array
     changed: pa.Array
+    payload_changed: pa.Array
     quarantine: pa.Table
     quarantine_changed: bool
-    arrivals: pa.Table
+    arrivals: np.ndarray
     departures: pa.Table
     counts: dict[str, int]
 
     @property
     def dropped(self) -> pa.Array:
         """Published ids whose rows go."""
-        return pa.concat_arrays([self.deleted, self.changed])
+        return pa.concat_arrays([self.deleted, self.changed, self.payload_changed])
 
 
 def compare(
@@ -89,7 +95,7 @@ def compare(
     low: str | None,
     high: str | None,
     *,
-    is_update: bool = True,
+    payload_differs: bool = False,
     unreadable: Unreadable | None = None,
 ) -> RangeDiff:
     """Compares a range of ids.
@@ -100,7 +106,7 @@ def compare(
         quarantined: Columns ``id``, ``reason``, ``content_hash`` of the published quarantine.
         low: Least id of the range; with ``None`` it also holds the null ids.
         high: Id above the last one of the range, or ``None``.
-        is_update: Whether anything is published: only then can a new document be one that moved.
+        payload_differs: Whether the payload's columns differ from the published ones, and with them every payload.
         unreadable: Files without a digest, by default none.
 
     Returns:
@@ -117,7 +123,8 @@ def compare(
     remembered = refused_before.filter(pl.col("reason").is_in(FOUND_BY_WORKERS)).unique([ID, CONTENT_HASH])
     unique = unique.drop("reason").join(remembered, on=[ID, CONTENT_HASH], how="left")
     # Join the usable rows with the epoch: every id of either side gets its status.
-    judged = _judged(unique.filter(pl.col("reason").is_null()), before, _kept(before, corpus, unreadable))
+    wanted = unique.filter(pl.col("reason").is_null())
+    judged = _judged(wanted, before, _kept(before, corpus, unreadable), payload_differs=payload_differs)
 
     # The quarantine: refused while read, conflicting ids, refused by workers before, and one row per unreadable file.
     refused = [corpus.filter(pl.col("reason").is_not_null()), conflicting]
@@ -130,30 +137,32 @@ def compare(
         "quarantined": quarantine.height,
     }
     quarantine_changed = not _same_rows(quarantine, refused_before)
-    return _described(judged, quarantine, counts, quarantine_changed=quarantine_changed, is_update=is_update)
+    return _described(judged, quarantine, counts, quarantine_changed=quarantine_changed)
 
 
 def _described(
-    judged: pl.DataFrame, quarantine: pl.DataFrame, counts: dict[str, int], *, quarantine_changed: bool, is_update: bool
+    judged: pl.DataFrame, quarantine: pl.DataFrame, counts: dict[str, int], *, quarantine_changed: bool
 ) -> RangeDiff:
     """Builds the difference from every id with its status."""
     by_status = {status: judged.filter(pl.col("status") == status) for status in Status}
     new, changed, deleted = (by_status[status] for status in (Status.NEW, Status.CHANGED, Status.DELETED))
-    # A changed document is embedded and its old rows are deleted; an unchanged or kept one needs nothing.
-    embed = pl.concat([new, changed])
+    # A changed document gets new rows and its old ones are deleted; an unchanged or kept one needs nothing.
+    arrived, payload_changed = pl.concat([new, changed]), by_status[Status.PAYLOAD_CHANGED]
     return RangeDiff(
-        masks=_masks(embed),
+        masks=_masks(arrived),
+        payload_masks=_masks(payload_changed),
         deleted=deleted[ID].to_arrow().cast(pa.string()),
         changed=changed[ID].to_arrow().cast(pa.string()),
+        payload_changed=payload_changed[ID].to_arrow().cast(pa.string()),
         quarantine=quarantine.to_arrow(),
         quarantine_changed=quarantine_changed,
-        # Content may arrive in one range and depart from another: "moves" joins them over all ranges.
-        arrivals=(new if is_update else new.clear()).select(CONTENT_HASH, "file", "row").to_arrow(),
+        # Equal texts may lie in different ranges: "equal_texts" joins them over all ranges.
+        arrivals=hash_prefixes(arrived[CONTENT_HASH].to_arrow()),
         departures=deleted.select(pl.col(f"{CONTENT_HASH}_before").alias(CONTENT_HASH), ID).to_arrow(),
         counts={
             **counts,
             **{str(status): rows.height for status, rows in by_status.items()},
-            "text_bytes": int(embed["text_bytes"].sum()),
+            "text_bytes": int(arrived["text_bytes"].sum()),
         },
     )
 
@@ -169,12 +178,12 @@ def _kept(before: pl.DataFrame, corpus: pl.DataFrame, unreadable: Unreadable | N
     return missing.filter(missing.is_in(pl.Series(pl.from_arrow(unreadable.ids)).unique().implode()))
 
 
-def _judged(usable: pl.DataFrame, before: pl.DataFrame, kept: pl.Series) -> pl.DataFrame:
+def _judged(usable: pl.DataFrame, before: pl.DataFrame, kept: pl.Series, *, payload_differs: bool) -> pl.DataFrame:
     """Every id of the corpus and of the epoch once, with its :class:`Status` and the hashes of both."""
     # A full join: "file" is null for ids of the epoch alone, "file_before" for ids of the corpus alone. Hashes are
     # never null on the side that has the id.
     both = usable.join(before.with_columns(file=pl.lit(0)), on=ID, how="full", coalesce=True, suffix="_before")
-    is_same = pl.all_horizontal(pl.col(name) == pl.col(f"{name}_before") for name in (CONTENT_HASH, PAYLOAD_HASH))
+    same_text, same_payload = (pl.col(name) == pl.col(f"{name}_before") for name in (CONTENT_HASH, PAYLOAD_HASH))
     status = (
         pl.when(pl.col("file_before").is_null())
         .then(pl.lit(Status.NEW.value))
@@ -182,27 +191,20 @@ def _judged(usable: pl.DataFrame, before: pl.DataFrame, kept: pl.Series) -> pl.D
         .then(pl.lit(Status.KEPT.value))
         .when(pl.col("file").is_null())
         .then(pl.lit(Status.DELETED.value))
-        .when(is_same)
-        .then(pl.lit(Status.UNCHANGED.value))
-        .otherwise(pl.lit(Status.CHANGED.value))
+        .when(~same_text)
+        .then(pl.lit(Status.CHANGED.value))
+        .when(~same_payload | payload_differs)
+        .then(pl.lit(Status.PAYLOAD_CHANGED.value))
+        .otherwise(pl.lit(Status.UNCHANGED.value))
     )
     return both.with_columns(status=status)
 
 
-def moves(arrivals: pa.Table, departures: pa.Table) -> pa.Table:
-    """New documents with the content of a deleted one: its vectors are reused.
-
-    Args:
-        arrivals: Of all ranges, as in :class:`RangeDiff`.
-        departures: Of all ranges, as in :class:`RangeDiff`.
-
-    Returns:
-        Columns file, row, id (the old one), sorted by file and row.
-    """
-    # Of several deleted documents with one content, the least id gives the vectors: every run chooses the same.
-    gone = pl.DataFrame(pl.from_arrow(departures)).sort(ID).unique(CONTENT_HASH, keep="first")
-    found = pl.DataFrame(pl.from_arrow(arrivals)).join(gone, on=CONTENT_HASH)
-    return found.select("file", "row", ID).sort("file", "row").to_arrow()
+def hash_prefixes(hashes: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """The first eight bytes of every content hash, uint64: half of a hash tells nearly all texts apart."""
+    whole = hashes.combine_chunks() if isinstance(hashes, pa.ChunkedArray) else hashes
+    stored = np.frombuffer(whole.cast(CONTENT_HASH_TYPE).buffers()[1] or b"", np.uint64)
+    return stored[2 * whole.offset : 2 * (whole.offset + len(whole)) : 2].copy()
 
 
 def _in_range(frame: pl.DataFrame, low: str | None, high: str | None) -> pl.DataFrame:

@@ -12,6 +12,7 @@ from indexer import schema
 from indexer.cluster.pipeline import Pipeline
 from indexer.corpus.documents import DocumentBatch, read_part
 from indexer.corpus.shards import FileRows, Shard
+from indexer.indexing.chunks import chunk_hashes, known_chunks
 from indexer.indexing.job import Target
 from indexer.indexing.quarantine import each_part, quarantine_rows
 from indexer.inference import matryoshka
@@ -29,7 +30,14 @@ from indexer.storage.records import Receipt
 
 @dataclass
 class Batch:
-    """Some documents of a shard in flight; their texts are dropped once they are tokens."""
+    """Some documents of a shard in flight; their texts are dropped once they are tokens.
+
+    Attributes:
+        hashes: Hash of every chunk's ids, where tables have them.
+        known: Numbers of the chunks whose vectors are published.
+        known_vectors: Their vectors, float32, shape (known, width).
+        vectors: Vector of every chunk, float32, shape (chunks, dimension); of known ones up to their width.
+    """
 
     ids: pa.Array
     payload: pa.Table
@@ -39,12 +47,29 @@ class Batch:
     rows: np.ndarray
     tokens: TokenBatch
     refused: dict[int, QuarantineReason]
+    hashes: list[bytes] = field(default_factory=list)
+    known: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    known_vectors: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
     vectors: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
     @property
     def kept(self) -> np.ndarray:
         """bool, shape (chunks,): chunks of documents that are not refused."""
         return ~np.isin(self.tokens.row, list(self.refused))
+
+    @property
+    def unknown(self) -> TokenSequences:
+        """The chunks to embed."""
+        return self.tokens.ids.take(np.setdiff1d(np.arange(len(self.tokens.ids)), self.known))
+
+    def embed(self, engine: Embedder) -> None:
+        """Embeds the unknown chunks."""
+        if not self.known.size:
+            self.vectors = engine.embed(self.tokens.ids)
+            return
+        self.vectors = np.zeros((len(self.tokens.ids), engine.dimension), np.float32)
+        self.vectors[self.known, : self.known_vectors.shape[1]] = self.known_vectors
+        self.vectors[np.setdiff1d(np.arange(len(self.vectors)), self.known)] = engine.embed(self.unknown)
 
 
 @dataclass
@@ -101,13 +126,20 @@ class EmbedPipeline(Pipeline[Shard, Embedder, ShardInFlight, Receipt]):
             if batch is None:
                 return
             with watch("tokenise"):
-                yield _tokenised(batch, self._tokenizer)
+                tokenised = _tokenised(batch, self._tokenizer)
+                if self._target.layout.chunk_hashes:
+                    tokenised.hashes = chunk_hashes(tokenised.tokens.ids)
+            if self._target.chunks is not None:
+                with watch("read"):
+                    found = known_chunks(self._target.chunks, batch.ids, tokenised.tokens, tokenised.hashes)
+                    tokenised.known, tokenised.known_vectors = found
+            yield tokenised
 
     def _compute(self, held: ShardInFlight, watch: Stopwatch) -> None:
         """Embeds every batch, then one sampled sequence again alone."""
         with watch("engine"):
             for batch in held.batches:
-                batch.vectors = self._engine.embed(batch.tokens.ids)
+                batch.embed(self._engine)
                 self._refuse_unusable(batch)
             kept = TokenSequences.join([batch.tokens.ids.take(batch.kept) for batch in held.batches])
             if len(kept):
@@ -145,7 +177,7 @@ class EmbedPipeline(Pipeline[Shard, Embedder, ShardInFlight, Receipt]):
             quarantined=quarantine.num_rows,
             unread=held.unread.num_rows,
             truncated=sum(int((batch.tokens.truncated & batch.kept).sum()) for batch in batches),
-            tokens=sum(batch.tokens.ids.tokens for batch in batches),
+            tokens=sum(batch.unknown.tokens for batch in batches),
             sampled_cosine=self._sampled_cosine(held, fragments),
             seconds=watch.seconds,
         )
@@ -200,6 +232,7 @@ def _tables(batches: Sequence[Batch], layout: Layout) -> dict[str, pa.Table]:
 def _columns(batch: Batch, kept: np.ndarray) -> dict[str, pa.Array | pa.ChunkedArray]:
     """Columns that all width tables share, one row per kept chunk."""
     document = pa.array(batch.tokens.row[kept])
+    hashes = pa.array(batch.hashes, schema.CHUNK_HASH_TYPE)
     return {
         schema.ID: batch.ids.take(document),
         schema.CHUNK: pa.array(batch.tokens.chunk[kept]),
@@ -208,6 +241,7 @@ def _columns(batch: Batch, kept: np.ndarray) -> dict[str, pa.Array | pa.ChunkedA
         **{name: batch.payload.column(name).take(document) for name in batch.payload.schema.names},
         schema.CONTENT_HASH: batch.content_hash.take(document),
         schema.PAYLOAD_HASH: batch.payload_hash.take(document),
+        **({schema.CHUNK_HASH: hashes.filter(pa.array(kept))} if len(batch.hashes) == len(kept) else {}),
     }
 
 

@@ -9,34 +9,39 @@ from indexer.indexing.changes import Changes
 from indexer.indexing.job import Job
 from indexer.indexing.journal import Journal
 from indexer.indexing.searched import search_entries
-from indexer.indexing.stage import Staged
+from indexer.indexing.staged import Staged
 from indexer.publishing.gates import Gate
 from indexer.storage import commits, tables
 from indexer.storage.description import Counts, Description, EngineRecord, LayoutRecord, ModelRecord, RunTotals
-from indexer.storage.records import Intent, canonical
+from indexer.storage.records import Intent, canonical, encoded_columns
+
+REUSED = ("moved", "payload_changed", "copied")
+"""Counts of documents that got vectors that existed."""
 
 
 def make_intent(job: Job, found: Changes, staged: Staged, hold: Sequence[Gate], watch: Journal) -> Intent:
     """Describes the epoch that the staged shards become."""
     uri, layout = job.settings.index.uri, job.layout
-    trained = {table.name: table.trained_rows for table in (job.published.tables if job.published else [])}
-    bases = job.published.versions() if job.published else dict.fromkeys(layout.schemas(), commits.NOTHING)
+    remade = {layout.table(width) for width in job.change.remade}
+    stays = [table for table in (job.published.tables if job.published else []) if table.name not in remade]
+    versions = job.published.versions() if job.published else {}
+    schemas = layout.schemas()
+    bases = {name: commits.NOTHING if name in remade else versions.get(name, commits.NOTHING) for name in schemas}
     quarantine = pa.concat_tables([schema.QUARANTINE_SCHEMA.empty_table(), *staged.quarantine])
-    dropped = [ids for ids in [*found.deleted, *found.changed] if len(ids)]
     model = job.model.describe()
     night = job.store.engine(job.epoch, job.model.fingerprint_digest)
     engine = night or (job.published.description.engine if job.published else None)
     return Intent(
         epoch=job.epoch,
         generation=layout.generation,
-        bases={name: bases[name] for name in layout.schemas()},
+        bases=bases,
         widths={layout.table(width): width for width in layout.widths},
         quarantine_table=layout.quarantine,
         vector_index=job.settings.index.vector_index,
-        trained_rows={name: rows for name, rows in trained.items() if rows is not None},
+        trained_rows={table.name: table.trained_rows for table in stays if table.trained_rows is not None},
         receipts=staged.receipts,
         quarantine=tables.stage(uri, layout.quarantine, quarantine) if quarantine.num_rows else [],
-        removals=[job.store.put_removals(job.epoch, ids) for ids in dropped],
+        removals=staged.removals,
         documents=found.counts["unchanged"] + found.counts["kept"] + staged.documents,
         metadata={
             "fingerprint": canonical(job.model.fingerprint),
@@ -44,6 +49,7 @@ def make_intent(job: Job, found: Changes, staged: Staged, hold: Sequence[Gate], 
             **{key: str(model[key]) for key in ("name", "revision", "dimension", "query_template")},
             "query_instruction": str(model["query_instruction"]),
         },
+        columns={name: encoded_columns(schemas[name]) for name, base in bases.items() if base == commits.NOTHING},
         description=Description(
             fingerprint=job.model.fingerprint,
             layout=LayoutRecord(**layout.describe()),
@@ -53,7 +59,7 @@ def make_intent(job: Job, found: Changes, staged: Staged, hold: Sequence[Gate], 
             files=job.store.digests.put_list(job.epoch, found.digests),
             model=ModelRecord(**model),
             to_retry=staged.to_retry,
-            counts=Counts(**found.counts | {"moved": staged.moved}),
+            counts=Counts(**found.counts | {name: getattr(staged, name) for name in REUSED}),
             gates={gate.name: gate.measured for gate in hold} | _published_cosine(night),
             bounds={gate.name: gate.allowed for gate in hold} | _least_cosine(night),
             run=_totals(found, staged, watch),
@@ -79,7 +85,7 @@ def _totals(found: Changes, staged: Staged, watch: Journal) -> RunTotals:
     """Totals of the run, over the shards of earlier runs too."""
     return RunTotals(
         documents=found.counts["documents"],
-        indexed=staged.documents - staged.moved,
+        indexed=staged.documents - staged.moved - staged.payload_changed,
         quarantined=found.counts["quarantined"] + staged.quarantined,
         truncated=staged.truncated,
         chunks=staged.chunks,

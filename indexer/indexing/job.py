@@ -6,16 +6,24 @@ from typing import Literal
 
 import pyarrow as pa
 
-from indexer.corpus.documents import Corpus, common_payload, open_corpus
-from indexer.corpus.types import without_null_type
+from indexer.corpus.documents import Corpus, open_corpus
+from indexer.corpus.types import common_type, without_null_type
 from indexer.errors import SettingsError
-from indexer.indexing.contradictions import contradictions, differences, refusal, stored_payload
+from indexer.indexing import cost
+from indexer.indexing.contradictions import Contradiction, of_vectors, refusal, stored_payload
+from indexer.indexing.layout_change import NO_CHANGE, LayoutChange, gives, impossible, layout_change
 from indexer.indexing.searched import check_searched, search_differs
+from indexer.indexing.stored_vectors import StoredVectors
 from indexer.inference import matryoshka
 from indexer.inference.engine import Embedder
 from indexer.inference.model import Model, open_model
 from indexer.progress import say
-from indexer.publishing.condition import free_generation, missing_tables, refuse_newer_tables
+from indexer.publishing.condition import (
+    free_generation,
+    missing_tables,
+    refuse_foreign_tables,
+    refuse_newer_tables,
+)
 from indexer.publishing.history import refuse_held
 from indexer.schema import Layout
 from indexer.settings import Settings
@@ -39,6 +47,8 @@ class Job:
         published: The epoch the run starts from, ``None`` for the first one of a generation.
         latest: The latest epoch, ``None`` before the first; a rebuild has it although ``published`` is ``None``.
         epoch: Number of the epoch the run builds.
+        change: What the run changes of the published tables.
+        further: Epochs that a rollback passed over and that are kept, the newest first.
         scratch: Directory for new digests, for a run that must not write into the index.
     """
 
@@ -50,6 +60,8 @@ class Job:
     published: Epoch | None
     latest: Epoch | None
     epoch: int
+    change: LayoutChange = NO_CHANGE
+    further: tuple[Epoch, ...] = ()
     scratch: str | None = None
 
     @property
@@ -63,9 +75,15 @@ class Job:
     def settings_differ(self) -> bool:
         """Whether settings that change no vector differ from the published ones: the run publishes, embedding nothing.
 
-        They are the query instruction and what can be searched.
+        They are the query instruction, the tables and what can be searched.
         """
-        return self.query_instruction_changed or search_differs(self.settings.index, self.published)
+        asked = self.query_instruction_changed or search_differs(self.settings.index, self.published)
+        return asked or bool(self.change.differences)
+
+    @property
+    def reusable(self) -> tuple[Epoch, ...]:
+        """Epochs whose vectors can be used, the published one first."""
+        return (self.published, *self.further) if self.published is not None else ()
 
     @property
     def query_instruction_changed(self) -> bool:
@@ -103,25 +121,62 @@ def open_job(settings: Settings, model: Model | None = None, *, rebuild: Rebuild
     refuse_held(store, latest)
     lost = missing_tables(index.uri, latest) if latest else []
     published = None if lost else latest
-    generation = latest.generation if latest else 1
     stored = stored_payload(index.uri, published, listed.payload) if published else None
     corpus = _as_published(listed, published, stored) if published else _as_new(listed)
-    layout = Layout(index.name, generation, wide, index.precision, index.metric, corpus.payload)
-    found = contradictions(published, settings, model, layout, stored) if published else []
-    if found and not rebuild:
-        raise SettingsError(refusal(found))
+    generation = latest.generation if latest else 1
+    splits = settings.model.overflow == "chunk"
+    hashes = published.description.layout.chunk_hashes if published else splits
+    layout = Layout(index.name, generation, wide, index.precision, index.metric, corpus.payload, hashes)
+    change, found = _compared(published, settings, model, layout, stored)
+    told = f"the published index was built with other settings: {', '.join([*map(str, found), *change.differences])}"
+    if published and found and not rebuild:
+        raise SettingsError(refusal(told, found, cost.of_rebuild(store, published)))
+    further: tuple[Epoch, ...] = ()
     if found or lost or rebuild == "always":
         corpus = _as_new(listed)
-        layout = free_generation(index.uri, store, replace(layout, payload=corpus.payload))
-        reason = f"published tables are gone ({', '.join(lost)})" if lost else differences(found) or "asked for"
+        layout = free_generation(index.uri, store, replace(layout, payload=corpus.payload, chunk_hashes=splits))
+        reason = f"published tables are gone ({', '.join(lost)})" if lost else told if found else "asked for"
         say(f"{reason}: building generation {layout.generation} beside the published one")
-        published = None
+        published, change = None, NO_CHANGE
     elif store.pending_intent() is None:
         refuse_newer_tables(index.uri, store, layout, number)
-    if published is None:
+    if published is None or change.payload:
         _check_payload(layout.payload)
     check_searched(index, layout.payload)
-    return Job(settings, corpus, model, layout, store, published, latest, number)
+    if published is not None:
+        refuse_foreign_tables(index.uri, store, [layout.table(width) for width in change.remade])
+        further = _passed_over(store, published, settings, model, layout)
+    return Job(settings, corpus, model, layout, store, published, latest, number, change, further)
+
+
+def _compared(
+    published: Epoch | None, settings: Settings, model: Model, layout: Layout, stored: pa.Schema | None
+) -> tuple[LayoutChange, list[Contradiction]]:
+    """What a run changes of the published tables, and what stored vectors cannot give."""
+    if published is None:
+        return NO_CHANGE, []
+    found = [*of_vectors(published.description, settings, model), *impossible(published, layout)]
+    change = layout_change(published, layout, stored, settings.index.vector_index)
+    named = {one.name for one in found}
+    differences = [text for text in change.differences if text.split(" (")[0] not in named]
+    return replace(change, differences=differences), found
+
+
+def _passed_over(
+    store: ControlStore, published: Epoch, settings: Settings, model: Model, layout: Layout
+) -> tuple[Epoch, ...]:
+    """Epochs between a rollback and the one it returned to: moving forward again uses their vectors."""
+    returned_to = published.description.rollback_of
+    if returned_to is None:
+        return ()
+    later = (epoch for epoch in reversed(store.epochs()) if returned_to < epoch.number < published.number)
+    return tuple(
+        epoch
+        for epoch in later
+        if not list(of_vectors(epoch.description, settings, model))
+        and gives(epoch, layout)
+        and not missing_tables(settings.index.uri, epoch)
+    )
 
 
 def _check_max_tokens(settings: Settings, model: Model) -> None:
@@ -147,10 +202,20 @@ def _check_payload(payload: pa.Schema) -> None:
 
 
 def _as_published(corpus: Corpus, published: Epoch, stored: pa.Schema | None) -> Corpus:
-    """The corpus, read with the stored types if they can hold its values, and with the epoch's text rule."""
-    payload = common_payload(stored, corpus.payload) if stored is not None else None
-    read = replace(corpus, payload=payload or corpus.payload)
-    return replace(_as_new(read), skip_empty=published.description.skip_empty)
+    """The corpus, read with the stored types where they can hold its values, and with the epoch's text rule."""
+    payload = corpus.payload if stored is None else _kept_types(stored, corpus.payload)
+    return replace(_as_new(replace(corpus, payload=payload)), skip_empty=published.description.skip_empty)
+
+
+def _kept_types(stored: pa.Schema, payload: pa.Schema) -> pa.Schema:
+    """The payload's columns with types that can hold the stored and the new values, else with the new types."""
+    types = {
+        field.name: common_type(stored.field(field.name).type, field.type) if field.name in stored.names else None
+        for field in payload
+    }
+    # Another order alone is no other payload: tables keep theirs.
+    names = stored.names if set(stored.names) == set(payload.names) else payload.names
+    return pa.schema([pa.field(name, types[name] or payload.field(name).type) for name in names])
 
 
 def _as_new(corpus: Corpus) -> Corpus:
@@ -168,6 +233,7 @@ class Target:
         layout: The tables.
         uri: The LanceDB database.
         epoch: The epoch being built.
+        chunks: The published vectors, if chunks of long documents can be found among them.
         admit: Raises if an engine does not reproduce the published vectors; ``None`` if no engine is used.
     """
 
@@ -175,4 +241,5 @@ class Target:
     layout: Layout
     uri: str
     epoch: int
+    chunks: StoredVectors | None = None
     admit: Callable[[Embedder, ControlStore], None] | None = None

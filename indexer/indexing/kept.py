@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from indexer import schema
 from indexer.indexing.changes import NEVER, UNKNOWN, Changes, ids_of, last_digests
 from indexer.indexing.job import Job
-from indexer.indexing.stage import Staged
+from indexer.indexing.staged import Staged
 from indexer.progress import say
 from indexer.reasons import QuarantineReason
 from indexer.storage import tables
@@ -36,19 +36,25 @@ def keep_published(job: Job, found: Changes, staged: Staged) -> Changes:
     refused = _refused(job, staged.unread)
     last = last_digests(job, refused["file"].unique().to_pylist())
     changed = [_held(ids, refused[schema.ID]) for ids in found.changed]
+    payload = [_held(ids, refused[schema.ID]) for ids in found.payload_changed]
     deleted = [_held(ids, ids_of(job.store.digests, last.values())) for ids in found.deleted]
-    kept_changed, kept_deleted = (sum(len(kept) for kept, _ in parts) for parts in (changed, deleted))
+    kept_changed, kept_payload, kept_deleted = (
+        sum(len(kept) for kept, _ in parts) for parts in (changed, payload, deleted)
+    )
+    kept = kept_changed + kept_payload + kept_deleted
     # The old id of a moved document is not among the deleted ones that the comparison counts.
-    moved = sum(_count(kept, found.moved[schema.ID]) for kept, _ in deleted)
+    moved = sum(_count(there, found.equal.left) for there, _ in deleted)
     counts = found.counts | {
-        "kept": found.counts["kept"] + kept_changed + kept_deleted,
+        "kept": found.counts["kept"] + kept,
         "changed": found.counts["changed"] - kept_changed,
+        "payload_changed": found.counts["payload_changed"] - kept_payload,
         "deleted": found.counts["deleted"] - kept_deleted + moved,
     }
-    say(f"{kept_changed + kept_deleted:,} documents of files that went bad meanwhile stay published as they are")
+    say(f"{kept:,} documents of files that went bad meanwhile stay published as they are")
     return replace(
         found,
         changed=[rest for _, rest in changed],
+        payload_changed=[rest for _, rest in payload],
         deleted=[rest for _, rest in deleted],
         counts=counts,
         digests=found.digests | {path: _both(job, name, found.digests[path]) for path, name in last.items()},
@@ -63,7 +69,7 @@ def _refused(job: Job, receipts: Sequence[Receipt]) -> pa.Table:
     return pa.Table.from_batches(rows).filter(pc.field("reason") == QuarantineReason.BAD_FILE.value)
 
 
-def _held(ids: pa.Array, held: pa.ChunkedArray | None) -> tuple[pa.Array, pa.Array]:
+def _held(ids: pa.Array, held: pa.Array | pa.ChunkedArray | None) -> tuple[pa.Array, pa.Array]:
     """The ids that are among those held, and the rest; ``None`` holds all."""
     if held is None:
         return ids, ids.slice(0, 0)
@@ -71,7 +77,7 @@ def _held(ids: pa.Array, held: pa.ChunkedArray | None) -> tuple[pa.Array, pa.Arr
     return ids.filter(there), ids.filter(pc.invert(there))
 
 
-def _count(ids: pa.Array, among: pa.ChunkedArray) -> int:
+def _count(ids: pa.Array, among: pa.Array) -> int:
     """How many of the ids are among others."""
     return len(_held(ids, among)[0])
 

@@ -18,7 +18,10 @@ from indexer.publishing.gates import Gate
 from indexer.settings import Settings
 from indexer.storage.control import ControlStore
 
-COUNTS = ("documents", "new", "changed", "unchanged", "deleted", "moved", "kept", "quarantined")
+COUNTS = (
+    *("documents", "new", "changed", "payload_changed", "unchanged"),
+    *("deleted", "moved", "copied", "kept", "quarantined"),
+)
 """Counts of the comparison that a plan gives."""
 
 
@@ -61,6 +64,7 @@ def _described(job: Job, found: Changes, gates: Sequence[Gate], budget: float | 
         "epoch": job.epoch,
         "files": len(job.corpus.files),
         **{name: found.counts[name] for name in COUNTS},
+        "changes": job.change.differences,
         "shards": len(shards),
         "to_embed": sum(shard.documents for shard in shards),
         "estimated_tokens": taken.tokens,
@@ -97,6 +101,7 @@ def in_words(planned: Mapping[str, Any]) -> str:
         [
             f"epoch      {planned['epoch']} from {planned['documents']:,} rows in {planned['files']:,} files",
             f"documents  {counted}",
+            *(f"change     {text}: from stored vectors, nothing is embedded" for text in planned["changes"]),
             f"to embed   {planned['to_embed']:,} documents in {planned['shards']:,} shards; {took}",
             f"           about {planned['estimated_tokens']:,} tokens in {planned['estimated_chunks']:,} chunks",
             f"           {_cost_in_words(planned)}",

@@ -16,7 +16,8 @@ from indexer.indexing.job import Job, Rebuild, open_job
 from indexer.indexing.journal import Journal
 from indexer.indexing.kept import keep_published
 from indexer.indexing.sandbox import ReaderProcess
-from indexer.indexing.stage import Staged, stage
+from indexer.indexing.stage import stage, stage_rest
+from indexer.indexing.staged import Staged
 from indexer.inference.model import Model
 from indexer.progress import say
 from indexer.publishing import publish
@@ -144,6 +145,8 @@ def _attempt(
         estimate.refuse_above(estimate.of_shards(job, estimate.left_shards(job, found)), budget)
     staged = stage(job, cluster, found, unread, watch)
     found = keep_published(job, found, staged)
+    with watch("copy"):
+        stage_rest(job, cluster, found, staged)
     with watch("check"):
         hold = bounds.of_counts(job, found, len(unread), staged.quarantined)
         enforce(hold)

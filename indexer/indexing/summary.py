@@ -23,10 +23,10 @@ class Status(StrEnum):
 COUNTS = (
     *("documents", "indexed", "quarantined", "truncated", "chunks", "tokens"),
     *("resumed_shards", "resumed_tokens", "restarts", "tokens_per_second", "gpus"),
-    *("new", "changed", "unchanged", "deleted", "moved", "kept", "duplicates"),
+    *("new", "changed", "payload_changed", "unchanged", "deleted", "moved", "copied", "kept", "duplicates"),
 )
 
-KEPT = {"new", "changed", "unchanged", "deleted", "moved", "kept", "duplicates"}
+KEPT = {"new", "changed", "payload_changed", "unchanged", "deleted", "moved", "copied", "kept", "duplicates"}
 """Counts of the comparison that go into the summary."""
 
 
@@ -71,8 +71,7 @@ def of_ended(error: BaseException) -> dict[str, Any]:
 
 def documents(epoch: "Epoch") -> int:
     """Documents of an epoch."""
-    counts = epoch.description.counts
-    return counts.unchanged + counts.kept + counts.moved + epoch.description.run.indexed
+    return epoch.description.documents
 
 
 def _summary(status: Status) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""Cuts the documents to embed into shards."""
+"""Cuts the documents of a night into shards."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
 
 import numpy as np
 import pyarrow as pa
@@ -28,31 +29,54 @@ FEWEST_DOCUMENTS = 16
 """Least documents of a small job's shard: every shard embeds one of its documents again, to compare."""
 
 
-def shards(job: Job, found: Changes) -> Iterator[Shard]:
-    """Cuts the documents to embed; the same job gives the same shards whenever it runs.
+class Work(StrEnum):
+    """What is done with a shard; part of its name."""
+
+    EMBED = "embed"
+    MOVE = "move"
+    COPY = "copy"
+    PAYLOAD = "payload"
+    COPY_TONIGHT = "copy tonight"
+    EMBED_LEFT = "embed left"
+
+
+def shards(job: Job, found: Changes, work: Work = Work.EMBED, left: pa.Table | None = None) -> Iterator[Shard]:
+    """Cuts the documents of a kind of work; the same job gives the same shards whenever it runs.
 
     Args:
         job: The run's inputs.
         found: The comparison.
+        work: The kind of work.
+        left: Columns file and row of the documents of the last two kinds.
 
     Yields:
         Shards, named after everything that makes their result.
     """
-    return cut_shards(_chosen(job, found, moved=False), _shard_bytes(job, found), _salt(job, "embed"))
+    masks = found.payload_masks if work is Work.PAYLOAD else found.masks
+    equal = found.equal
+    rows = {Work.MOVE: equal.moved, Work.COPY: equal.copied}.get(work, left)
+
+    def rows_of(at: int) -> np.ndarray:
+        if rows is not None:
+            return _rows_at(rows, at)
+        others = [_rows_at(table, at) for table in (equal.stored, equal.tonight) if work is Work.EMBED]
+        return np.setdiff1d(diff.merge_masks(masks[at]), np.concatenate([np.empty(0, np.int64), *others]))
+
+    return cut_shards(_chosen(job, masks, rows_of), _shard_bytes(job, found), _salt(job, work))
 
 
-def moved_shards(job: Job, found: Changes) -> Iterator[Shard]:
-    """Cuts the moved documents, whose vectors are published already, like :func:`shards`."""
-    return cut_shards(_chosen(job, found, moved=True), _shard_bytes(job, found), _salt(job, "move"))
+def _rows_at(table: pa.Table, at: int) -> np.ndarray:
+    """Rows of one file in a table with the columns file and row."""
+    return np.asarray(table.filter(pc.field("file") == at)["row"].to_numpy())
 
 
-def _salt(job: Job, work: str) -> str:
+def _salt(job: Job, work: Work) -> str:
     """Everything beside its rows that makes a shard's result, so that other settings never reuse its receipt."""
     given = job.settings.corpus
     columns = [given.id_column, given.text_columns, job.corpus.skip_empty]
     payload = [[field.name, str(field.type)] for field in job.corpus.payload]
     tables = [job.layout.describe(), job.layout.generation, job.epoch]
-    return canonical([job.model.fingerprint, columns, payload, tables, work])
+    return canonical([job.model.fingerprint, columns, payload, tables, work.value])
 
 
 def _shard_bytes(job: Job, found: Changes) -> int:
@@ -65,13 +89,11 @@ def _shard_bytes(job: Job, found: Changes) -> int:
     return min(int(job.settings.run.shard_mb * MIB), max(text_bytes // SHARDS_WANTED, few, SMALLEST_SHARD))
 
 
-def _chosen(job: Job, found: Changes, *, moved: bool) -> Iterator[ChosenRows]:
-    """Rows to embed of every file, or its moved rows."""
-    for at in sorted(found.masks):
+def _chosen(job: Job, masks: Mapping[int, list[bytes]], rows_of: Callable[[int], np.ndarray]) -> Iterator[ChosenRows]:
+    """The rows of every file, with their sizes and hashes."""
+    for at in sorted(masks):
         file = job.corpus.files[at]
-        rows = diff.merge_masks(found.masks[at])
-        there = found.moved.filter(pc.field("file") == at)["row"].to_numpy()
-        rows = there if moved else np.setdiff1d(rows, there, assume_unique=True)
+        rows = rows_of(at)
         if rows.size:
             digest = job.store.digests.read(job.corpus.digest_name(file), ["row", *SIZES, *IDENTITY])
             # A digest is sorted by id: find the place of each row number in it.

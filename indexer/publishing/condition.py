@@ -1,12 +1,13 @@
 """Compares the tables of an index with its control files."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from indexer.errors import IndexerError, RefusedError
+from indexer.errors import IndexerError, RefusedError, SettingsError
 from indexer.schema import Layout
 from indexer.storage.control import ControlStore
 from indexer.storage.records import Epoch
-from indexer.storage.tables import epoch_of, has_version, metadata, open_latest, owner_of
+from indexer.storage.tables import check_owner, epoch_of, has_version, metadata, open_latest, owner_of
 
 
 def missing_tables(uri: str, epoch: Epoch) -> list[str]:
@@ -47,6 +48,28 @@ def refuse_newer_tables(uri: str, store: ControlStore, layout: Layout, number: i
                 "the folder was restored from an older backup, or deleted; restore the newer folder, or build a new "
                 "generation beside these tables with --rebuild always"
             )
+
+
+def refuse_foreign_tables(uri: str, store: ControlStore, names: Sequence[str]) -> None:
+    """Refuses tables of others that have names the next epoch needs.
+
+    Args:
+        uri: LanceDB database.
+        store: Control files of the index.
+        names: Tables that the next epoch writes anew.
+
+    Raises:
+        SettingsError: One of them is not ours; the message names a way out.
+    """
+    known = {name for epoch in store.epochs() for name in epoch.versions()} if names else set()
+    for name in names:
+        dataset = open_latest(uri, name)
+        if dataset is None:
+            continue
+        try:
+            check_owner(dataset, name, store.name, known)
+        except SettingsError as error:
+            raise SettingsError(f"{error}, or build a new generation beside it with --rebuild always") from None
 
 
 def free_generation(uri: str, store: ControlStore, layout: Layout) -> Layout:

@@ -93,8 +93,9 @@ def rollback(uri: str, store: ControlStore, number: int, *, hold: bool = False) 
 def _again(target: Epoch, number: int, *, hold: bool) -> Epoch:
     """The epoch that a rollback publishes: the target's tables, and counts of a run that did nothing."""
     counts, run = target.description.counts, target.description.run
-    documents = counts.unchanged + counts.kept + counts.moved + run.indexed
-    nothing = dict.fromkeys(("new", "changed", "deleted", "kept", "text_bytes", "moved"), 0)
+    documents = target.description.documents
+    zero = ("new", "changed", "payload_changed", "deleted", "kept", "text_bytes", "moved", "copied")
+    nothing = dict.fromkeys(zero, 0)
     idle = RunTotals(**dict.fromkeys(RunTotals.model_fields, 0))
     description = target.description.model_copy(
         update={
@@ -144,7 +145,7 @@ class Pruned:
     Attributes:
         epochs: Epochs forgotten.
         versions: Versions of tables deleted.
-        tables: Tables of old generations dropped.
+        tables: Tables of old generations and of removed widths dropped.
         orphans: Staged files deleted that no version holds.
         bytes: Bytes freed.
         readers: Readers that hold what would have been deleted.
@@ -158,13 +159,13 @@ class Pruned:
     readers: int = 0
 
 
-def _older(uri: str, name: str, published: Sequence[Epoch]) -> set[str]:
-    """Tables of generations before the published one; a later generation may be under construction."""
+def _unneeded(uri: str, name: str, published: Sequence[Epoch]) -> set[str]:
+    """Tables up to the published generation, removed widths too; a later generation may be under construction."""
     if not published:
         return set()
     pattern = re.compile(rf"{re.escape(name)}(?:_g(\d+))?_(?:d\d+|quarantine)")
     found = ((table, pattern.fullmatch(table)) for table in cleanup.owned_tables(uri, name))
-    return {table for table, match in found if match and int(match[1] or 1) < published[-1].generation}
+    return {table for table, match in found if match and int(match[1] or 1) <= published[-1].generation}
 
 
 def prune(uri: str, store: ControlStore, keep: int) -> Pruned:
@@ -194,7 +195,7 @@ def prune(uri: str, store: ControlStore, keep: int) -> Pruned:
             # Somebody may have deleted the table or restored an older one: then there is no version to keep.
             if tables.has_version(uri, name, version):
                 versions[epoch.number] = version
-    known = {name for epoch in published for name in epoch.versions()} | _older(uri, store.name, published)
+    known = {name for epoch in published for name in epoch.versions()} | _unneeded(uri, store.name, published)
     # Tables of a rebuild that a rollback gave up: no epoch names them, and no later run reuses their generation.
     known |= {name for intent in store.closed_intents(latest) for name in intent.bases}
     # Epoch files go first: if this is interrupted, every epoch that is still listed can be opened.
@@ -202,7 +203,9 @@ def prune(uri: str, store: ControlStore, keep: int) -> Pruned:
     staged = store.staged_files(up_to=latest)
     begun = store.begun_files(after=latest)
     readers: set[str] = set()
-    for name in sorted(name for name in known - needed.keys() if not is_begun(uri, name, latest)):
+    # A run may be staging for a width that no kept epoch has.
+    unneeded = known - needed.keys() - begun.keys()
+    for name in sorted(name for name in unneeded if not is_begun(uri, name, latest)):
         if found := cleanup.readers(uri, name):
             readers |= found
             continue

@@ -20,7 +20,7 @@ from indexer.storage import commits, tables
 from indexer.storage.commits import Change
 from indexer.storage.control import ControlStore
 from indexer.storage.description import MaintenanceRecord
-from indexer.storage.records import Epoch, Intent, TableState, now
+from indexer.storage.records import Epoch, Intent, TableState, decoded_columns, now
 from indexer.storage.tags import protect
 from indexer.storage.vector_index import TableStats
 
@@ -111,6 +111,7 @@ def _commit(uri: str, store: ControlStore, intent: Intent) -> dict[str, int]:
             dropped=None if is_quarantine else dropped,
             metadata=intent.metadata | ({} if is_quarantine else {"width": str(intent.widths[name])}),
             owner=store.name,
+            columns=decoded_columns(intent.columns[name]) if name in intent.columns else None,
         )
         versions[name] = commits.commit(uri, name, change)
     return versions

@@ -6,7 +6,7 @@ from typing import Any
 
 from indexer import schema
 
-HIDDEN = frozenset({schema.VECTOR, schema.CONTENT_HASH, schema.PAYLOAD_HASH})
+HIDDEN = frozenset({schema.VECTOR, schema.CONTENT_HASH, schema.PAYLOAD_HASH, schema.CHUNK_HASH})
 """Columns left out of a result."""
 
 DISTANCE = "_distance"

@@ -56,6 +56,7 @@ class Change:
         dropped: Ids whose rows are deleted; ``None`` if the added fragments replace the whole content.
         metadata: Schema metadata of the result.
         owner: The index, or the job, whose table it is.
+        columns: Columns of the result, if the added fragments replace the whole content and bring columns of their own.
     """
 
     epoch: int
@@ -65,6 +66,7 @@ class Change:
     dropped: pa.ChunkedArray | None
     metadata: Mapping[str, str]
     owner: str
+    columns: pa.Schema | None = None
 
 
 def commit(uri: str, name: str, change: Change) -> int:
@@ -194,9 +196,10 @@ def _at_base(dataset: lance.LanceDataset, base: int) -> lance.LanceDataset:
 
 
 def _overwrite(dataset: lance.LanceDataset, change: Change) -> lance.LanceDataset:
-    """Replaces the whole content and keeps the base's columns."""
-    columns = dataset if change.base == NOTHING else lance.dataset(dataset.uri, version=change.base)
-    target = columns.schema.with_metadata(_metadata(change))
+    """Replaces the whole content; keeps the base's columns if the change brings none."""
+    base = dataset if change.base == NOTHING else lance.dataset(dataset.uri, version=change.base)
+    columns = base.schema if change.columns is None else change.columns
+    target = columns.with_metadata(_metadata(change))
     operation = LanceOperation.Overwrite(target, [_fragment(described) for described in change.added])
     # Without retries Lance refuses to overwrite a version that it has not read: compare and swap here too.
     return lance.LanceDataset.commit(

@@ -15,12 +15,14 @@ class LayoutRecord(Record):
         precision: ``float32`` or ``float16``.
         metric: ``cosine``, ``dot`` or ``l2``.
         payload: Type of every payload column by name.
+        chunk_hashes: Whether every chunk has a hash of its token ids.
     """
 
     widths: list[int]
     precision: str
     metric: str
     payload: dict[str, str]
+    chunk_hashes: bool = False
 
 
 class TextRecord(Record):
@@ -67,12 +69,14 @@ class Counts(Record):
 
     Attributes:
         documents: Rows of the corpus.
-        new: Documents that were not published. ``changed``, ``unchanged`` and ``deleted`` count likewise.
+        new: Documents that were not published. ``changed`` (other text), ``unchanged`` and ``deleted`` count likewise.
         duplicates: Further rows with the id and text of a document.
         quarantined: Documents that cannot be indexed, as far as the comparison can tell without the model.
         text_bytes: Bytes of the texts to embed.
         moved: Documents whose vectors were published under another id.
         kept: Documents that stay published although their file cannot be read.
+        payload_changed: Documents with the published text and another payload, whose vectors are reused.
+        copied: New or changed documents that got the vectors of an equal text.
     """
 
     documents: int
@@ -85,6 +89,8 @@ class Counts(Record):
     text_bytes: int
     moved: int
     kept: int = 0
+    payload_changed: int = 0
+    copied: int = 0
 
 
 class RunTotals(Record):
@@ -176,3 +182,9 @@ class Description(Record):
     text: TextRecord | None = None
     filters: list[str] = Field(default_factory=list)
     bounds: dict[str, float] = Field(default_factory=dict)
+
+    @property
+    def documents(self) -> int:
+        """Documents that the epoch holds."""
+        counts = self.counts
+        return counts.unchanged + counts.kept + counts.moved + counts.payload_changed + self.run.indexed

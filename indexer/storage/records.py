@@ -1,11 +1,13 @@
 """The records that control files hold: receipts, intents, epochs."""
 
+import base64
 import hashlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import pyarrow as pa
 from pydantic import Field
 
 from indexer.storage.description import Description
@@ -57,6 +59,8 @@ class Intent(Record):
         documents: Documents each width table must then hold.
         metadata: Schema metadata every table gets.
         description: What the epoch file says of the run.
+        columns: Columns of every table that starts from nothing, as :func:`encoded_columns` gives them. Intents of
+            versions without this key keep the columns that the table has.
     """
 
     epoch: int
@@ -72,6 +76,7 @@ class Intent(Record):
     documents: int
     metadata: dict[str, str]
     description: Description
+    columns: dict[str, str] = Field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -133,6 +138,16 @@ class Epoch(Record):
     def versions(self) -> dict[str, int]:
         """Version of every table by name."""
         return {table.name: table.version for table in self.tables} | dict([self.quarantine])
+
+
+def encoded_columns(columns: pa.Schema) -> str:
+    """A schema as base64 of Arrow's own serialised form, for JSON."""
+    return base64.b64encode(columns.serialize()).decode()
+
+
+def decoded_columns(text: str) -> pa.Schema:
+    """The inverse of :func:`encoded_columns`."""
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
 
 
 def canonical(value: object) -> str:

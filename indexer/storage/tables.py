@@ -59,6 +59,27 @@ def create_missing(uri: str, schemas: Mapping[str, pa.Schema], owner: str, known
         _create_missing(uri, name, table_schema, owner, known)
 
 
+def create_gone(uri: str, schemas: Mapping[str, pa.Schema], owner: str, known: Container[str]) -> None:
+    """Creates tables that do not exist; a commit is about to replace whatever the others hold.
+
+    Args:
+        uri: LanceDB database.
+        schemas: Schema of every table by name.
+        owner: The index whose tables they are.
+        known: Tables that the owner committed before tables named their owner.
+
+    Raises:
+        SettingsError: A table of that name is not the owner's.
+        IndexerError: The location cannot be written.
+    """
+    for name, table_schema in schemas.items():
+        dataset = open_latest(uri, name)
+        if dataset is None:
+            _create(uri, name, table_schema.with_metadata({OWNER_KEY: owner}))
+        else:
+            check_owner(dataset, name, owner, known)
+
+
 def _create_missing(uri: str, name: str, table_schema: pa.Schema, owner: str, known: Container[str]) -> None:
     """Creates one table, or replaces one that a killed run left before its first commit."""
     marked = table_schema.with_metadata({OWNER_KEY: owner})
@@ -226,6 +247,20 @@ def read_staged(
     for file in (file for fragment in fragments for file in fragment["files"]):
         path = f"{table_path(uri, name)}/data/{file['path']}"
         yield from LanceFileReader(path, columns=list(columns)).read_all().to_batches()
+
+
+def lookup_staged(
+    uri: str, name: str, fragments: Iterable[dict[str, Any]], ids: Sequence[str], columns: Sequence[str]
+) -> pa.Table:
+    """Rows of some documents in staged fragments, all their chunks; only their rows are read whole."""
+    wanted = pa.array(ids, pa.string())
+    found = []
+    for file in (file for fragment in fragments for file in fragment["files"]):
+        path = f"{table_path(uri, name)}/data/{file['path']}"
+        there = LanceFileReader(path, columns=[schema.ID]).read_all().to_table()[schema.ID]
+        rows = np.flatnonzero(pc.is_in(there, value_set=wanted).to_numpy(zero_copy_only=False))
+        found.append(LanceFileReader(path, columns=list(columns)).take_rows(rows.tolist()).to_table())
+    return pa.concat_tables(found)
 
 
 def read_staged_vector(uri: str, name: str, fragments: Iterable[dict[str, Any]], row: int) -> np.ndarray:

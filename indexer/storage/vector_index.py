@@ -124,7 +124,9 @@ def _maintain(
         dataset.create_scalar_index(schema.ID, "BTREE")
     search_indices.make(dataset, wanted)
     outgrown = trained_rows is not None and rows >= 2 * trained_rows
-    train = kind not in {NO_INDEX, _index_type(dataset)} or (kind != NO_INDEX and outgrown)
+    # An index answers in its own metric: another one needs another index.
+    is_other = (kind, metric) != (_index_type(dataset), _index_metric(dataset))
+    train = kind != NO_INDEX and (is_other or outgrown)
     if train:
         create_vector_index(uri, name, kind, metric)
     lance.dataset(table_path(uri, name)).optimize.optimize_indices()
@@ -210,6 +212,13 @@ def _index_type(dataset: lance.LanceDataset) -> str:
     """Type of the vector index."""
     kinds = (found.index_type for found in dataset.describe_indices() if found.field_names == [schema.VECTOR])
     return next(kinds, NO_INDEX)
+
+
+def _index_metric(dataset: lance.LanceDataset) -> str | None:
+    """Metric of the vector index, ``None`` where there is none."""
+    names = (found.name for found in dataset.describe_indices() if found.field_names == [schema.VECTOR])
+    segments = (segment for name in names for segment in dataset.stats.index_stats(name)["indices"])
+    return next((str(segment["metric_type"]) for segment in segments), None)
 
 
 @dataclass(frozen=True)

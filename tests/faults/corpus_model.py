@@ -37,6 +37,7 @@ class Setup:
     precision: str = "float32"
     text_search: tuple[str, ...] = ()
     filters: tuple[str, ...] = ()
+    metric: str = "cosine"
 
 
 Document = tuple[str, tuple[tuple[str, str], ...]]
@@ -97,6 +98,7 @@ class CorpusModel:
         """Changes something; says what."""
         edits = [
             self._add,
+            self._repeat,
             self._remove,
             self._change,
             self._copy,
@@ -137,6 +139,16 @@ class CorpusModel:
         if len(self.rows) < MOST_ROWS:
             name = self._random.choice([*sorted(self.files), f"{self._made}.parquet"])
             self._put(name, [*self.files.get(name, []), *(self._new() for _ in range(self._random.randint(1, 3)))])
+
+    def _repeat(self) -> None:
+        """The text of a document stands under other ids too."""
+        name = self._file()
+        row = self._random.choice(self.files[name])
+        rows = self.files[name]
+        for _ in range(self._random.randint(1, 2)):
+            if len(self.rows) < MOST_ROWS:
+                rows = [*rows, replace(self._new(), title=row.title, text=row.text)]
+        self._put(name, rows)
 
     def _remove(self) -> None:
         name = self._file()

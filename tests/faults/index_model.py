@@ -34,6 +34,9 @@ WORDS = 4
 
 SEARCHED: dict[str, Any] = {"payload": ("kind", "lang", "text"), "text_search": ("text",), "filters": ("lang",)}
 """Settings of an index with full-text search and filters."""
+WIDTHS = ((64, 32), (64,), (64, 48, 32), (32,))
+
+PAYLOADS = (("kind", "lang"), ("lang",), ("kind", "lang", "key"), ())
 
 WAYS_OUT = 6
 """Steps that may be asked for before an index is up to date again."""
@@ -107,6 +110,7 @@ class IndexModel:
                 "precision": given.precision,
                 "text_search": list(given.text_search),
                 "filters": list(given.filters),
+                "metric": given.metric,
             },
             run={"shard_mb": 0.0008},
             gates={"max_removed": 1.0, "max_quarantined": 1.0, "max_changed": 1.0},
@@ -213,6 +217,13 @@ class IndexModel:
         found = self._content(number)
         if sorted(found["tables"]) != sorted(setup.widths):
             raise Broken(f"{self.name}: epoch {number} has widths {sorted(found['tables'])}")
+        layout = self.store.epoch(number).description.layout
+        if (layout.precision, layout.metric, sorted(layout.payload)) != (
+            setup.precision,
+            setup.metric,
+            sorted(setup.payload),
+        ):
+            raise Broken(f"{self.name}: epoch {number} has the layout {layout}")
         wrong = _difference(found, wanted)
         if wrong:
             raise Broken(f"{self.name}: epoch {number} after a run with {setup}: {wrong}")
@@ -228,7 +239,8 @@ class IndexModel:
             payload = sorted(published.epoch.description.layout.payload)
             rows = published.read(state.width, ["id", "vector", *payload])
             vectors = tables.to_matrix(rows["vector"]) if rows.num_rows else np.empty((0, state.width), np.float32)
-            values = zip(*(rows[name].to_pylist() for name in payload), strict=True)
+            columns = [rows[name].to_pylist() for name in payload]
+            values = list(zip(*columns, strict=True)) if columns else [()] * rows.num_rows
             known = {
                 name: (tuple(zip(payload, value, strict=True)), vector.tobytes())
                 for name, value, vector in zip(rows["id"].to_pylist(), values, vectors, strict=True)
@@ -310,11 +322,19 @@ def other_setup(setup: Setup, drawn: random.Random) -> Setup:
     changes: list[dict[str, Any]] = [
         {"id_column": "key" if setup.id_column == "id" else "id"},
         {"payload": setup.payload[::-1]},
+        {"payload": _other_payload(setup, drawn)},
         {"text_columns": drawn.choice((("text",), ("title", "text"), ("text", "title")))},
-        {"widths": (64, 32) if setup.widths == (64,) else (64,)},
+        {"widths": drawn.choice(WIDTHS)},
         {"precision": "float16" if setup.precision == "float32" else "float32"},
+        {"metric": "dot" if setup.metric == "cosine" else "cosine"},
     ]
     if "text" in setup.payload:
         changes.append({"text_search": () if setup.text_search else ("text",)})
         changes.append({"filters": drawn.choice(((), ("lang", "kind"), ("kind",)))})
     return replace(setup, **drawn.choice(changes))
+
+
+def _other_payload(setup: Setup, drawn: random.Random) -> tuple[str, ...]:
+    """Other payload columns, with those that are searched and filtered."""
+    used = (*setup.text_search, *setup.filters, *(name for name in setup.payload if name == "text"))
+    return tuple(dict.fromkeys((*drawn.choice(PAYLOADS), *used)))

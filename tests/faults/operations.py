@@ -19,6 +19,8 @@ KEEP = 3
 
 OTHER_SETUP = 0.3
 
+REBUILT = 0.5
+
 SECOND_INDEX = 0.3
 
 HOLD = 0.5
@@ -129,7 +131,7 @@ def killed_night(world: World) -> str:
     """A run dies, or storage fails, at a durable step."""
     model = world.model
     setup = other_setup(model.setup, world.random) if world.random.random() < OTHER_SETUP else model.setup
-    rebuild = setup != model.setup
+    rebuild = setup != model.setup and world.random.random() < REBUILT
     return _interrupted(world, lambda: model.run(setup, rebuild=rebuild), f"night of {model.name} with {setup}")
 
 
@@ -350,7 +352,7 @@ def lose_table(world: World) -> str:
 OPERATIONS: dict[Operation, int] = {
     edit: 20,
     night: 16,
-    correct: 4,
+    correct: 8,
     killed_night: 12,
     corrected_night: 6,
     stray_night: 8,

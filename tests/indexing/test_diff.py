@@ -72,10 +72,16 @@ def test_new_changed_deleted_and_unchanged() -> None:
     assert found.counts["text_bytes"] == 3
 
 
-def test_a_changed_payload_is_a_change() -> None:
-    found = compare([digest([("a", "A", "new", None)])], published([("a", "A", "old")]), quarantined([]), None, None)
-    assert rows_to_embed(found) == {0: [0]}
+def test_a_changed_payload_needs_new_rows_and_no_vectors() -> None:
+    before = published([("a", "A", "old"), ("b", "B", "")])
+    files = [digest([("a", "A", "new", None), ("b", "B", "", None)])]
+    found = compare(files, before, quarantined([]), None, None)
+    assert not found.masks
+    assert merge_masks([found.payload_masks[0]]).tolist() == [0]
     assert found.dropped.to_pylist() == ["a"]
+    assert (found.counts["payload_changed"], found.counts["changed"], found.arrivals.size) == (1, 0, 0)
+    every = compare(files, before, quarantined([]), None, None, payload_differs=True)
+    assert merge_masks([every.payload_masks[0]]).tolist() == [0, 1]
 
 
 def test_copies_with_one_text_count_once_whatever_their_order() -> None:

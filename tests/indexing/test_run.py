@@ -271,8 +271,6 @@ def test_a_changed_model_setting_is_refused_by_name(tmp_path: Path) -> None:
     run(settings(tmp_path))
     with pytest.raises(SettingsError, match="max_tokens"):
         run(settings(tmp_path, model={"max_tokens": 64}))
-    with pytest.raises(SettingsError, match="precision"):
-        run(settings(tmp_path, index={"precision": "float16"}))
 
 
 def test_removing_too_much_is_refused_and_can_be_allowed(tmp_path: Path) -> None:

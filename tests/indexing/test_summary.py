@@ -55,10 +55,11 @@ def test_changed_text_columns_are_refused_with_both_values(tmp_path: Path) -> No
         run_here(settings(tmp_path, model=others))
     assert re.search(r"chunk_overlap \(published: \d+, asked: 8\)", str(refused.value))
     assert "tokenizer" not in str(refused.value)
+    run_here(settings(tmp_path, index={"widths": [96]}))
     with pytest.raises(
-        SettingsError, match=r"index\.widths \(published: \[384, 96\], asked: \[96\]\); one table cannot"
+        SettingsError, match=r"index\.widths \(published: \[96\], asked: \[384\]\); the widest stored vectors"
     ) as refused:
-        run_here(settings(tmp_path, index={"widths": [96]}))
+        run_here(settings(tmp_path, index={"widths": [384]}))
     assert "mixed" not in str(refused.value), "only vectors are mixed"
     with pytest.raises(SettingsError, match=r"max_tokens: 9000 is above the 512 positions"):
         run_here(settings(tmp_path, model={"max_tokens": 9000}))

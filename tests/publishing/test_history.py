@@ -177,7 +177,7 @@ def test_a_rebuild_that_was_given_up_is_not_built_upon(
     given: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its tables hold a committed change that no epoch publishes."""
-    changed = settings(tmp_path, index={"widths": [384, 64]})
+    changed = settings(tmp_path, model={"max_tokens": 64}, index={"widths": [384, 64]})
     with monkeypatch.context() as patch:
         patch.setattr(ControlStore, "put_epoch", lambda *_: pytest.fail("killed here"))
         with pytest.raises(pytest.fail.Exception):
@@ -194,10 +194,10 @@ def test_a_rebuild_that_was_given_up_is_not_built_upon(
 @pytest.mark.usefixtures("given")
 def test_a_rebuild_has_the_brake_too(tmp_path: Path) -> None:
     write(tmp_path / "corpus" / "a.parquet", words(30))
-    changed = settings(tmp_path, index={"widths": [384, 64]})
+    changed = settings(tmp_path, model={"max_tokens": 64}, index={"widths": [384, 64]})
     with pytest.raises(RefusedError, match=r"gates\.max_removed is 0\.5, allowed 0\.2"):
         run(changed, rebuild=True)
-    allowed = settings(tmp_path, index={"widths": [384, 64]}, gates={"max_removed": 0.5})
+    allowed = settings(tmp_path, model={"max_tokens": 64}, index={"widths": [384, 64]}, gates={"max_removed": 0.5})
     assert run(allowed, rebuild=True)["indexed"] == 30
 
 

@@ -1,0 +1,72 @@
+"""What the steps of staging share."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import pyarrow as pa
+
+from indexer.cluster.connection import Cluster
+from indexer.corpus.shards import Shard
+from indexer.indexing import worklist
+from indexer.indexing.changes import Changes
+from indexer.indexing.job import Job, Target
+from indexer.indexing.journal import Journal
+from indexer.indexing.scan import Unread
+from indexer.indexing.staged import Staged
+from indexer.storage.records import Receipt
+
+
+class Named(Protocol):
+    """A piece of work with a name of its own."""
+
+    @property
+    def shard_id(self) -> str:
+        """Digest of everything that makes its result."""
+        ...
+
+
+PieceT = TypeVar("PieceT", bound=Named)
+
+
+@dataclass(frozen=True)
+class Night:
+    """A run between its comparison and its intent.
+
+    Attributes:
+        job: The run's inputs.
+        cluster: Where tasks and workers run.
+        found: The comparison.
+        unread: Unreadable files by the name of their digest.
+        target: Where rows go.
+        staged: What is staged so far.
+        watch: Adds the seconds of every step.
+        known: Pieces of work that had a receipt when staging began. Another run may stage more of them meanwhile.
+    """
+
+    job: Job
+    cluster: Cluster
+    found: Changes
+    unread: Mapping[str, Unread]
+    target: Target
+    staged: Staged
+    watch: Journal
+    known: frozenset[str]
+
+    def shards(self, work: worklist.Work, left: pa.Table | None = None) -> Iterator[Shard]:
+        """Shards of a kind of work, as :func:`indexer.indexing.worklist.shards` cuts them."""
+        return worklist.shards(self.job, self.found, work, left)
+
+    def unstaged(self, pieces: Iterable[PieceT], done: Callable[[Receipt], Any] | None = None) -> Iterator[PieceT]:
+        """Pieces of work that have no receipt.
+
+        Args:
+            pieces: The work.
+            done: Called with the receipt of every other piece; by default it is counted as staged.
+        """
+        receipts = self.job.store.receipts(self.job.epoch)
+        for piece in pieces:
+            if piece.shard_id in self.known:
+                (done or self.staged.add)(receipts.get(piece.shard_id))
+            else:
+                yield piece

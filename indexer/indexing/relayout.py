@@ -1,0 +1,109 @@
+"""Copies the published rows that stay into tables that are written anew: other widths, precision or columns."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from indexer import schema
+from indexer.indexing.job import Job, Target
+from indexer.indexing.stored_vectors import at_width, source_table
+from indexer.storage import pieces, tables
+from indexer.storage.control import ControlStore
+from indexer.storage.pieces import TablePiece
+from indexer.storage.records import Receipt, canonical
+
+PIECE_BYTES = 1 << 27
+"""Bytes of float32 vectors that one task copies."""
+
+
+@dataclass(frozen=True)
+class CopiedPiece:
+    """Rows of a published table that go into a table of another width or type.
+
+    Attributes:
+        shard_id: Digest of everything that makes the result.
+        piece: The rows.
+        width: Width of the table they go into.
+        removals: Files with the ids whose rows stay behind.
+    """
+
+    shard_id: str
+    piece: TablePiece
+    width: int
+    removals: tuple[str, ...]
+
+
+def copied_pieces(job: Job, stays: int, removals: Sequence[str]) -> Iterator[CopiedPiece]:
+    """Cuts the published rows that remade tables need.
+
+    Args:
+        job: The run's inputs.
+        stays: Published documents whose rows stay.
+        removals: Files with the ids of the others.
+    """
+    if job.published is None or not stays:
+        return
+    salt = [job.layout.describe(), [str(field.type) for field in job.layout.payload], job.epoch, sorted(removals)]
+    for width in sorted(job.change.remade, reverse=True):
+        source = source_table(job.published, width)
+        rows = max(1, PIECE_BYTES // (4 * source.width))
+        for piece in pieces.cut(job.settings.index.uri, source.name, source.version, rows):
+            named = canonical([*salt, width, piece.name, piece.version, piece.fragment, piece.start, piece.rows])
+            shard_id = hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
+            yield CopiedPiece(shard_id, piece, width, tuple(removals))
+
+
+def copy(target: Target, work: CopiedPiece) -> Receipt:
+    """Stages a piece; its documents are counted as unchanged ones.
+
+    Returns:
+        The receipt that counts: another process's, if that one was put first.
+    """
+    control = ControlStore(target.uri, target.layout.name)
+    gone = control.removals(work.removals)
+    wanted = target.layout.schema(work.width)
+    stored = tables.table_schema(target.uri, work.piece.name, work.piece.version)
+    columns = [name for name in wanted.names if name in stored.names]
+    staged = [wanted.empty_table()]
+    for batch in pieces.read(target.uri, work.piece, columns):
+        rows = pa.Table.from_batches([batch])
+        if len(gone):
+            rows = rows.filter(pc.invert(pc.is_in(rows[schema.ID], value_set=gone)))
+        staged.append(_rows(rows, work.width, target.layout.precision, wanted))
+    whole = pa.concat_tables(staged)
+    name = target.layout.table(work.width)
+    receipt = Receipt(
+        shard_id=work.shard_id,
+        fragments={name: tables.stage(target.uri, name, whole)} if whole.num_rows else {},
+        documents=0,
+        chunks=0,
+        quarantined=0,
+        unread=0,
+        truncated=0,
+        tokens=0,
+        sampled_cosine=None,
+        seconds={},
+    )
+    return control.receipts(target.epoch).put(receipt)
+
+
+def _rows(rows: pa.Table, width: int, precision: str, wanted: pa.Schema) -> pa.Table:
+    """Rows with the columns of another table."""
+    columns = {name: rows[name] for name in rows.schema.names}
+    columns[schema.VECTOR] = at_width(rows[schema.VECTOR], width, precision)
+    found = [_cast(columns[field.name], field) if field.name in columns else None for field in wanted]
+    nothing = (pa.nulls(rows.num_rows, field.type) for field in wanted)
+    return pa.table(
+        [column if column is not None else nulls for column, nulls in zip(found, nothing, strict=True)], wanted
+    )
+
+
+def _cast(column: pa.Array | pa.ChunkedArray, field: pa.Field) -> pa.Array | pa.ChunkedArray | None:
+    """A column in another type; ``None`` if its values have none there."""
+    try:
+        return column.cast(field.type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return None
