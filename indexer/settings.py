@@ -41,6 +41,10 @@ class CorpusSettings(Section):
         description="end the run at a file with missing or other columns; else the file goes to the quarantine",
     )
     reader_gb: float = Field(4.0, gt=0, description="most memory, in GiB, for reading one file")
+    identity: Literal["stat", "content"] = Field(
+        "stat",
+        description="what tells that a file changed: path, size and time, or path and bytes, which every run reads",
+    )
 
     @model_validator(mode="after")
     def _payload_names_are_free(self) -> Self:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from indexer.corpus.files import DataFile, OpenParquet, batches, open_parquet
-from indexer.corpus.listing import list_files
+from indexer.corpus.listing import list_files, with_contents
 from indexer.corpus.rows import Rows, content_hash, ids_of, payload_hashes, payload_of, texts_of
 from indexer.corpus.shards import FileRows, Shard
 from indexer.corpus.types import common_type, holds_null_type, normal_type
@@ -93,7 +93,7 @@ def open_corpus(settings: CorpusSettings) -> Corpus:
     Raises:
         CorpusError: There is no file, none can be read, or the first readable one lacks a column.
     """
-    files = list_files(settings.uri, "corpus.uri")
+    files = _listed(settings)
     refused: CorpusError | None = None
     payload: pa.Schema | None = None
     for file in files:
@@ -113,6 +113,12 @@ def open_corpus(settings: CorpusSettings) -> Corpus:
     if payload is None:
         raise CorpusError(f"corpus.uri: none of {len(files)} files can be used; {refused}")
     return Corpus(settings, files, payload)
+
+
+def _listed(settings: CorpusSettings) -> tuple[DataFile, ...]:
+    """The corpus's files, with digests of their bytes if these identify them."""
+    files = list_files(settings.uri, "corpus.uri")
+    return with_contents(settings.uri, files) if settings.identity == "content" else files
 
 
 def common_payload(ours: pa.Schema, theirs: pa.Schema) -> pa.Schema | None:

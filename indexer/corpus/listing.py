@@ -1,9 +1,13 @@
 """Lists the Parquet files at a URI: one rule for files, directories and globs."""
 
+import hashlib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
@@ -19,6 +23,11 @@ GLOB = frozenset("*?[")
 
 SUFFIXES = (".parquet", ".parq", ".pq")
 """Suffixes of Parquet files, in upper or lower case."""
+
+READ_AT_ONCE = 8
+"""Files whose bytes are digested at once."""
+
+BLOCK_BYTES = 4 << 20
 
 NAMES_SHOWN = 3
 """Skipped files that a progress line names per reason."""
@@ -56,6 +65,33 @@ def list_files(uri: str, setting: str) -> tuple[DataFile, ...]:
     if said:
         say(f"{setting}: left out at {shown(uri)}: {said}")
     return tuple(files)
+
+
+def with_contents(uri: str, files: Sequence[DataFile]) -> tuple[DataFile, ...]:
+    """The files with digests of their bytes, which are all read, several files at a time.
+
+    Args:
+        uri: URI they were listed at.
+        files: The files.
+
+    Returns:
+        The files in their order. One that cannot be read stays without: it is reported when its rows are read.
+    """
+    filesystem, _ = filesystem_of(uri, "corpus.uri")
+    with ThreadPoolExecutor(READ_AT_ONCE) as threads:
+        return tuple(threads.map(partial(_with_content, filesystem), files))
+
+
+def _with_content(filesystem: fs.FileSystem, file: DataFile) -> DataFile:
+    """A file with the digest of its bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        with filesystem.open_input_stream(file.path) as opened:
+            while block := opened.read(BLOCK_BYTES):
+                digest.update(block)
+    except OSError:
+        return file
+    return replace(file, content=digest.hexdigest())
 
 
 def _some(names: list[str]) -> str:

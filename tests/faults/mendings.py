@@ -67,7 +67,7 @@ def _nobody_owns() -> None:
         names = (found.removesuffix(".lance") for found in PutOnceFolder(uri, "", "index.uri").folders())
         return {found for found in names if found.startswith(f"{name}_")}
 
-    for place in (tables, commits, cleanup):
+    for place in (tables, commits, cleanup, condition):
         _patch(place, check_owner=lambda *_, **__: None)
     _patch(condition, _is_free=lambda *_: True)
     _patch(cleanup, owned_tables=owned)

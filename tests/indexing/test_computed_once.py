@@ -1,5 +1,6 @@
 """A vector is computed once: payload, widths, precision, metric and equal texts need no engine. Fake engine, no Ray."""
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -270,6 +271,29 @@ def test_a_text_that_grew_at_its_end_embeds_its_end(tmp_path: Path) -> None:
     assert changed["tokens"] <= 2 * 64
     assert found(64).keys() == before.keys()
     assert first["tokens"] > 1000
+
+
+def test_files_can_be_told_by_their_bytes(tmp_path: Path) -> None:
+    """A file that is rewritten with its size and time, and one that only gets another time."""
+    file = tmp_path / "corpus" / "a.parquet"
+    write(file, [("a", "first text"), ("b", "other")])
+    content = fakes.settings(tmp_path, corpus={"identity": "content"})
+    run_here(content)
+    times = file.stat().st_atime_ns, file.stat().st_mtime_ns
+    write(file, [("a", "again text"), ("b", "other")])
+    os.utime(file, ns=times)
+    assert run_here(content)["changed"] == 1
+    digests = sorted(path.name for path in (tmp_path / "index" / "_docs" / "digests").iterdir())
+    os.utime(file, ns=(1, 1))
+    assert run_here(content)["status"] == "unchanged"
+    assert sorted(path.name for path in (tmp_path / "index" / "_docs" / "digests").iterdir()) == digests
+    write(file, [("a", "third text"), ("b", "other")])
+    os.utime(file, ns=times)
+    stat = fakes.settings(tmp_path)
+    assert run_here(stat)["changed"] == 1
+    write(file, [("a", "hid it now"), ("b", "other")])
+    os.utime(file, ns=times)
+    assert run_here(stat)["status"] == "unchanged", "size and time do not tell"
 
 
 def test_a_layout_change_that_was_killed_goes_on(indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
