@@ -131,7 +131,6 @@ def open_job(settings: Settings, model: Model | None = None, *, rebuild: Rebuild
     told = f"the published index was built with other settings: {', '.join([*map(str, found), *change.differences])}"
     if published and found and not rebuild:
         raise SettingsError(refusal(told, found, cost.of_rebuild(store, published)))
-    further: tuple[Epoch, ...] = ()
     if found or lost or rebuild == "always":
         corpus = _as_new(listed)
         layout = free_generation(index.uri, store, replace(layout, payload=corpus.payload, chunk_hashes=splits))
@@ -140,13 +139,19 @@ def open_job(settings: Settings, model: Model | None = None, *, rebuild: Rebuild
         published, change = None, NO_CHANGE
     elif store.pending_intent() is None:
         refuse_newer_tables(index.uri, store, layout, number)
-    if published is None or change.payload:
+    return _checked(Job(settings, corpus, model, layout, store, published, latest, number, change))
+
+
+def _checked(job: Job) -> Job:
+    """The job, once nothing stands in the way of its tables, with the epochs whose vectors it can use."""
+    index, layout = job.settings.index, job.layout
+    if job.published is None or job.change.payload:
         _check_payload(layout.payload)
     check_searched(index, layout.payload)
-    if published is not None:
-        refuse_foreign_tables(index.uri, store, [layout.table(width) for width in change.remade])
-        further = _passed_over(store, published, settings, model, layout)
-    return Job(settings, corpus, model, layout, store, published, latest, number, change, further)
+    if job.published is None:
+        return job
+    refuse_foreign_tables(index.uri, job.store, [layout.table(width) for width in job.change.remade])
+    return replace(job, further=_passed_over(job.store, job.published, job.settings, job.model, layout))
 
 
 def _compared(
