@@ -168,6 +168,18 @@ def _unneeded(uri: str, name: str, published: Sequence[Epoch]) -> set[str]:
     return {table for table, match in found if match and int(match[1] or 1) <= published[-1].generation}
 
 
+def _drop(uri: str, store: ControlStore, names: Sequence[str], pruned: Pruned) -> set[str]:
+    """Deletes tables that nobody reads and counts them; returns the readers of the others."""
+    readers: set[str] = set()
+    for name in names:
+        if found := cleanup.readers(uri, name):
+            readers |= found
+        else:
+            pruned.bytes += cleanup.drop(uri, name, store.name)
+            pruned.tables += 1
+    return readers
+
+
 def prune(uri: str, store: ControlStore, keep: int) -> Pruned:
     """Deletes everything that only older epochs need. Safe beside a running job, which builds on the latest epoch.
 
@@ -202,15 +214,9 @@ def prune(uri: str, store: ControlStore, keep: int) -> Pruned:
     store.forget_epochs(pruned.epochs)
     staged = store.staged_files(up_to=latest)
     begun = store.begun_files(after=latest)
-    readers: set[str] = set()
     # A run may be staging for a width that no kept epoch has.
     unneeded = known - needed.keys() - begun.keys()
-    for name in sorted(name for name in unneeded if not is_begun(uri, name, latest)):
-        if found := cleanup.readers(uri, name):
-            readers |= found
-            continue
-        pruned.bytes += cleanup.drop(uri, name, store.name)
-        pruned.tables += 1
+    readers = _drop(uri, store, sorted(name for name in unneeded if not is_begun(uri, name, latest)), pruned)
     for name, versions in ((name, versions) for name, versions in needed.items() if versions):
         freed = cleanup.prune(uri, name, versions, latest, staged.get(name, ()), begun.get(name, ()))
         pruned.versions += freed.versions
