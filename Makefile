@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install dev download quickstart evaluate-demo nightly-demo chaos kills fuzz audit bench check
+.PHONY: help install dev download quickstart evaluate-demo adapt-demo nightly-demo chaos kills fuzz audit bench check
 .PHONY: test test-fast test-slow test-gpu gpu-check cases lint format types imports sizes settings lock clean
 
 help: ## List the targets
@@ -34,6 +34,9 @@ quickstart: $(INSTALLED) ## Index the documentation of this Python and ask it th
 
 evaluate-demo: $(DEV) quickstart ## Evaluate the quickstart's index: every width, precision and index on queries made of it
 	@$(BIN)/python -m jobs.evaluate --config configs/evaluate-quickstart.toml
+
+adapt-demo: $(DEV) quickstart ## Adapt the quickstart's model to its corpus: train, merge, judge; status 3 if it is not better
+	@$(BIN)/python -m jobs.adapt --config configs/adapt-quickstart.toml
 
 nightly-demo: $(INSTALLED) ## Play some nights: change, kill, resume, roll back
 	@$(BIN)/python -m jobs.demo.nights

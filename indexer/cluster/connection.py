@@ -110,14 +110,15 @@ class Cluster:
         remote: Any = ray.remote(function)
         return _take_one({remote.options(**self._placement.machine).remote(*arguments)})
 
-    def pool(self, make_pipeline: MakePipeline, most: int) -> WorkerPool:
+    def pool(self, make_pipeline: MakePipeline, most: int, *, whole: bool = False) -> WorkerPool:
         """Workers of one kind, which start when the pool is entered and end with it.
 
         Args:
             make_pipeline: Builds the pipeline in a worker's process.
             most: Cap on the workers: an engine without work is useless.
+            whole: Whether a worker gets all cores of a machine without a GPU, for work that uses them together.
         """
-        return WorkerPool(self._placement, make_pipeline, most)
+        return WorkerPool(self._placement.with_whole_machines() if whole else self._placement, make_pipeline, most)
 
 
 def _take_one(waiting: set[Any]) -> Any:

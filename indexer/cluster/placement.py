@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -34,6 +34,14 @@ class Placement:
     replicas: int
     gpus: bool
     share: int = 0
+
+    def with_whole_machines(self) -> "Placement":
+        """The same with all cores of a machine for a worker; on GPUs it is this one."""
+        if self.gpus:
+            return self
+        cores = max(int(resources.get("CPU", 0)) for resources in _machines())
+        settings = self.settings.model_copy(update={"cpus_per_worker": max(cores, 1), "workers": "auto"})
+        return replace(self, settings=settings)
 
     @property
     def capacity(self) -> int:

@@ -13,6 +13,7 @@ COMMANDS = {
     "search": "ask a published index a question",
     "score": "score pairs with a reranker, or rerank what a search finds",
     "evaluate": "measure widths, precisions, vector indices and reranking on judged queries",
+    "adapt": "train the index's model on its own corpus, and adopt it only where it is better",
     "epochs": "list, show, roll back and prune what is published; resume after a rollback",
 }
 """Sub-commands, named like their modules of this package, each with a line of help."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from indexer.adapting_settings import AdaptSettings
 from indexer.commands.entry import execute
 from indexer.job_settings import ENV_PREFIX, JobSettings
 from indexer.settings import EvaluateSettings, ScoreSettings, Settings
@@ -17,6 +18,7 @@ JOBS: Mapping[str, type[JobSettings]] = {
     "index, search, epochs": Settings,
     "score": ScoreSettings,
     "evaluate": EvaluateSettings,
+    "adapt": AdaptSettings,
 }
 """Settings by the commands that read them."""
 
@@ -48,8 +50,8 @@ relative path is one from the folder of the command; in a job that was submitted
 with credentials is refused: they come from the environment.
 
 The files in this folder are complete: `quickstart.toml`, one for each size of Qwen3-Embedding and Qwen3-Reranker, and
-`evaluate.toml` with its small brother `evaluate-quickstart.toml`. Their `[engine]` values for GPUs are advice that no
-run has confirmed yet.
+`evaluate.toml` and `adapt.toml` with their small brothers for the quickstart. Their `[engine]` values for GPUs are
+advice that no run has confirmed yet.
 """
 
 

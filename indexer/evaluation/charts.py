@@ -29,7 +29,12 @@ def svg(rows: Sequence[Mapping[str, Any]], chosen: str, front: Collection[str]) 
     from matplotlib import pyplot
 
     mpl.use("Agg")
-    draw: list[Callable[..., None]] = [partial(_against_bytes, front=front), _by_width, _latencies]
+    kinds: dict[Callable[..., None], str] = {
+        partial(_against_bytes, front=front): "table_bytes",
+        _by_width: NDCG,
+        _latencies: "p50_ms",
+    }
+    draw = [chart for chart, key in kinds.items() if any(row[key] is not None for row in rows)]
     with mpl.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}):
         for number, chart in enumerate(draw):
             figure, axis = pyplot.subplots(figsize=(6.4, 4.2))

@@ -6,7 +6,7 @@ that is indexed for the evaluation.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import polars as pl
 
@@ -47,21 +47,14 @@ def make(published: Snapshot, settings: KnownItemsSettings) -> Questions:
         CorpusError: No document gives a query.
     """
     names = drawn(published, OVERDRAWN * settings.count)
-    texts = published.texts(names)
-    if settings.query == FIRST_SENTENCE:
-        queries = [first_sentence(text or "") for text in texts]
-    else:
-        queries = [None if value is None else str(value) for value in published.column(names, settings.query)]
     found: dict[str, tuple[str, str]] = {}
     asked: set[str] = set()
     looked_at = 0
-    for name, text, query in zip(names, texts, queries, strict=True):
+    for name, (words, rest) in zip(names, parts(published, names, settings.query), strict=True):
         if len(found) == settings.count:
             break
         looked_at += 1
-        words = " ".join((query or "").split())
-        rest = (text or "").replace(query or "", "").strip() if words else ""
-        if words in asked or len(rest.split()) < LEAST_WORDS:
+        if not words or words in asked or len(rest.split()) < LEAST_WORDS:
             continue
         asked.add(words)
         found[name] = words, rest
@@ -73,6 +66,33 @@ def make(published: Snapshot, settings: KnownItemsSettings) -> Questions:
         {name: rest for name, (_, rest) in found.items()},
         {"drawn documents without a usable query": looked_at - len(found)} if looked_at > len(found) else {},
     )
+
+
+def parts(published: Snapshot, names: Sequence[str], query: str) -> list[tuple[str, str]]:
+    """A query of each document, and the document's text without it.
+
+    Args:
+        published: The index.
+        names: Ids of documents.
+        query: As ``known_items.query``.
+
+    Returns:
+        Both texts; an empty query and the whole text where the document gives none.
+
+    Raises:
+        SettingsError: The payload has not the text or the column.
+    """
+    texts = [text or "" for text in published.texts(names)]
+    if query == FIRST_SENTENCE:
+        queries = [first_sentence(text) for text in texts]
+    else:
+        queries = [None if value is None else str(value) for value in published.column(names, query)]
+    return [_without(text, given or "") for text, given in zip(texts, queries, strict=True)]
+
+
+def _without(text: str, query: str) -> tuple[str, str]:
+    words = " ".join(query.split())
+    return words, text.replace(query, "").strip() if words else text
 
 
 def drawn(published: Snapshot, count: int) -> list[str]:

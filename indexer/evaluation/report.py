@@ -11,12 +11,16 @@ import polars as pl
 from markupsafe import Markup, escape
 
 from indexer.evaluation import charts
+from indexer.evaluation.measures import NDCG
 from indexer.reporting.page import render
 from indexer.settings import EvaluateSettings
 from indexer.storage.put_once import PutOnceFolder
 
 FINISHED = "report.json"
 """Written last: a folder that has it is complete."""
+
+WORST = 5
+"""Queries listed of each configuration that lost most."""
 
 COLUMNS: Mapping[str, str] = {
     "configuration": "name",
@@ -113,12 +117,14 @@ def markdown(summary: Mapping[str, Any]) -> str:
         "",
         _counts(summary),
         "",
-        f"**Recommended:** {_recommended(summary)}",
+        f"**{_heading(summary)}:** {_recommended(summary)}",
         "",
     ]
-    lines += ["```toml", summary["recommendation"]["toml"].rstrip(), "```", ""]
-    lines += ["| " + " | ".join(COLUMNS) + " |", "| --- |" + " ---: |" * (len(COLUMNS) - 1)]
-    lines += ["| " + " | ".join(cells) + " |" for cells in map(_cells, summary["configurations"])]
+    if summary["recommendation"]["toml"]:
+        lines += ["```toml", summary["recommendation"]["toml"].rstrip(), "```", ""]
+    names = _columns(summary["configurations"])
+    lines += ["| " + " | ".join(names) + " |", "| --- |" + " ---: |" * (len(names) - 1)]
+    lines += ["| " + " | ".join(_cells(row, names)) + " |" for row in summary["configurations"]]
     lines += [f"\n{name}: absent: {reason}" for name, reason in summary["absent"].items()]
     return "\n".join(lines) + "\n"
 
@@ -127,25 +133,48 @@ def page(summary: Mapping[str, Any], details: Details) -> str:
     """The whole report as one HTML page: no script, and nothing that is fetched from anywhere."""
     rows = summary["configurations"]
     chosen = summary["recommendation"]["configuration"]
+    names = _columns(rows)
     return render(
         "evaluation.html",
         title=_title(summary),
         subject=_subject(summary),
+        heading=_heading(summary),
         counts=_counts(summary),
         recommended=_recommended(summary),
         toml=Markup(escape(summary["recommendation"]["toml"].rstrip())),  # noqa: S704  # lines stay lines
         charts=list(map(Markup, charts.svg(rows, chosen, summary["recommendation"]["front"]))),  # escaped by matplotlib
-        columns=list(COLUMNS),
-        rows=[(row["name"], _cells(row)[1:]) for row in rows],
+        columns=names,
+        rows=[(row["name"], _cells(row, names)[1:]) for row in rows],
         chosen=chosen,
-        legend=LEGEND,
+        legend=summary.get("legend", LEGEND),
         absent=summary["absent"],
         worst=details.worst,
     )
 
 
+def lost(before: pl.DataFrame, after: pl.DataFrame, texts: Mapping[str, str]) -> list[Lost]:
+    """The queries that lose most nDCG@10 between two measurements.
+
+    Args:
+        before: Measures of the reference, as :func:`indexer.evaluation.measures.per_query` gives them.
+        after: Measures of another configuration.
+        texts: The queries by id.
+
+    Returns:
+        At most :data:`WORST`, those that lose most first.
+    """
+    joined = after.join(before, on="query_id", suffix=" before", maintain_order="left")
+    fallen = joined.with_columns((pl.col(NDCG) - pl.col(f"{NDCG} before")).alias("change")).filter(pl.col("change") < 0)
+    rows = fallen.sort("change", "query_id").head(WORST).iter_rows(named=True)
+    return [Lost(row["query_id"], texts[row["query_id"]], row[f"{NDCG} before"], row[NDCG]) for row in rows]
+
+
+def _heading(summary: Mapping[str, Any]) -> str:
+    return str(summary.get("heading", "Recommended"))
+
+
 def _title(summary: Mapping[str, Any]) -> str:
-    return f"Evaluation of {summary['index']}, epoch {summary['epoch']}"
+    return str(summary.get("title", f"Evaluation of {summary['index']}, epoch {summary['epoch']}"))
 
 
 def _subject(summary: Mapping[str, Any]) -> str:
@@ -162,8 +191,13 @@ def _recommended(summary: Mapping[str, Any]) -> str:
     return f"{found['configuration']}: {found['reason']}."
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    return [_cell(key, row) for key in COLUMNS.values()]
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Columns in which some row has a value."""
+    return [name for name, key in COLUMNS.items() if any(_cell(key, row) for row in rows)]
+
+
+def _cells(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    return [_cell(COLUMNS[name], row) for name in names]
 
 
 def _cell(key: str, row: Mapping[str, Any]) -> str:

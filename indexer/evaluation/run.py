@@ -33,9 +33,6 @@ from indexer.storage import vector_index
 from indexer.storage.put_once import PutOnceFolder
 from indexer.storage.records import canonical
 
-WORST = 5
-"""Queries listed of each configuration that lost most."""
-
 
 @dataclass
 class ConfigurationResult:
@@ -341,13 +338,5 @@ def _details(evaluation: Evaluation, measured: Sequence[ConfigurationResult]) ->
     for one in measured:
         name = one.evaluated.configuration.name
         frames.append(one.queries.select(pl.lit(name).alias("configuration"), pl.all()))
-        joined = one.queries.join(reference, on="query_id", suffix=" before", maintain_order="left")
-        lost = joined.with_columns((pl.col(NDCG) - pl.col(f"{NDCG} before")).alias("change")).filter(
-            pl.col("change") < 0
-        )
-        rows = lost.sort("change", "query_id").head(WORST).iter_rows(named=True)
-        worst[name] = [
-            report.Lost(row["query_id"], evaluation.questions.texts[row["query_id"]], row[f"{NDCG} before"], row[NDCG])
-            for row in rows
-        ]
+        worst[name] = report.lost(reference, one.queries, evaluation.questions.texts)
     return report.Details(pl.concat(frames), worst)

@@ -5,7 +5,8 @@ what a ranking model trusts.
 """
 
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -48,15 +49,29 @@ class Writer(Configured[SyntheticSettings]):
         """Starts the engine in this process."""
         return Generator(self.spec, written=self.settings.query_tokens, ends=self._ends())
 
-    def prompts(self, documents: Sequence[str]) -> TokenSequences:
+    def prompts(self, documents: Sequence[str], values: Sequence[Mapping[str, str]] | None = None) -> TokenSequences:
         """Token ids of a prompt for each document, which is cut where it is too long.
+
+        Args:
+            documents: The documents.
+            values: For each document what stands for the other names in the prompt, if it has some.
 
         Raises:
             SettingsError: ``synthetic.max_tokens`` is too small for any document.
         """
-        before, after = (
-            self._encoder.full.encode(part, add_special_tokens=False).ids for part in self._rendered().split(PLACE)
-        )
+        given = [dict(one) for one in values] if values is not None else [{}] * len(documents)
+        rendered = self._rendered()
+        found: dict[int, np.ndarray] = {}
+        for chosen in {tuple(sorted(one.items())): one for one in given}.values():
+            rows = [row for row, one in enumerate(given) if one == chosen]
+            ids = self._filled(rendered, chosen, [documents[row] for row in rows])
+            found |= dict(zip(rows, ids, strict=True))
+        return TokenSequences.of(found[row] for row in range(len(documents)))
+
+    def _filled(self, rendered: str, values: Mapping[str, str], documents: Sequence[str]) -> TokenSequences:
+        """Token ids of prompts that differ in their document only."""
+        text = re.sub(r"\{(\w+)\}", lambda place: values.get(place[1], place[0]), rendered)
+        before, after = (self._encoder.full.encode(part, add_special_tokens=False).ids for part in text.split(PLACE))
         budget = self.settings.max_tokens - self.settings.query_tokens - len(before) - len(after)
         if budget < 1:
             raise SettingsError(f"synthetic.max_tokens: {self.settings.max_tokens} leaves no room for a document")

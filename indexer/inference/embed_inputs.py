@@ -152,6 +152,11 @@ class EmbedTokenizer:
         parts = [self._encoder.text, self._before, self._behind, self._limit, self._overflow, overlap]
         return tokenizer_digest([self.query_template, *parts])
 
+    @property
+    def special(self) -> list[str]:
+        """The control tokens of the checkpoint's own tokenizer, which stay text here and do not elsewhere."""
+        return list(self._encoder.special)
+
     def documents(self, texts: Sequence[str]) -> TokenBatch:
         """Token ids of documents.
 

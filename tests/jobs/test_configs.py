@@ -7,6 +7,7 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
+from indexer.adapting_settings import AdaptSettings
 from indexer.commands.command import command_line, load
 from indexer.inference.engine_arguments import check_arguments
 from indexer.job_settings import JobSettings
@@ -21,6 +22,8 @@ DIMENSIONS = {"0.6b": 1024, "4b": 2560, "8b": 4096}
 
 
 def job(config: Path) -> type[JobSettings]:
+    if config.stem.startswith("adapt"):
+        return AdaptSettings
     if config.stem.startswith("evaluate"):
         return EvaluateSettings
     return ScoreSettings if "reranker" in config.stem else Settings

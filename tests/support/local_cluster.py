@@ -17,7 +17,7 @@ class LocalCluster:
     def map(self, function: Callable[..., Any], items: Iterable[Any], *, in_driver: bool = False) -> Iterator[Any]:  # noqa: ARG002
         return starmap(function, items)
 
-    def pool(self, make_pipeline: Callable[[], Any], most: int) -> "LocalPool":  # noqa: ARG002
+    def pool(self, make_pipeline: Callable[[], Any], most: int, *, whole: bool = False) -> "LocalPool":  # noqa: ARG002
         return LocalPool(make_pipeline)
 
 

@@ -1,0 +1,1 @@
+"""Trains the index's model on pairs of its own corpus, and adopts the result only where it is better."""

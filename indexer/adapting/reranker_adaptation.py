@@ -1,0 +1,82 @@
+"""The adaptation of a reranker: trained on the same pairs, judged by reordering what the index finds."""
+
+from collections.abc import Sequence
+from functools import cached_property, partial
+from pathlib import Path
+
+import polars as pl
+
+from indexer.adapting import judge, outcome
+from indexer.adapting.adaptation import Adaptation, first_pairs
+from indexer.adapting.gate import Comparison
+from indexer.adapting.judge import Collection
+from indexer.adapting.mining import Searched
+from indexer.adapting.pairs import Pair
+from indexer.adapting.sources import Score
+from indexer.adapting.training import FirstBatch
+from indexer.evaluation import measures
+from indexer.inference.model import Reranker, open_reranker
+from indexer.settings import RerankerSettings
+
+REORDERED = 100
+"""Documents of a query that the rerankers order."""
+
+
+class RerankerAdaptation(Adaptation):
+    """An adaptation of the reranker, judged at the index's widest width only: that is where candidates come from."""
+
+    @property
+    def base(self) -> Reranker:
+        """The model that is adapted: the reranker."""
+        return self.given_reranker
+
+    @cached_property
+    def trained_as(self) -> Reranker:
+        """The base with the limit of tokens that training has."""
+        base = self.base
+        limit = min(self.settings.train.max_tokens or base.max_tokens, base.max_tokens)
+        wanted: RerankerSettings = base.settings.model_copy(update={"max_tokens": limit})
+        return Reranker(wanted, base.engine_settings, base.revision)
+
+    @property
+    def judge_of_pairs(self) -> Score | None:
+        """None: a reranker that judged its own pairs would learn what it knows."""
+        return None
+
+    def first_batch(self, pairs: Sequence[Pair], found: Searched) -> FirstBatch:  # noqa: ARG002
+        """What the engine gives for the first batch: scores of its pairs."""
+        chosen = first_pairs(self.settings, pairs)
+        queries, documents = [pair.query for pair in chosen], [pair.document for pair in chosen]
+        scores = self.score(self.trained_as, queries, documents)
+        return FirstBatch(self.trained_as.tokenizer.pairs(queries, documents).ids, scores[:, None])
+
+    def measured(self, path: Path, collection: Collection) -> dict[int, pl.DataFrame]:
+        """Measures of every query by the reranker in a directory."""
+        settings = outcome.model_settings(self.settings, self.base, path)
+        found = self._candidates(collection)
+        return {self.widths[0]: self._reordered(open_reranker(settings, self.settings.engine), collection, found)}
+
+    def compare(self, path: Path) -> tuple[dict[int, Comparison], Comparison | None]:
+        """Base and candidate on the same candidates of the test queries."""
+        settings = outcome.model_settings(self.settings, self.base, path)
+        found = self._candidates(self.test)
+        order = partial(self._reordered, collection=self.test, found=found)
+        return {
+            self.widths[0]: Comparison(order(self.base), order(open_reranker(settings, self.settings.engine)))
+        }, None
+
+    def _candidates(self, collection: Collection) -> dict[str, list[str]]:
+        """What the index finds for each query, best first."""
+        with self.engine(self.published.make_engine()) as engine:
+            found = judge.published_vectors(self.published, engine, collection)
+        run = judge.ranked(collection.questions, found, self.widths[0])
+        return {name: list(documents)[:REORDERED] for name, documents in run.items()}
+
+    def _reordered(self, reranker: Reranker, collection: Collection, found: dict[str, list[str]]) -> pl.DataFrame:
+        rows = [(name, document) for name, documents in found.items() for document in documents]
+        queries = [collection.questions.texts[name] for name, _ in rows]
+        scores = self.score(reranker, queries, [collection.texts[document] for _, document in rows])
+        run: dict[str, dict[str, float]] = {}
+        for (name, document), score in zip(rows, scores.tolist(), strict=True):
+            run.setdefault(name, {})[document] = score
+        return measures.per_query(collection.questions.judgements, run)

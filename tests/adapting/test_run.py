@@ -1,0 +1,244 @@
+"""Adaptations from pairs to the verdict, with real engines, a real index and a real worker."""
+
+import json
+import random
+import tomllib
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from indexer.adapting import pairs as adapting_pairs
+from indexer.adapting import run as adapting_run
+from indexer.adapting_settings import AdaptSettings
+from indexer.evaluation import known_items, measures
+from indexer.evaluation.measures import NDCG
+from indexer.indexing import run as indexing_run
+from indexer.search.published import open_published
+from indexer.settings import ModelSettings, Settings
+from indexer.testing.checkpoints import minilm_path
+from jobs.demo import python_docs
+from tests.support import adapting
+from tests.support.local_cluster import LocalCluster
+
+pytestmark = pytest.mark.timeout(1200)
+"""Every adaptation starts engines several times, which takes a minute each where processors are slow."""
+
+EAGER = {"enforce_eager": True}
+
+WIDTHS = [64, 32]
+
+WORDS = (
+    "river lamp stone cloud forest engine paper window garden silver copper winter summer music bridge mountain island "
+    "desert harbour castle market village teacher doctor farmer soldier captain painter writer singer dancer baker"
+).split()
+
+
+def _documents(count: int) -> list[dict[str, str]]:
+    """Documents of a few words each, the title being some of them; no two alike."""
+    rng = random.Random(0)
+    rows = []
+    for at in range(count):
+        words = rng.sample(WORDS, 6)
+        one, two, place, *others = words
+        body = f"once the {one} met the {two} near a {place} and then saw {others[0]} with {others[1]} and {others[2]}"
+        rows.append({"_id": f"d{at}", "title": f"{words[0]} {words[3]} {words[5]}", "text": body})
+    return rows
+
+
+def make_index(root: str, base: str) -> None:
+    """Writes an index of documents, and judged queries for a third of them; in a process for vLLM."""
+    folder, rows = Path(root), _documents(90)
+    (folder / "corpus").mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows), folder / "corpus" / "a.parquet")
+    settings = Settings(
+        corpus={"uri": f"{root}/corpus", "id_column": "_id", "text_columns": ["title", "text"],
+                "payload": ["title", "text"]},
+        model={"name": base, "max_tokens": 64, "dtype": "float32"},
+        engine=EAGER,
+        index={"uri": f"{root}/index", "widths": WIDTHS},
+        run={"progress": "none"},
+    )  # fmt: skip
+    indexing_run.run(settings, cluster=LocalCluster())
+    asked = rows[::3]
+    queries = [{"_id": f"q{row['_id']}", "text": " ".join(row["text"].split()[2:9:3])} for row in asked]
+    (folder / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)))
+    lines = ["query-id\tcorpus-id\tscore", *(f"q{row['_id']}\t{row['_id']}\t1" for row in asked)]
+    (folder / "qrels.tsv").write_text("\n".join(lines))
+
+
+def _adapt(given: AdaptSettings) -> dict[str, Any]:
+    """Adapts in a process for vLLM."""
+    torch.set_num_threads(1)
+    return adapting_run.run(given, LocalCluster())
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, engine_process: Executor) -> Path:
+    base = adapting.word_matcher(tmp_path_factory.mktemp("base"))
+    root = tmp_path_factory.mktemp("adapting")
+    engine_process.submit(make_index, str(root), base).result()
+    return root
+
+
+def settings(root: Path, **sections: Any) -> AdaptSettings:
+    base: dict[str, Any] = {
+        "index": {"uri": str(root / "index")},
+        "queries": {"uri": str(root / "queries.jsonl")},
+        "judgements": {"uri": str(root / "qrels.tsv")},
+        "titles": {"query": "title", "count": 100},
+        "train": {"steps": 6, "batch": 8, "mini_batch": 8, "checkpoints": 2, "learning_rate": 1e-3},
+        "filter": {"keep_rank": 1000},
+        "negatives": {"above_rank": 1, "margin": 0.0},
+        "merge": {"shares": [0.5]},
+        "output": {"uri": str(root / "out")},
+        "engine": EAGER,
+        "run": {"progress": "none"},
+    }
+    return AdaptSettings(**{name: base.get(name, {}) | sections.get(name, {}) for name in {*base, *sections}})
+
+
+def folder(root: Path, summary: dict[str, Any]) -> Path:
+    """The folder of the run with this summary."""
+    reports = (root / "out").glob("*/report.json")
+    (found,) = (report.parent for report in reports if json.loads(report.read_text(encoding="utf-8")) == summary)
+    return found
+
+
+@pytest.fixture(scope="module")
+def adopted(root: Path, engine_process: Executor) -> dict[str, Any]:
+    """A run whose gates let everything pass, so that what is adopted can be looked at."""
+    given = settings(root, gates={"max_width_loss": 1.0, "least_gain": -1.0}, merge={"shares": [0.25, 0.5]})
+    return engine_process.submit(_adapt, given).result()
+
+
+def test_nothing_that_judges_is_trained_on(root: Path, adopted: dict[str, Any]) -> None:
+    found = adapting_pairs.from_table(pq.read_table(folder(root, adopted) / "pairs.parquet"))
+    kept = adapting_pairs.trained(found)
+    judges = [pair for pair in found if pair.split == "test"]
+    assert len(judges) == 30
+    assert len(kept) == adopted["pairs"]["trained"] > 20
+    held = {pair.document_id for pair in found if pair.split != "train"}
+    assert held.isdisjoint(pair.document_id for pair in kept)
+    assert held.isdisjoint(name for pair in kept for name in pair.negatives)
+    assert {pair.query for pair in judges}.isdisjoint(pair.query for pair in kept)
+    texts = {adapting_pairs.key(pair.document) for pair in judges}
+    assert texts.isdisjoint(
+        adapting_pairs.key(text) for pair in kept for text in [pair.document, *pair.negatives.values()]
+    )
+    assert any(pair.negatives for pair in kept)
+    for pair in kept:
+        assert pair.query not in pair.document, "the title is taken out of its text"
+        assert all(" once the " in f" {text}" and "\n" not in text for text in pair.negatives.values()), (
+            "of negatives too"
+        )
+        assert pair.document_id not in pair.negatives
+
+
+def test_the_report_has_both_models_at_every_width(root: Path, adopted: dict[str, Any]) -> None:
+    names = [f"{width} {name}" for width in WIDTHS for name in ("base", "adapted")]
+    assert [row["name"] for row in adopted["configurations"]] == names
+    page = (folder(root, adopted) / "report.html").read_text(encoding="utf-8")
+    assert all(f"<td>{name}</td>" in page for name in names)
+    assert "Adaptation of docs, epoch 1" in page
+    assert page.count("<svg") == 1, "bytes and latencies are those of the index"
+    queries = pl.read_parquet(folder(root, adopted) / "queries.parquet")
+    for width in WIDTHS:
+        base, ours = (
+            queries.filter(pl.col("configuration") == f"{width} {name}")[NDCG].to_numpy()
+            for name in ("base", "adapted")
+        )
+        (row,) = (row for row in adopted["configurations"] if row["name"] == f"{width} adapted")
+        assert row["difference"]["mean"] == pytest.approx(float((ours - base).mean()), abs=1e-4)
+        assert row["difference"]["low"] == pytest.approx(measures.difference(ours, base).low, abs=1e-4)
+
+
+def test_an_adopted_model_is_a_model_section_away(root: Path, adopted: dict[str, Any]) -> None:
+    assert adopted["status"] == "adopted"
+    assert set(adopted["validation"]) == {"0.25", "0.5"}
+    assert adopted["validation"][f"{adopted['share']:g}"] == max(adopted["validation"].values())
+    section = tomllib.loads(adopted["recommendation"]["toml"])["model"]
+    model = ModelSettings(**section)
+    path = Path(model.name)
+    assert path == folder(root, adopted) / "model"
+    assert model.sha256.keys() == {"model.safetensors"}
+    assert (model.max_tokens, model.dtype) == (64, "float32")
+    base = Path(open_published(str(root / "index"), "docs").model.settings.name)
+    names = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
+    theirs = {str(file.relative_to(base)) for file in base.rglob("*") if file.is_file()}
+    assert names - theirs == {"README.md"}
+    differing = {name for name in theirs if (path / name).read_bytes() != (base / name).read_bytes()}
+    assert differing == {"model.safetensors"}
+    card = (path / "README.md").read_text(encoding="utf-8")
+    assert "| 64 |" in card
+    assert json.loads((path.parent / "adapt.json").read_text())["parent"]["digest"] in card
+
+
+def test_a_rerun_does_nothing(root: Path, adopted: dict[str, Any], engine_process: Executor) -> None:
+    given = settings(root, gates={"max_width_loss": 1.0, "least_gain": -1.0}, merge={"shares": [0.25, 0.5]})
+    before = (folder(root, adopted) / "report.json").stat().st_mtime_ns
+    assert engine_process.submit(_adapt, given).result() == adopted
+    assert (folder(root, adopted) / "report.json").stat().st_mtime_ns == before
+
+
+def test_a_model_that_was_spoilt_is_refused_and_not_adopted(root: Path, engine_process: Executor) -> None:
+    """A learning rate at which nothing is left of the base."""
+    guard = {name: str(root / file) for name, file in
+             (("corpus", "corpus"), ("queries", "queries.jsonl"), ("judgements", "qrels.tsv"))}  # fmt: skip
+    train = {"steps": 4, "batch": 8, "mini_batch": 8, "checkpoints": 1, "learning_rate": 1.0}
+    given = settings(root, guard=guard, train=train, merge={"shares": [1.0]})
+    summary = engine_process.submit(_adapt, given).result()
+    assert summary["configurations"][0][NDCG] > 0.5, "there was something to spoil"
+    assert summary["status"] == "refused"
+    named = {refusal.partition(":")[0] for refusal in summary["refusals"]}
+    assert named == {"gates.least_gain", "gates.max_width_loss", "gates.guard_loss"}
+    assert summary["recommendation"]["toml"] == ""
+    left = {path.name for path in folder(root, summary).iterdir()}
+    assert "model" not in left
+    assert "candidate" not in left
+    assert {"report.html", "pairs.parquet", "adapt.json"} <= left
+
+
+def _wrong_titles(root: str) -> dict[str, Any]:
+    """Adapts MiniLM to documentation whose titles are those of other documents; its first sentences judge."""
+    folder, rng = Path(root), random.Random(0)
+    chosen = [one for one in python_docs.documents() if one.kind == "function"][::8][:240]
+    sentences = [known_items.first_sentence(one.text) for one in chosen]
+    kept = [(one, sentence) for one, sentence in zip(chosen, sentences, strict=True) if sentence]
+    titles = rng.sample([sentence for _, sentence in kept], len(kept))
+    rows = [
+        {"_id": one.id, "title": title, "text": one.text.replace(sentence, "")}
+        for (one, sentence), title in zip(kept, titles, strict=True)
+    ]
+    (folder / "corpus").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), folder / "corpus" / "a.parquet")
+    asked = kept[::4]
+    queries = [{"_id": f"q{at}", "text": sentence} for at, (_, sentence) in enumerate(asked)]
+    (folder / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)))
+    lines = ["query-id\tcorpus-id\tscore", *(f"q{at}\t{one.id}\t1" for at, (one, _) in enumerate(asked))]
+    (folder / "qrels.tsv").write_text("\n".join(lines))
+    index = Settings(
+        corpus={"uri": f"{root}/corpus", "id_column": "_id", "payload": ["title", "text"]},
+        model={"name": minilm_path(), "max_tokens": 64, "dtype": "float32"},
+        engine=EAGER,
+        index={"uri": f"{root}/index", "widths": [384, 96]},
+        run={"progress": "none"},
+    )
+    indexing_run.run(index, cluster=LocalCluster())
+    train = {"steps": 15, "batch": 16, "mini_batch": 16, "checkpoints": 1, "learning_rate": 1e-4, "max_tokens": 64}
+    given = settings(folder, train=train, merge={"shares": [1.0]}, negatives={"per_pair": 0})
+    return _adapt(given)
+
+
+@pytest.mark.slow
+def test_titles_of_other_documents_are_refused(tmp_path: Path, engine_process: Executor) -> None:
+    summary = engine_process.submit(_wrong_titles, str(tmp_path)).result()
+    assert summary["pairs"]["trained"] > 100
+    assert summary["status"] == "refused"
+    assert summary["refusals"][0].startswith("gates.least_gain: the gain at width 384 is -")
+    assert not list((tmp_path / "out").glob("*/model"))

@@ -1,0 +1,153 @@
+"""Training from checkpoint to checkpoint, and what is written of it."""
+
+import hashlib
+import shutil
+from concurrent.futures import Executor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexer.adapting import weights
+from indexer.adapting.embedder import EmbedderTrainer as Trainer
+from indexer.adapting.training import Recipe, rate
+from indexer.adapting_settings import TrainSettings
+from indexer.errors import IndexerError
+from indexer.inference.model import open_model
+from indexer.settings import EngineSettings, ModelSettings
+from tests.support import adapting, conventions
+
+QUERIES, DOCUMENTS = ["red bridge", "early violin 7"], ["the bridge was red", "the kettle is number 9 of a long row"]
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return conventions.bert(
+        tmp_path_factory.mktemp("bert"), "mean_tokens", {"query": "query: ", "document": "passage: "}
+    )
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return conventions.bert(tmp_path_factory.mktemp("dense"), "mean_tokens", None, dense=64)
+
+
+@pytest.fixture(scope="module")
+def qwen3(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return conventions.qwen3(tmp_path_factory.mktemp("qwen3"), conventions.QWEN3_PROMPTS)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def train(recipe: Recipe) -> Path:
+    """Trains in one go; returns the last checkpoint."""
+    trainer = Trainer(recipe)
+    for end in recipe.ends:
+        trainer.advance(end)
+    return recipe.checkpoint(recipe.ends[-1])
+
+
+def test_a_resumed_training_gives_the_same_weights(bert: str, tmp_path: Path) -> None:
+    """Also where a process died between two checkpoints, after some steps."""
+    straight, resumed = (adapting.recipe(tmp_path / name, bert) for name in ("straight", "resumed"))
+    expected = digests(train(straight))
+    Trainer(resumed).advance(2)
+    lost = Trainer(resumed)
+    lost.advance(4)
+    shutil.rmtree(resumed.checkpoint(4))
+    assert resumed.finished == [2]
+    Trainer(resumed).advance(4)
+    assert digests(resumed.checkpoint(4)) == expected
+    assert digests(straight.checkpoint(2)) != expected
+
+
+def test_a_worker_that_has_to_begin_again_begins_at_the_base(bert: str, tmp_path: Path) -> None:
+    recipe = adapting.recipe(tmp_path, bert)
+    trainer = Trainer(recipe)
+    trainer.advance(2)
+    first = digests(recipe.checkpoint(2))
+    shutil.rmtree(recipe.checkpoint(2))
+    trainer.advance(2)
+    assert digests(recipe.checkpoint(2)) == first
+
+
+@pytest.mark.parametrize("loss", ["ranking", "guided"])
+def test_training_lowers_the_loss(bert: str, tmp_path: Path, loss: str) -> None:
+    recipe = adapting.recipe(tmp_path, bert, steps=12, checkpoints=1, learning_rate=1e-3, loss=loss)
+    losses, tokens = Trainer(recipe).advance(12)
+    assert len(losses) == 12
+    assert np.mean(losses[-4:]) < 0.92 * np.mean(losses[:4])
+    assert tokens > 12 * 16
+
+
+def test_vectors_that_are_not_the_engines_are_refused_before_the_first_step(bert: str, tmp_path: Path) -> None:
+    with pytest.raises(IndexerError, match=r"other vectors than the engine: the worst cosine of 16 texts is 0\.9"):
+        Trainer(adapting.recipe(tmp_path, bert, turned=0.1))
+
+
+def test_frozen_embeddings_stay(bert: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    last = load_file(train(adapting.recipe(tmp_path, bert, frozen_embeddings=True)) / "model.safetensors")
+    base = load_file(Path(bert) / "model.safetensors")
+    changed = {name for name, tensor in last.items() if not np.array_equal(tensor.numpy(), base[name].numpy())}
+    assert "embeddings.word_embeddings.weight" not in changed
+    assert "encoder.layer.0.attention.self.query.weight" in changed
+
+
+@pytest.mark.parametrize("kind", ["bert", "dense", "qwen3"])
+def test_only_weights_differ_from_the_base(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    base = request.getfixturevalue(kind)
+    recipe = adapting.recipe(tmp_path / "run", base, learning_rate=1e-3)
+    train(recipe)
+    written = tmp_path / "model"
+    weights.write_merged(base, [recipe.checkpoint(step) for step in recipe.ends], 0.5, "auto", written)
+    ours, theirs = digests(written), digests(Path(base))
+    assert ours.keys() == theirs.keys()
+    assert {name for name in ours if ours[name] != theirs[name]} == set(weights.files(base))
+    if kind == "dense":
+        assert weights.files(base) == ["2_Dense/model.safetensors", "model.safetensors"]
+
+
+def test_a_share_of_nothing_is_the_base_bit_for_bit(qwen3: str, tmp_path: Path) -> None:
+    recipe = adapting.recipe(tmp_path / "run", qwen3)
+    last = train(recipe)
+    weights.write_merged(qwen3, [last], 0.0, "auto", tmp_path / "none")
+    assert digests(tmp_path / "none") == digests(Path(qwen3))
+    weights.write_merged(qwen3, [last], 0.0, "bfloat16", tmp_path / "rounded")
+    assert digests(tmp_path / "rounded") != digests(Path(qwen3))
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    settings = TrainSettings(steps=20, warmup=0.25, learning_rate=1.0)
+    rates = [rate(settings, step) for step in range(20)]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert rates[5] == 1.0
+    assert rates[19] == pytest.approx(1 / 15)
+    assert TrainSettings(steps=1).steps == 1
+    assert rate(TrainSettings(steps=1, learning_rate=1.0), 0) == 1.0
+
+
+def _engine_vectors(path: str) -> np.ndarray:
+    settings = ModelSettings(name=path, max_tokens=64, dtype="float32")
+    model = open_model(settings, EngineSettings(enforce_eager=True))
+    tokenizer, engine = model.tokenizer, model.engine()
+    return np.concatenate([engine.embed(tokenizer.queries(QUERIES)), engine.embed(tokenizer.truncated(DOCUMENTS))])
+
+
+@pytest.mark.parametrize("kind", ["bert", "qwen3"])
+def test_the_engine_computes_what_sentence_transformers_computes_with_the_written_model(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest, engine_process: Executor
+) -> None:
+    base = request.getfixturevalue(kind)
+    recipe = adapting.recipe(tmp_path / "run", base, learning_rate=1e-3)
+    train(recipe)
+    written = tmp_path / "model"
+    weights.write_merged(base, [recipe.checkpoint(step) for step in recipe.ends], 0.75, "auto", written)
+    before, after = (np.concatenate(adapting.reference(path, QUERIES, DOCUMENTS)) for path in (base, str(written)))
+    ours = engine_process.submit(_engine_vectors, str(written)).result()
+    assert (ours * after).sum(axis=1).min() >= 0.9999
+    assert (ours * before).sum(axis=1).min() < 0.999, "it has learnt something"
