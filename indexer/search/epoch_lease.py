@@ -34,7 +34,8 @@ class EpochLease:
         self._uri, self._versions, self._seconds = uri, epoch.versions(), seconds
         self._reader = f"{epoch.number}-{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._tag: str | None = None
-        self._changing = threading.Lock()
+        # Reentrant: collecting garbage may release a lease in the very thread that renews it.
+        self._changing = threading.RLock()
         self._is_released = threading.Event()
         try:
             self._renew()
@@ -74,6 +75,8 @@ class EpochLease:
             if tag == self._tag:
                 return  # less than a second has passed
             reader_tags.hold(self._uri, self._versions, tag)
-            before, self._tag = self._tag, tag
-            if before is not None:
-                reader_tags.let_go(self._uri, self._versions, before)
+            unneeded, self._tag = self._tag, tag
+            if self._is_released.is_set():
+                unneeded, self._tag = tag, None
+            if unneeded is not None:
+                reader_tags.let_go(self._uri, self._versions, unneeded)

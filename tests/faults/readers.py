@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import lance
@@ -31,6 +31,14 @@ DOCUMENTS = 40
 
 HITS = 8
 
+NIGHTS = 3
+
+READING = "reading-"
+"""Beginning of the name of the file that a process of readers makes once it has opened the index."""
+
+STOP = "stop"
+"""File that ends the readers."""
+
 IDS = [f"doc-{row:03d}" for row in range(DOCUMENTS)]
 
 
@@ -44,7 +52,7 @@ def play(root: Path, seconds: float, processes: int, threads: int, seed: int = 0
 
     Args:
         root: An empty folder.
-        seconds: How long.
+        seconds: How long at least; three nights pass in any case.
         processes: Processes of readers.
         threads: Threads of each.
         seed: Seed of what is drawn.
@@ -56,8 +64,13 @@ def play(root: Path, seconds: float, processes: int, threads: int, seed: int = 0
     _night(given, 1)
     counts: Counter[str] = Counter(errors=0, mixed=0)
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        reading = [pool.submit(_read, str(root), seconds, threads, seed + at) for at in range(processes)]
-        counts.update(_pass_nights(given, reading, random.Random(seed)))
+        reading = [pool.submit(_read, str(root), threads, seed + at) for at in range(processes)]
+        while len(list(root.glob(f"{READING}*"))) < processes and not any(found.done() for found in reading):
+            time.sleep(0.1)
+        try:
+            counts.update(_pass_nights(given, time.monotonic() + seconds, random.Random(seed)))
+        finally:
+            (root / STOP).touch()
         for found in reading:
             counts.update(found.result())
     return dict(counts)
@@ -71,27 +84,28 @@ def _night(given: Settings, number: int) -> None:
     run_here(given)
 
 
-def _pass_nights(given: Settings, reading: list["Future[Counter[str]]"], drawn: random.Random) -> Counter[str]:
-    """Nights, prunes, rollbacks and other people's clean-ups until the readers end."""
+def _pass_nights(given: Settings, ends: float, drawn: random.Random) -> Counter[str]:
+    """Nights, prunes, rollbacks and other people's clean-ups; each of them at least once."""
     counts: Counter[str] = Counter()
     store = ControlStore(given.index.uri, given.index.name)
-    while not all(found.done() for found in reading):
+    while counts["nights"] < NIGHTS or time.monotonic() < ends:
         counts["nights"] += 1
         _night(given, 1 + counts["nights"])
-        if drawn.random() < 0.3:
+        is_last = counts["nights"] == NIGHTS
+        if is_last or drawn.random() < 0.3:
             history.rollback(given.index.uri, store, drawn.choice(store.epoch_numbers()))
             counts["rollbacks"] += 1
-        if drawn.random() < 0.7:
+        if is_last or drawn.random() < 0.7:
             counts["pruned"] += history.prune(given.index.uri, store, keep=1).versions
             counts["prunes"] += 1
-        if drawn.random() < 0.3:
+        if is_last or drawn.random() < 0.3:
             for path in Path(given.index.uri).glob("*.lance"):
                 lance.dataset(str(path)).cleanup_old_versions(retain_versions=1, error_if_tagged_old_versions=False)
             counts["clean_ups"] += 1
     return counts
 
 
-def _read(root: str, seconds: float, threads: int, seed: int) -> Counter[str]:
+def _read(root: str, threads: int, seed: int) -> Counter[str]:
     """One process of readers, which share one engine and one reader."""
     counts: Counter[str] = Counter()
     with (
@@ -99,17 +113,19 @@ def _read(root: str, seconds: float, threads: int, seed: int) -> Counter[str]:
         open_reader(settings(Path(root))) as published,
         ThreadPoolExecutor(threads) as pool,
     ):
-        ends = time.monotonic() + seconds
-        for found in [pool.submit(_ask, published, ends, seed * 1000 + at) for at in range(threads)]:
+        stop = Path(root) / STOP
+        (Path(root) / f"{READING}{seed}").touch()
+        for found in [pool.submit(_ask, published, stop, seed * 1000 + at) for at in range(threads)]:
             counts.update(found.result())
+        counts["refreshes"] += published.refresh()
         counts["engines"] = len(engines)
     return counts
 
 
-def _ask(published: Published, ends: float, seed: int) -> Counter[str]:
+def _ask(published: Published, stop: Path, seed: int) -> Counter[str]:
     """One thread: asks in every way, and moves to the newest epoch now and then."""
     drawn, counts = random.Random(seed), Counter[str]()
-    while time.monotonic() < ends:
+    while not (counts.total() and stop.exists()):
         try:
             if drawn.random() < 0.1:
                 counts["refreshes"] += published.refresh()
