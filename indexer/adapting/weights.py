@@ -44,9 +44,10 @@ def places(base: str, parameters: Mapping[str, "torch.Tensor"]) -> Places:
     for file in files(base):
         for name, tensor in _tensors(Path(base) / file):
             alike = [key for key in parameters if _is_like(key, name) and parameters[key].shape == tensor.shape]
-            same = [key for key in alike if _equal(parameters[key], tensor)]
-            if same and tensor.is_floating_point():
-                found[file, name] = max(same, key=lambda key: _common(key, name))
+            likeliest = sorted(alike, key=lambda key: -_common(key, name))
+            same = next((key for key in likeliest if _equal(parameters[key], tensor)), None)
+            if same is not None and tensor.is_floating_point():
+                found[file, name] = same
     if not found:
         raise IndexerError(f"none of the weights in {base} is one of the loaded model's, so nothing could be written")
     return found

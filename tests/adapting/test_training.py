@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer.adapting import weights
+from indexer.adapting import training_worker, weights
 from indexer.adapting.embedder import EmbedderTrainer as Trainer
 from indexer.adapting.training import Recipe, rate
 from indexer.adapting_settings import TrainSettings
+from indexer.cluster.connection import Cluster
 from indexer.errors import IndexerError
 from indexer.inference.model import open_model
-from indexer.settings import EngineSettings, ModelSettings
+from indexer.settings import ClusterSettings, EngineSettings, ModelSettings
 from tests.support import adapting, conventions
 
 QUERIES, DOCUMENTS = ["red bridge", "early violin 7"], ["the bridge was red", "the kettle is number 9 of a long row"]
@@ -129,6 +130,20 @@ def test_the_learning_rate_rises_and_falls() -> None:
     assert rates[19] == pytest.approx(1 / 15)
     assert TrainSettings(steps=1).steps == 1
     assert rate(TrainSettings(steps=1, learning_rate=1.0), 0) == 1.0
+
+
+def test_training_in_a_worker_gives_the_same_weights(bert: str, tmp_path: Path, ray_cluster: None) -> None:  # noqa: ARG001
+    """With as many threads as the machine has cores, so that sums are rounded in another order."""
+    from safetensors.torch import load_file
+
+    here, there = (adapting.recipe(tmp_path / name, bert) for name in ("here", "there"))
+    with Cluster(ClusterSettings()) as cluster:
+        training_worker.train(there, cluster, "none")
+    assert there.finished == [2, 4]
+    expected, found = (load_file(folder / "model.safetensors") for folder in (train(here), there.checkpoint(4)))
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        assert np.allclose(found[name].numpy(), tensor.numpy(), atol=1e-5), name
 
 
 def _engine_vectors(path: str) -> np.ndarray:

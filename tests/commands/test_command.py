@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from indexer.commands import completion, evaluate, index
+from indexer.commands import adapt, completion, evaluate, index
 from indexer.commands.command import command_line, load
 from indexer.commands.main import COMMANDS
 from indexer.errors import SettingsError
@@ -29,7 +29,7 @@ def test_a_section_is_left_out_by_a_flag() -> None:
         load(EvaluateSettings, command_line(""), ["--config", DEMO, "--without", "known_item"])
 
 
-@pytest.mark.parametrize("module", [index, evaluate])
+@pytest.mark.parametrize("module", [index, evaluate, adapt])
 def test_the_help_begins_with_the_command_s_own_flags(
     module: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -84,6 +84,7 @@ MISSING = [
     ("numpy", "search"),
     ("obstore", "epochs"),
     ("ir_measures", "evaluate"),
+    ("sentence_transformers", "adapt"),
 ]
 
 
@@ -92,12 +93,13 @@ def test_a_package_that_is_not_installed_is_one_line_with_what_to_install(packag
     script = (
         f"import sys; sys.modules[{package!r}] = None\nfrom indexer.commands.entry import start\nstart({command!r})"
     )
-    config = "evaluate-quickstart" if command == "evaluate" else "quickstart"
+    config = f"{command}-quickstart" if command in {"adapt", "evaluate"} else "quickstart"
     rest = {"search": ["question"], "epochs": ["list"]}.get(command, [])
     arguments = [sys.executable, "-c", script, "--config", f"configs/{config}.toml", *rest]
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
-    extra = "make dev" if command == "evaluate" else "make install"
-    what = {"evaluate": "the extra evaluate"}.get(command, f"the package {DISTRIBUTIONS.get(package, package)}")
+    extra = "make dev" if command in {"adapt", "evaluate"} else "make install"
+    name = f"the package {DISTRIBUTIONS.get(package, package)}"
+    what = {"adapt": "the extra adapt", "evaluate": "the extra evaluate"}.get(command, name)
     said = f"{package} is not installed for {sys.executable}; run `{extra}` and use .venv, or install {what}"
     assert (done.returncode, done.stderr) == (1, f"error: {said}\n")
     if command == "index":
