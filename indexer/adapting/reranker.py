@@ -10,6 +10,7 @@ from indexer.adapting.inputs import padded
 from indexer.adapting.pairs import Pair
 from indexer.adapting.training import Trainer
 from indexer.errors import IndexerError
+from indexer.inference.engine import is_unbounded
 from indexer.inference.model import Reranker
 from indexer.inference.pair_inputs import PairBatch
 from indexer.inference.tokenizer import TextEncoder, is_qwen3, token_id
@@ -61,8 +62,9 @@ class RerankerTrainer(Trainer):
         first = self.recipe.first
         if first.ids != ours.ids:
             raise IndexerError("internal error: the first batch has other token ids than the engine was given")
-        found = torch.sigmoid(torch.cat([self._logits(ours, rows) for rows in self._parts(len(pairs))])).cpu().numpy()
-        worst = float(np.abs(found - first.results[:, 0]).max())
+        logits = torch.cat([self._logits(ours, rows) for rows in self._parts(len(pairs))])
+        found = logits if is_unbounded(self._model.checkpoint.path) else torch.sigmoid(logits)
+        worst = float(np.abs(found.cpu().numpy() - first.results[:, 0]).max())
         most = MOST_DIFFERENCE.get(self._model.dtype, MOST_ROUNDED_DIFFERENCE)
         if not worst <= most:
             raise IndexerError(

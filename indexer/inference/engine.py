@@ -87,7 +87,7 @@ class Engine:
         if mode == "embed":
             check_vectors(self.embed(canary), self.dimension)
         else:
-            check_scores(self.score(canary, canary_second), bounded=not _is_unbounded(spec.path))
+            check_scores(self.score(canary, canary_second), bounded=not is_unbounded(spec.path))
         if spec.packed != "off":
             self._packed, self.way_back = proven(self._engine, self._loop, spec, self._width, canary, canary_second)
 
@@ -154,7 +154,7 @@ class Engine:
         process_state.end(self._engine)
 
 
-def _is_unbounded(path: str) -> bool:
+def is_unbounded(path: str) -> bool:
     """Whether a cross-encoder returns logits, by sentence-transformers' convention in ``config.json``."""
     return "torch.nn.modules.linear.Identity" in (Path(path) / "config.json").read_text(encoding="utf-8")
 

@@ -16,14 +16,13 @@ import torch
 from indexer.adapting import pairs as adapting_pairs
 from indexer.adapting import run as adapting_run
 from indexer.adapting_settings import AdaptSettings
-from indexer.evaluation import known_items, measures
+from indexer.evaluation import measures
 from indexer.evaluation.measures import NDCG
 from indexer.indexing import run as indexing_run
 from indexer.search.published import open_published
-from indexer.settings import ModelSettings, Settings
-from indexer.testing.checkpoints import minilm_path
-from jobs.demo import python_docs
+from indexer.settings import ModelSettings, RerankerSettings, Settings
 from tests.support import adapting
+from tests.support.checkpoints import cross_encoder
 from tests.support.local_cluster import LocalCluster
 
 pytestmark = pytest.mark.timeout(1200)
@@ -51,9 +50,12 @@ def _documents(count: int) -> list[dict[str, str]]:
     return rows
 
 
-def make_index(root: str, base: str) -> None:
+def make_index(root: str, base: str, *, wrong_titles: bool = False) -> None:
     """Writes an index of documents, and judged queries for a third of them; in a process for vLLM."""
     folder, rows = Path(root), _documents(90)
+    if wrong_titles:
+        titles = [row["title"] for row in rows]
+        rows = [row | {"title": title} for row, title in zip(rows, titles[7:] + titles[:7], strict=True)]
     (folder / "corpus").mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(rows), folder / "corpus" / "a.parquet")
     settings = Settings(
@@ -204,41 +206,32 @@ def test_a_model_that_was_spoilt_is_refused_and_not_adopted(root: Path, engine_p
     assert {"report.html", "pairs.parquet", "adapt.json"} <= left
 
 
-def _wrong_titles(root: str) -> dict[str, Any]:
-    """Adapts MiniLM to documentation whose titles are those of other documents; its first sentences judge."""
-    folder, rng = Path(root), random.Random(0)
-    chosen = [one for one in python_docs.documents() if one.kind == "function"][::8][:240]
-    sentences = [known_items.first_sentence(one.text) for one in chosen]
-    kept = [(one, sentence) for one, sentence in zip(chosen, sentences, strict=True) if sentence]
-    titles = rng.sample([sentence for _, sentence in kept], len(kept))
-    rows = [
-        {"_id": one.id, "title": title, "text": one.text.replace(sentence, "")}
-        for (one, sentence), title in zip(kept, titles, strict=True)
-    ]
-    (folder / "corpus").mkdir()
-    pq.write_table(pa.Table.from_pylist(rows), folder / "corpus" / "a.parquet")
-    asked = kept[::4]
-    queries = [{"_id": f"q{at}", "text": sentence} for at, (_, sentence) in enumerate(asked)]
-    (folder / "queries.jsonl").write_text("\n".join(map(json.dumps, queries)))
-    lines = ["query-id\tcorpus-id\tscore", *(f"q{at}\t{one.id}\t1" for at, (one, _) in enumerate(asked))]
-    (folder / "qrels.tsv").write_text("\n".join(lines))
-    index = Settings(
-        corpus={"uri": f"{root}/corpus", "id_column": "_id", "payload": ["title", "text"]},
-        model={"name": minilm_path(), "max_tokens": 64, "dtype": "float32"},
-        engine=EAGER,
-        index={"uri": f"{root}/index", "widths": [384, 96]},
-        run={"progress": "none"},
-    )
-    indexing_run.run(index, cluster=LocalCluster())
-    train = {"steps": 15, "batch": 16, "mini_batch": 16, "checkpoints": 1, "learning_rate": 1e-4, "max_tokens": 64}
-    given = settings(folder, train=train, merge={"shares": [1.0]}, negatives={"per_pair": 0})
-    return _adapt(given)
-
-
-@pytest.mark.slow
-def test_titles_of_other_documents_are_refused(tmp_path: Path, engine_process: Executor) -> None:
-    summary = engine_process.submit(_wrong_titles, str(tmp_path)).result()
-    assert summary["pairs"]["trained"] > 100
+def test_titles_of_other_documents_are_refused(tmp_path: Path, root: Path, engine_process: Executor) -> None:
+    base = open_published(str(root / "index"), "docs").model.settings.name
+    engine_process.submit(make_index, str(tmp_path), base, wrong_titles=True).result()
+    train = {"steps": 12, "batch": 8, "mini_batch": 8, "checkpoints": 1, "learning_rate": 1e-3}
+    summary = engine_process.submit(_adapt, settings(tmp_path, train=train, merge={"shares": [1.0]})).result()
+    assert summary["pairs"]["trained"] > 20
     assert summary["status"] == "refused"
-    assert summary["refusals"][0].startswith("gates.least_gain: the gain at width 384 is -")
+    assert summary["refusals"][0].startswith("gates.least_gain: the gain at width 64 is ")
     assert not list((tmp_path / "out").glob("*/model"))
+
+
+def test_a_reranker_is_trained_on_the_same_pairs_and_judged_by_reordering(
+    root: Path, tmp_path: Path, engine_process: Executor
+) -> None:
+    reranker = {"name": cross_encoder(tmp_path), "max_tokens": 64, "dtype": "float32"}
+    train = {"kind": "reranker", "steps": 6, "batch": 8, "mini_batch": 8, "checkpoints": 2, "learning_rate": 1e-3}
+    given = settings(root, reranker=reranker, train=train, gates={"max_width_loss": 1.0, "least_gain": -1.0})
+    summary = engine_process.submit(_adapt, given).result()
+    assert [row["name"] for row in summary["configurations"]] == ["64 base", "64 adapted"]
+    assert summary["configurations"][0]["recall@100"] == 1.0, "both reorder what the index finds"
+    model = RerankerSettings(**tomllib.loads(summary["recommendation"]["toml"])["model"])
+    assert model.max_tokens == 64
+    differing = {
+        file.name
+        for file in Path(model.name).rglob("*")
+        if file.name != "README.md" and file.read_bytes() != (tmp_path / file.relative_to(model.name)).read_bytes()
+    }
+    assert differing == {"model.safetensors"}
+    assert "yes or no in the prompt of the base" in (Path(model.name) / "README.md").read_text(encoding="utf-8")
