@@ -3,6 +3,8 @@
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import lance
 
@@ -10,6 +12,7 @@ from indexer.errors import IndexerError, first_line
 from indexer.storage.put_once import PutOnceFolder
 from indexer.storage.reader_tags import holders, release_ended
 from indexer.storage.tables import check_owner, open_latest, open_version, owner_of, table_path
+from indexer.storage.tag_files import retried
 from indexer.storage.tags import release, tagged
 
 
@@ -54,7 +57,7 @@ def prune(
         known = _versions(dataset)
         old = sorted(v for v in known - set(needed.values()) - tagged(dataset) if v < max(needed.values()))
         # Another process may tag a version at this moment; Lance then skips that version.
-        stats = dataset.cleanup_old_versions(versions=old, error_if_tagged_old_versions=False) if old else None
+        stats = retried(partial(_clean_up, dataset, old)) if old else None
     except (OSError, ValueError) as error:
         raise IndexerError(f"cannot prune table {name}: {first_line(error)}") from None
     left = _versions(dataset)
@@ -68,6 +71,11 @@ def prune(
     gone = [size for size in sizes if size]
     freed = sum(gone) + (stats.bytes_removed if stats else 0)
     return Freed(len(known - left), len(gone), freed, holders(dataset, set(needed.values())))
+
+
+def _clean_up(dataset: lance.LanceDataset, versions: list[int]) -> Any:
+    """Deletes versions, as Lance does: it reads the tags itself."""
+    return dataset.cleanup_old_versions(versions=versions, error_if_tagged_old_versions=False)
 
 
 def _versions(dataset: lance.LanceDataset) -> set[int]:

@@ -13,6 +13,7 @@ import lance
 
 from indexer.errors import IndexerError, first_line
 from indexer.storage.tables import NOT_FOUND, table_path
+from indexer.storage.tag_files import delete_tag, list_tags
 
 PATTERN = re.compile(r"reader-(\d{12})-([A-Za-z0-9._-]+)")
 """Pattern of a reader's tag: the second since 1970 at which it ends, then who reads."""
@@ -62,10 +63,10 @@ def let_go(uri: str, names: Iterable[str], tag: str) -> None:
 
 def release_ended(dataset: lance.LanceDataset) -> None:
     """Deletes the tags of readers that ended without doing so."""
-    for tag in dataset.tags.list():
+    for tag in list_tags(dataset):
         found = PATTERN.fullmatch(tag)
         if found and int(found[1]) <= time.time():
-            dataset.tags.delete(tag)
+            delete_tag(dataset, tag)
 
 
 def holders(dataset: lance.LanceDataset, besides: Container[int] = ()) -> set[str]:
@@ -78,5 +79,5 @@ def holders(dataset: lance.LanceDataset, besides: Container[int] = ()) -> set[st
     Returns:
         A name for each.
     """
-    found = ((PATTERN.fullmatch(tag), int(facts["version"])) for tag, facts in dataset.tags.list().items())
+    found = ((PATTERN.fullmatch(tag), int(facts["version"])) for tag, facts in list_tags(dataset).items())
     return {tag[2] for tag, version in found if tag and int(tag[1]) > time.time() and version not in besides}

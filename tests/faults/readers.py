@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import lance
@@ -24,6 +25,7 @@ from indexer.publishing import history
 from indexer.search.published import Published
 from indexer.settings import Settings
 from indexer.storage.control import ControlStore
+from indexer.storage.tag_files import retried
 from tests.support.fakes import run_here, settings
 from tests.support.readers import fake_readers, open_reader
 
@@ -100,9 +102,13 @@ def _pass_nights(given: Settings, ends: float, drawn: random.Random) -> Counter[
             counts["prunes"] += 1
         if is_last or drawn.random() < 0.3:
             for path in Path(given.index.uri).glob("*.lance"):
-                lance.dataset(str(path)).cleanup_old_versions(retain_versions=1, error_if_tagged_old_versions=False)
+                retried(partial(_clean_up, path))
             counts["clean_ups"] += 1
     return counts
+
+
+def _clean_up(path: Path) -> None:
+    lance.dataset(str(path)).cleanup_old_versions(retain_versions=1, error_if_tagged_old_versions=False)
 
 
 def _read(root: str, threads: int, seed: int) -> Counter[str]:

@@ -4,6 +4,7 @@ import gc
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -158,3 +159,27 @@ def test_an_index_that_cannot_be_written_is_read(
     with open_reader(given) as reader:
         assert rows(reader) == 40
     assert "epoch 1 is read without protection from pruning: permission denied" in capfd.readouterr().err
+
+
+def test_readers_that_come_and_go_disturb_no_prune(given: Settings) -> None:
+    """Lance lists the tags' names and then reads each: one deleted in between must end neither prune nor night."""
+    versions, done = store(given).epoch(1).versions(), threading.Event()
+
+    def come_and_go(reader: int) -> int:
+        rounds = 0
+        while not done.is_set():
+            rounds += 1
+            names = [reader_tags.name_tag(f"{reader}-{rounds}-{at}", time.time() + 60) for at in range(10)]
+            for act in (reader_tags.hold, reader_tags.let_go):
+                for name in names:
+                    act(given.index.uri, versions, name)
+        return rounds
+
+    with ThreadPoolExecutor(2) as threads:
+        readers = [threads.submit(come_and_go, reader) for reader in range(2)]
+        try:
+            for _ in range(40):
+                prune(given)
+        finally:
+            done.set()
+        assert min(reader.result() for reader in readers) > 0
