@@ -33,7 +33,10 @@ from indexer.storage.put_once import PutOnceFolder
 
 FIRST = "first_batch.parquet"
 
-TEST, GUARD = "test", "guard"
+LINES = {"train.jsonl": sentence_transformers_lines, "train-swift.jsonl": swift_lines}
+"""Files of the trained pairs for other trainers."""
+
+TEST = "test"
 
 
 @dataclass(frozen=True)
@@ -124,14 +127,13 @@ class Adaptation:
             found = miner.search(pairs, self._shorter.tokenizer, engine.embed)
         mined, counts = miner.mine(pairs, found)
         notes = {name: count for name, count in {**notes, **dropped, **counts}.items() if count}
-        say(
-            "; ".join(
-                f"{count:,} {name}" for name, count in {"pairs to train on": len(trained(mined)), **notes}.items()
-            )
-        )
+        counted = {"pairs to train on": len(trained(mined)), **notes}
+        say("; ".join(f"{count:,} {name}" for name, count in counted.items()))
+        for name in (FIRST, *LINES, outcome.NOTES):
+            self.folder.delete(name)  # what a run left that was killed before its pairs were complete
         self.folder.put_table(FIRST, self.first_batch(mined, found).to_table())
-        self.folder.put("train.jsonl", sentence_transformers_lines(mined).encode())
-        self.folder.put("train-swift.jsonl", swift_lines(mined).encode())
+        for name, lines in LINES.items():
+            self.folder.put(name, lines(mined).encode())
         self.folder.put(outcome.NOTES, outcome.as_json(notes))
         self.folder.put_table(PAIRS, to_table(mined))
 

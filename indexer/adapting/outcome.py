@@ -115,11 +115,13 @@ def conclude(found: Outcome, folder: PutOnceFolder, root: Path, candidate: Path)
     target = root / MODEL
     if found.verdict.is_adopted:
         (candidate / weights.CARD).write_text(_card(found, folder), encoding="utf-8")
+        weights.remove(target)  # of a run that was killed before its report was complete
         candidate.replace(target)
         block = _block(found, target)
     else:
         weights.remove(candidate)
     summary = _summary(found, folder, block)
+    folder.delete(ADAPT)
     folder.put(ADAPT, as_json(_record(found, summary)))
     report.write(folder, summary, report.Details(_queries(found), _worst(found)))
     return finished(folder) or summary
