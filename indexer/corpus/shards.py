@@ -15,7 +15,11 @@ LEAST_BYTES = 256
 
 
 PAYLOAD_BYTES = 64 << 20
-"""Cap on a shard's payload: a worker's memory grows by about twice as much for every shard in hand."""
+"""Cap on a shard's payload: a worker's memory grows by about twice as much for every shard in hand.
+
+Measured on 256 documents with 9 MiB of payload each, 2,304 MiB in all, in 32 shards on one CPU worker: the largest
+process of Ray held 1,724 MiB at most (resident memory, sampled every 0.3 s), engine included.
+"""
 
 
 @dataclass(frozen=True)
