@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from indexer import schema
 from indexer.corpus.documents import read_part
 from indexer.corpus.shards import ChosenRows
-from indexer.errors import BadFile
+from indexer.errors import BadFile, RefusedError
 from indexer.indexing import worklist
 from indexer.indexing.job import Job
 from indexer.inference import environment
@@ -81,7 +81,16 @@ class Judge:
             # A resumed night may run another vLLM than its first part, whose shards are staged already.
             known = Probes.decoded(first.probe_ids, first.probe_vectors)
             others = Reference(self.epoch, first.least_cosine, first.made_with, known.ids, list(known.vectors))
-            others.check(engine, now, "an engine of this night was not used")
+            try:
+                others.check(engine, now, "an engine of this night was not used")
+            except RefusedError as error:
+                raise RefusedError(f"{error}; {self._way_out(control.name)}") from None
+
+    def _way_out(self, name: str) -> str:
+        """What to do if an interrupted night is to go on with another engine."""
+        # The receipts too: what the first engine staged would be published beside what the other one computes.
+        folders = " and ".join(f"_{name}/{kind}/{self.epoch:012d}" for kind in ("engines", "receipts"))
+        return f"if the engine was changed on purpose, delete {folders} at index.uri, and the night is computed anew"
 
 
 def make_judge(job: Job, unread: Collection[str]) -> Judge:

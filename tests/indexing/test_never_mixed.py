@@ -1,6 +1,8 @@
 """Vectors of another model, or of the same one computed otherwise, never reach a published table."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +119,14 @@ def test_an_interrupted_night_is_not_resumed_with_another_engine(tmp_path: Path)
     with pytest.raises(RefusedError, match=r"gates\.norm_tolerance"):
         run(given(tmp_path, gates={"norm_tolerance": 1e-12}))
     write(tmp_path / "corpus" / "b.parquet", [("new", "one more")])
-    with pytest.raises(RefusedError, match="an engine of this night was not used"):
+    with pytest.raises(RefusedError, match="an engine of this night was not used") as refused:
         run(given(tmp_path), turned_to=0.99)
+    folders = re.findall(r"_docs/\w+/0{11}1", str(refused.value))
+    assert len(folders) == 2
+    for folder in folders:  # what the message says, followed literally
+        shutil.rmtree(tmp_path / "index" / folder)
+    summary = run(given(tmp_path), turned_to=0.99)
+    assert (summary["indexed"], summary["resumed_shards"]) == (41, 0)
 
 
 def test_half_precision_and_narrow_widths_are_exact_enough(tmp_path: Path) -> None:
