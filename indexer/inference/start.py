@@ -1,5 +1,6 @@
 """Starts vLLM in this process with our defaults."""
 
+import json
 import logging
 import os
 import warnings
@@ -34,6 +35,9 @@ RERANKER_OVERRIDES = {
 }
 """Makes a causal Qwen3-Reranker a classifier whose only weight is the "yes" row less the "no" row of its head: the
 sigmoid of its output is the softmax over both logits."""
+
+XLM_R_OVERRIDES = {"position_embedding_type": "absolute"}
+"""vLLM 0.32 asks for it, and Transformers 5 neither writes it nor has a default, as earlier versions did."""
 
 CPU_CACHE_BYTES = 1 << 30
 """KV cache on a CPU machine, where vLLM would reserve most of the memory for each engine. A batch of 8,192 tokens of
@@ -119,8 +123,11 @@ def _defaults(path: str, mode: Literal[Mode, "write"], *, on_cpu: bool) -> dict[
         defaults["enable_chunked_prefill"] = False
     if mode == "embed":
         defaults["enable_prefix_caching"] = False  # for pairs vLLM decides by model
-    if mode == "score" and _is_causal(path):
+    config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+    if mode == "score" and _is_causal(config):
         defaults["hf_overrides"] = RERANKER_OVERRIDES
+    if config.get("model_type") == "xlm-roberta" and "position_embedding_type" not in config:
+        defaults["hf_overrides"] = XLM_R_OVERRIDES
     if on_cpu and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
         defaults["kv_cache_memory_bytes"] = CPU_CACHE_BYTES
     if on_cpu and mode == "score":
@@ -148,9 +155,9 @@ def _gpu_memory() -> tuple[int, int]:
     return torch.cuda.mem_get_info()
 
 
-def _is_causal(path: str) -> bool:
+def _is_causal(config: Mapping[str, Any]) -> bool:
     """Whether a reranker is a causal language model and not converted to a classifier."""
-    return "ForCausalLM" in (Path(path) / "config.json").read_text(encoding="utf-8")
+    return any("ForCausalLM" in name for name in config.get("architectures") or [])
 
 
 def _engine_args(given: Mapping[str, Any]) -> "EngineArgs":

@@ -55,12 +55,7 @@ def reference_vectors(path: str) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-XLM_R = "XLM-R, mean, prompts"
-
-NOT_YET = pytest.mark.xfail(reason="fails with the tokenizer made here, and why is not known yet")
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=NOT_YET) if name == XLM_R else name for name in MADE])
+@pytest.mark.parametrize("name", MADE)
 def test_vectors_are_those_of_sentence_transformers(
     name: str, engine_process: Executor, reference_process: Executor, tmp_path: Path
 ) -> None:
