@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from indexer.errors import SettingsError
+from indexer.indexing import changes, equal_texts, relayout, reusing, stage
 from indexer.indexing import plan as indexing_plan
-from indexer.indexing import relayout
 from indexer.publishing import history, publish
 from indexer.search.published import open_published
 from indexer.settings import Settings
@@ -163,6 +163,23 @@ def test_documents_and_layout_change_in_one_night(indexed: Path) -> None:
     assert published_rows(given, 48) == sorted((name, 0) for name in ["moved", *dict(rows)])
     found = published_vectors(given, 48)
     np.testing.assert_array_equal(found["copy"], found["doc-00009"])
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_tasks_of_a_cluster_reuse_and_copy_too(indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large nights do all of it in tasks."""
+    for module in (changes, equal_texts, reusing, stage):
+        monkeypatch.setattr(module, "SMALL_ROWS", 0)
+    repeated = [(f"again-{row}", "an equal text") for row in range(3)]
+    rows = [("moved", words(30)[0][1]), *words(30)[5:], ("copy", words(30)[9][1]), *repeated]
+    write(indexed / "corpus" / "a.parquet", rows, price=["a"] * 30)
+    given = settings(indexed, ["price", "kind"], widths=[384, 48])
+    summary = fakes.run(given)
+    assert counts(summary) == [0, 25, 0, 3, 1, 4]
+    write(indexed / "corpus" / "a.parquet", [*rows[:-1], ("new", "a new one")], price=["a"] * 30)
+    more = settings(indexed, ["price", "kind"], widths=[384, 96, 48], precision="float16")
+    assert counts(fakes.run(more)) == [0, 0, 29, 0, 0, 1]
+    assert published_rows(more, 96) == sorted((name, 0) for name, _ in [*rows[:-1], ("new", "")])
 
 
 def test_what_nothing_stored_gives_is_refused_with_its_cost(indexed: Path) -> None:
