@@ -28,12 +28,14 @@ class CopiedPiece:
         piece: The rows.
         width: Width of the table they go into.
         removals: Files with the ids whose rows stay behind.
+        payload_differs: Whether the payload's columns change: these documents' files cannot be read for it now.
     """
 
     shard_id: str
     piece: TablePiece
     width: int
     removals: tuple[str, ...]
+    payload_differs: bool
 
 
 def copied_pieces(job: Job, stays: int, removals: Sequence[str]) -> Iterator[CopiedPiece]:
@@ -53,7 +55,7 @@ def copied_pieces(job: Job, stays: int, removals: Sequence[str]) -> Iterator[Cop
         for piece in pieces.cut(job.settings.index.uri, source.name, source.version, rows):
             named = canonical([*salt, width, piece.name, piece.version, piece.fragment, piece.start, piece.rows])
             shard_id = hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
-            yield CopiedPiece(shard_id, piece, width, tuple(removals))
+            yield CopiedPiece(shard_id, piece, width, tuple(removals), job.change.payload)
 
 
 def copy(target: Target, work: CopiedPiece) -> Receipt:
@@ -72,6 +74,11 @@ def copy(target: Target, work: CopiedPiece) -> Receipt:
         rows = pa.Table.from_batches([batch])
         if len(gone):
             rows = rows.filter(pc.invert(pc.is_in(rows[schema.ID], value_set=gone)))
+        if work.payload_differs:
+            # Values that cannot be converted are null: no payload has this hash, so they are read when they can be.
+            unknown = pa.scalar(bytes(schema.PAYLOAD_HASH_TYPE.byte_width), schema.PAYLOAD_HASH_TYPE)
+            at = rows.schema.get_field_index(schema.PAYLOAD_HASH)
+            rows = rows.set_column(at, schema.PAYLOAD_HASH, pa.repeat(unknown, rows.num_rows))
         staged.append(_rows(rows, work.width, target.layout.precision, wanted))
     whole = pa.concat_tables(staged)
     name = target.layout.table(work.width)

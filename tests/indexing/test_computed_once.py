@@ -195,6 +195,23 @@ def test_what_nothing_stored_gives_is_refused_with_its_cost(indexed: Path) -> No
     assert run_here(settings(indexed), rebuild=True)["indexed"] == 30
 
 
+def test_other_types_of_an_unreadable_file_are_read_when_it_can_be(indexed: Path) -> None:
+    """The text 7 and the number have one hash, but stood beside a text that is no number: it may not stay null."""
+    file = indexed / "corpus" / "b.parquet"
+    write(file, [("b", "one more"), ("c", "and another")], price=["x7", "7"])
+    write(indexed / "corpus" / "a.parquet", words(30), price=["1"] * 30)
+    given = settings(indexed, ["price"])
+    run_here(given)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-40])
+    write(indexed / "corpus" / "a.parquet", words(30), price=[1] * 30)
+    assert without_engine(given)["kept"] == 2
+    assert payloads(given, "price") == {"b": None, "c": None} | {name: 1 for name, _ in words(30)}
+    write(file, [("b", "one more"), ("c", "and another")], price=[7, 7])
+    assert without_engine(given)["payload_changed"] == 2
+    assert (payloads(given, "price")["b"], payloads(given, "price")["c"]) == (7, 7)
+
+
 @pytest.mark.parametrize("payload", [["kind"], ["kind", "price"]])
 def test_documents_of_an_unreadable_file_come_along(indexed: Path, payload: list[str]) -> None:
     """Values of a new column are not known until the file can be read again."""

@@ -21,8 +21,8 @@ from tests.support import fakes
 from tests.support.conventions import TINY
 from tests.support.local_cluster import LocalCluster
 
-STARTED: dict[str, Embedder] = {}
-"""Engines of this process."""
+STARTED: list[Embedder] = []
+"""The engine of this process: all nights have one checkpoint and one limit of tokens."""
 
 ENGINE = {"enforce_eager": True, "max_num_seqs": 8}
 
@@ -32,9 +32,9 @@ class OneEngine(Model):
     """A model whose engine starts once per process, for all nights."""
 
     def engine(self) -> Embedder:
-        if self.settings.overflow not in STARTED:
-            STARTED[self.settings.overflow] = super().engine()
-        return STARTED[self.settings.overflow]
+        if not STARTED:
+            STARTED.append(super().engine())
+        return STARTED[0]
 
 
 def given(root: Path, model: str, payload: tuple[str, ...] = ("kind",), **index: Any) -> Settings:
@@ -92,6 +92,7 @@ def nights(root: Path) -> dict[str, Any]:
     write(root / "anew", texts)
     anew = given(root / "anew", model, widths=[64, 48])
     night(anew)
+    found |= long_document(root / "long", model)
     copied = given(root / "copies", model)
     full = {width: vectors(anew, width) for width in (64, 48)}
     found["cosines"] = [
@@ -99,6 +100,31 @@ def nights(root: Path) -> dict[str, Any]:
         _least_cosine(vectors(copied, 64), {name: full[64][name.removeprefix("copy-")] for name, _ in copies}),
     ]
     return found
+
+
+def long_document(root: Path, model: str) -> dict[str, Any]:
+    """A document of 20 chunks grows by a sentence: chunks, tokens, least cosine to an index that is made at once."""
+    text = " ".join(f"Sentence {row} speaks of {row * 7919 % 1000} things, and of what they are." for row in range(130))
+
+    def night_of(folder: Path, text: str) -> tuple[int, Settings]:
+        write(folder, [("long", text), ("short", "a few words")])
+        settings = given(folder, model)
+        chunked = settings.model_copy(update={"model": settings.model.model_copy(update={"overflow": "chunk"})})
+        return night(chunked), chunked
+
+    first, settings = night_of(root, text)
+    grown, _ = night_of(root, f"{text} One more.")
+    _, anew = night_of(root / "anew", f"{text} One more.")
+    ours, theirs = (
+        open_published(one.index.uri, "docs").read(64, ["id", "chunk", "vector"]) for one in (settings, anew)
+    )
+    keyed = [
+        {f"{name} {chunk}": vector for name, chunk, vector in zip(*columns, strict=True)}
+        for columns in (
+            (rows["id"].to_pylist(), rows["chunk"].to_pylist(), to_matrix(rows["vector"])) for rows in (ours, theirs)
+        )
+    ]
+    return {"chunks": ours.num_rows - 1, "long": first, "grown": grown, "grown cosine": _least_cosine(*keyed)}
 
 
 def _least_cosine(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> float:
@@ -126,6 +152,12 @@ def test_what_follows_from_stored_vectors_embeds_nothing(found: dict[str, Any], 
 
 def test_copies_are_embedded_once(found: dict[str, Any]) -> None:
     assert 0 < found["30 % copies"] == found["without them"]
+
+
+def test_a_text_that_grew_at_its_end_embeds_at_most_two_chunks(found: dict[str, Any]) -> None:
+    assert found["chunks"] >= 20
+    assert 0 < found["grown"] <= 2 * 128 < found["long"] / 8
+    assert found["grown cosine"] >= 0.99999
 
 
 def test_vectors_equal_those_that_are_computed_anew(found: dict[str, Any]) -> None:
