@@ -164,6 +164,12 @@ class ClusterSettings(Section):
         "auto", description="engines; auto: one per GPU (times replicas_per_gpu), without GPUs one per core"
     )
     cpus_per_worker: int = Field(1, ge=1, description="CPU cores reserved for, and on CPU machines pinned to, a worker")
+    device: Literal["auto", "cpu", "gpu"] = Field(
+        "auto", description="what an engine runs on; auto: GPUs if the cluster has one when the run begins"
+    )
+    wait_minutes: float = Field(
+        0.0, ge=0, description="ask the autoscaler for machines, and wait so long for the first; 0: use what is there"
+    )
 
 
 ProgressStyle = Literal["auto", "bar", "lines", "none"]

@@ -3,8 +3,8 @@
 import os
 from datetime import UTC, datetime, timedelta
 
-from airflow.exceptions import AirflowException, AirflowFailException
 from airflow.sdk import dag, task
+from airflow.sdk.exceptions import AirflowFailException
 from submit import NOT_WORTH_RETRYING, submit
 
 ADDRESS = os.environ.get("INDEXER_DASHBOARD", "http://indexing-head-svc.indexing:8265")
@@ -25,7 +25,7 @@ def nightly_index() -> None:
         if status in NOT_WORTH_RETRYING:
             raise AirflowFailException(f"ended with status {status}: see the report that the log names")
         if status:
-            raise AirflowException(f"ended with status {status}: the next try resumes what is staged")
+            raise RuntimeError(f"ended with status {status}: the next try resumes what is staged")
 
     index()
 

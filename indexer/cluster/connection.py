@@ -53,7 +53,9 @@ class Cluster:
     @cached_property
     def _placement(self) -> Placement:
         """Where workers fit; whether they get GPUs is decided at the first use."""
-        return Placement(self._settings, self._replicas, gpus=ray.cluster_resources().get("GPU", 0) >= 1)
+        device = self._settings.device
+        gpus = device == "gpu" or (device == "auto" and ray.cluster_resources().get("GPU", 0) >= 1)
+        return Placement(self._settings, self._replicas, gpus=gpus)
 
     @property
     def gpus(self) -> bool:

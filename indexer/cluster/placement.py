@@ -64,8 +64,8 @@ class Placement:
 
     @property
     def workers(self) -> int:
-        """Workers that the settings want, if nobody else uses the machines."""
-        return self.capacity if self.settings.workers == "auto" else self.settings.workers
+        """Workers that the settings want, if nobody else uses the machines; at least one, whose machine may come."""
+        return max(self.capacity, 1) if self.settings.workers == "auto" else self.settings.workers
 
     @property
     def machine(self) -> dict[str, float]:
@@ -80,6 +80,13 @@ class Placement:
         cores = f"{self.settings.cpus_per_worker} cores" if self.settings.cpus_per_worker > 1 else "a core"
         return f"a GPU and {cores} each" if self.gpus else f"{cores} each"
 
+    def bundles(self, workers: int) -> list[dict[str, float]]:
+        """Resources of so many workers, as Ray's autoscaler is asked for them."""
+        if not self.gpus:
+            return [{"CPU": float(self.settings.cpus_per_worker)}] * workers
+        together = {"CPU": float(self.settings.cpus_per_worker * self.replicas), "GPU": 1.0}
+        return [together] * -(-workers // self.replicas)
+
     def choose(self, most: int) -> int:
         """Chooses how many workers to start: the configured number, or the free places, and at least one.
 
@@ -89,8 +96,10 @@ class Placement:
         Raises:
             SettingsError: The cluster's whole capacity is below the wanted number.
         """
-        wanted = min(max(self.workers, 1), most)
+        wanted = min(self.workers, most)
         capacity = self.capacity
+        if wanted > capacity and self.settings.wait_minutes:
+            wanted = max(capacity, 1)  # the others start when their machines come
         if wanted > capacity:  # Ray would wait for ever
             raise SettingsError(
                 f"cluster.workers: the machines of this cluster have room for {capacity} workers of "

@@ -9,6 +9,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from indexer.cluster.failures import cause, death
+from indexer.cluster.growth import Growth
 from indexer.cluster.leases import Done, GivenUp, Lease, WorkerHandle
 from indexer.cluster.pipeline import Piece, PieceT
 from indexer.cluster.placement import Placement
@@ -45,7 +46,7 @@ class WorkerPool:
         """
         self._placement = placement
         self._starting = Starting(placement, make_pipeline)
-        self._most = most
+        self._growth = Growth(placement, most)
         self._members: list[WorkerHandle] = []
         self.size = 0
         self.restarts = 0
@@ -59,8 +60,9 @@ class WorkerPool:
             SettingsError: The cluster has no place for so many workers.
             IndexerError: No engine can be started.
         """
-        self.size = self._placement.choose(self._most)
         try:
+            self._growth.begin()
+            self.size = self._placement.choose(self._growth.most)
             for _ in range(self.size):
                 self._starting.begin()
             while not self._members:
@@ -96,6 +98,7 @@ class WorkerPool:
             ray.kill(member.actor)
         self._members = []
         self._starting.forget()
+        self._growth.end()
 
     def run(
         self, pieces: Iterable[PieceT], retries: int, most_restarts: int
@@ -130,6 +133,7 @@ class WorkerPool:
                 leased = {reference: member for member in self._members for reference in member.leases}
                 if not leased and (asked.is_set() or not queue):
                     break
+                self._follow(work_is_left=bool(queue) and not asked.is_set())
                 ended = _wait([*leased, *self._starting.references])
                 for reference in leased.keys() & ended:
                     yield from self._settle(leased[reference], reference, queue, retries)
@@ -141,6 +145,19 @@ class WorkerPool:
                     raise IndexerError(f"{self.restarts} workers died, run.max_restarts allows {most_restarts}")
         if asked.is_set():
             raise KeyboardInterrupt
+
+    def _follow(self, *, work_is_left: bool) -> None:
+        """Takes machines that came; gives back those of idle workers, where an autoscaler is asked for them."""
+        if work_is_left:
+            for _ in range(self._growth.new_places(len(self._members) + len(self._starting.members))):
+                self._starting.begin()
+                self.size += 1
+        elif self._growth.waits:
+            self._growth.end()
+            for member in [member for member in self._members if not member.leases]:
+                say(f"no work is left for the worker on {member.where}: its place is given back")
+                ray.kill(member.actor)
+                self._members.remove(member)
 
     def _lease(self, queue: deque[Lease], fresh: Iterator[Piece]) -> None:
         """Gives each worker in turn one more piece until none takes more or nothing is left."""

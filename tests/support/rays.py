@@ -1,5 +1,6 @@
 """Ray clusters for tests: a head, further machines that can be lost, and their end."""
 
+import json
 import os
 import shutil
 import signal
@@ -12,7 +13,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 RAY = str(Path(sys.executable).with_name("ray"))
+
+
+UNUSED_LISTS = (
+    *("cluster_synced_files", "rsync_exclude", "rsync_filter", "initialization_commands", "setup_commands"),
+    *("head_setup_commands", "worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands"),
+)
+"""Keys that the autoscaler's configuration must have."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,46 @@ def ray_head(cores: int, gpus: int = 0) -> Iterator[Head]:
     try:
         first = ("--head", f"--port={port}", "--include-dashboard=false")
         _start(head.folder, *first, "--node-ip-address=127.0.0.1", f"--num-cpus={cores}", f"--num-gpus={gpus}")
+        yield head
+    finally:
+        end_ray(head.folder)
+
+
+@contextmanager
+def autoscaled(machines: int, cores: int) -> Iterator[Head]:
+    """A head with one core, whose autoscaler starts machines when they are asked for, and ends idle ones after seconds.
+
+    Ray's own AutoscalingCluster begins and ends with `ray stop`, which would end every Ray of the machine.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    head = Head(f"127.0.0.1:{port}", tempfile.mkdtemp(prefix="ray-"))
+    worker = {"resources": {"CPU": cores, "object_store_memory": 80 << 20}, "node_config": {}}
+    config = {
+        "cluster_name": "fake",
+        "max_workers": machines,
+        "provider": {"type": "fake_multinode", "gcs_address": head.address, "launch_multiple": True},
+        "available_node_types": {
+            "ray.head.default": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
+            "worker": worker | {"min_workers": 0, "max_workers": machines},
+        },
+        "head_node_type": "ray.head.default",
+        "upscaling_speed": 10.0,
+        "idle_timeout_minutes": 0.05,
+        **{key: {} for key in ("auth", "docker", "file_mounts")},
+        **{key: [] for key in UNUSED_LISTS},
+        "file_mounts_sync_continuously": False,
+    }
+    file = Path(head.folder) / "autoscaler.json"
+    file.write_text(json.dumps(config), encoding="utf-8")
+    fake = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_enable_autoscaler_v2": "0"}
+    options = ("--head", f"--port={port}", "--include-dashboard=false", "--node-ip-address=127.0.0.1", "--num-cpus=1")
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in fake.items():
+                patch.setenv(name, value)
+            _start(head.folder, *options, f"--autoscaling-config={file}")
         yield head
     finally:
         end_ray(head.folder)
