@@ -192,7 +192,7 @@ def test_a_model_that_was_spoilt_is_refused_and_not_adopted(root: Path, engine_p
     """A learning rate at which nothing is left of the base."""
     guard = {name: str(root / file) for name, file in
              (("corpus", "corpus"), ("queries", "queries.jsonl"), ("judgements", "qrels.tsv"))}  # fmt: skip
-    train = {"steps": 4, "batch": 8, "mini_batch": 8, "checkpoints": 1, "learning_rate": 1.0}
+    train = {"steps": 4, "batch": 8, "mini_batch": 8, "checkpoints": 1, "learning_rate": 0.03}
     given = settings(root, guard=guard, train=train, merge={"shares": [1.0]})
     summary = engine_process.submit(_adapt, given).result()
     assert summary["configurations"][0][NDCG] > 0.5, "there was something to spoil"
