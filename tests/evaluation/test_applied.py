@@ -82,6 +82,21 @@ def ndcg(answers: list[dict[str, Any]], queries: dict[str, str], judgements: dic
     return float(np.mean(measures.per_query(judgements, run)[NDCG].to_numpy()))
 
 
+def judged(root: Path, rows: list[tuple[str, str]]) -> tuple[dict[str, str], dict[str, dict[str, int]]]:
+    """Writes and returns questions and judgements.
+
+    A question is the text of another document with one word of its own: words and vectors disagree.
+    """
+    names = [name for name, _ in rows]
+    queries = {f"q{at}": f"{rows[at + 30][1]} document {at}" for at in range(ASKED)}
+    judgements = {f"q{at}": {names[at]: 2, names[at + 30]: 1} for at in range(ASKED)}
+    lines = [json.dumps({"_id": name, "text": text}) for name, text in queries.items()]
+    (root / "queries.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    grades = [f"{name}\t{document}\t{grade}" for name, given in judgements.items() for document, grade in given.items()]
+    (root / "qrels.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *grades]), encoding="utf-8")
+    return queries, judgements
+
+
 def test_modes_score_alike_in_evaluation_and_search_and_the_recommendation_applies(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,14 +106,7 @@ def test_modes_score_alike_in_evaluation_and_search_and_the_recommendation_appli
     own.write_text(OWN.format(root=tmp_path, model=minilm_path()), encoding="utf-8")
     indexed(f"--config={own}")
 
-    # A question is the text of another document with one word of its own: words and vectors disagree.
-    names = [name for name, _ in rows]
-    queries = {f"q{at}": f"{rows[at + 30][1]} document {at}" for at in range(ASKED)}
-    judgements = {f"q{at}": {names[at]: 2, names[at + 30]: 1} for at in range(ASKED)}
-    lines = [json.dumps({"_id": name, "text": text}) for name, text in queries.items()]
-    (tmp_path / "queries.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    judged = [f"{name}\t{document}\t{grade}" for name, given in judgements.items() for document, grade in given.items()]
-    (tmp_path / "qrels.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *judged]), encoding="utf-8")
+    queries, judgements = judged(tmp_path, rows)
     reranker = {"name": cross_encoder(tmp_path / "cross-encoder"), "max_tokens": 128}
     settings = EvaluateSettings(
         index={"uri": str(tmp_path / "index")},

@@ -14,14 +14,12 @@ from indexer.errors import IndexerError
 from indexer.indexing.job import Rebuild
 from indexer.inference.embed_inputs import EmbedTokenizer
 from indexer.publishing import history
-from indexer.search import modes
-from indexer.search.modes import SearchOptions
-from indexer.search.published import Published, open_published
+from indexer.search.published import open_published
 from indexer.settings import Settings
-from indexer.storage import tables
 from indexer.storage.control import ControlStore
 from indexer.testing.fakes import FakeEngine
 from tests.faults.corpus_model import CorpusModel, Expected, Setup, expected
+from tests.faults.epoch_content import Broken, content
 from tests.support import fakes
 from tests.support.local_cluster import LocalCluster
 
@@ -29,24 +27,15 @@ DIMENSION = 64
 
 MAX_TOKENS = 128
 
-WORDS = 4
-"""Words of an epoch's texts that are searched for."""
-
 SEARCHED: dict[str, Any] = {"payload": ("kind", "lang", "text"), "text_search": ("text",), "filters": ("lang",)}
 """Settings of an index with full-text search and filters."""
+
 WIDTHS = ((64, 32), (64,), (64, 48, 32), (32,))
 
 PAYLOADS = (("kind", "lang"), ("lang",), ("kind", "lang", "key"), ())
 
 WAYS_OUT = 6
 """Steps that may be asked for before an index is up to date again."""
-
-Content = dict[int, dict[str, tuple[tuple[tuple[str, str], ...], bytes]]]
-"""For every width and id the payload, sorted by column, and the vector."""
-
-
-class Broken(AssertionError):
-    """Something was lost, doubled, mixed, cannot be read or is stuck."""
 
 
 class IndexModel:
@@ -175,7 +164,7 @@ class IndexModel:
             del self.known[number]
         for number in numbers:
             if number not in self.lost:
-                found = self._content(number)
+                found = content(str(self.root / "index"), self.name, number)
                 if number not in self.known:
                     self._recognise(number, found)
                 digest = _digest(found)
@@ -191,7 +180,7 @@ class IndexModel:
         self.known = dict(known)
         for number in self.numbers:
             try:
-                found = _digest(self._content(number))
+                found = _digest(content(str(self.root / "index"), self.name, number))
             except IndexerError:
                 found = ""
             if not found or found != self.known.get(number, found):
@@ -214,7 +203,7 @@ class IndexModel:
 
     def _compare(self, number: int, wanted: Expected, setup: Setup) -> None:
         """What a run says it has published against the corpus."""
-        found = self._content(number)
+        found = content(str(self.root / "index"), self.name, number)
         if sorted(found["tables"]) != sorted(setup.widths):
             raise Broken(f"{self.name}: epoch {number} has widths {sorted(found['tables'])}")
         layout = self.store.epoch(number).description.layout
@@ -230,48 +219,6 @@ class IndexModel:
         self.lost.discard(number)
         if self.known.setdefault(number, _digest(found)) != _digest(found):
             raise Broken(f"{self.name}: epoch {number} is no longer what it was")
-
-    def _content(self, number: int) -> dict[str, Any]:
-        """All that an epoch holds."""
-        published = open_published(str(self.root / "index"), self.name, epoch=number)
-        content: Content = {}
-        for state in published.epoch.tables:
-            payload = sorted(published.epoch.description.layout.payload)
-            rows = published.read(state.width, ["id", "vector", *payload])
-            vectors = tables.to_matrix(rows["vector"]) if rows.num_rows else np.empty((0, state.width), np.float32)
-            columns = [rows[name].to_pylist() for name in payload]
-            values = list(zip(*columns, strict=True)) if columns else [()] * rows.num_rows
-            known = {
-                name: (tuple(zip(payload, value, strict=True)), vector.tobytes())
-                for name, value, vector in zip(rows["id"].to_pylist(), values, vectors, strict=True)
-            }
-            if len(known) != rows.num_rows:
-                raise Broken(f"{self.name}: epoch {number} has an id twice in width {state.width}")
-            content[state.width] = known
-        quarantine = published.quarantine()
-        refused = zip(quarantine["id"].to_pylist(), quarantine["reason"].to_pylist(), strict=True)
-        found = {"tables": content, "quarantine": sorted(refused, key=str)}
-        return found | {"words": self._found_by_words(published, content)}
-
-    def _found_by_words(self, published: Published, content: Content) -> dict[str, list[str]]:
-        """What full-text search finds, of words that stand in a text or did so once, and a filter before it."""
-        described = published.epoch.description
-        if described.text is None or "text" not in described.layout.payload:
-            return {}
-        rows = {name: dict(payload) for name, (payload, _) in next(iter(content.values())).items()}
-        spoken = {word for row in rows.values() for word in (row["text"] or "").split()}
-        drawn = random.Random(str(sorted(spoken)))
-        found = {}
-        for word in [*drawn.sample(sorted(spoken), min(WORDS, len(spoken))), str(drawn.randrange(1, 100))]:
-            for kept in ({}, {"lang": "de"}):
-                options = SearchOptions(mode="text", filters=kept, columns=["text"])
-                (hits,) = modes.find(published.snapshot, [word], None, 100, options)
-                has = {name for name, row in rows.items() if word in (row["text"] or "").split()}
-                has = {name for name in has if all(rows[name][key] == value for key, value in kept.items())}
-                found[f"{word} {kept}"] = sorted(hit.id for hit in hits)
-                if found[f"{word} {kept}"] != sorted(has):
-                    raise Broken(f"{self.name}: epoch {published.epoch.number} finds {hits} by {word!r}, not {has}")
-        return found
 
 
 def _difference(found: dict[str, Any], wanted: Expected) -> str | None:

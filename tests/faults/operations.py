@@ -8,7 +8,8 @@ from pathlib import Path
 from indexer.errors import IndexerError
 from indexer.publishing import history
 from tests.faults import meddling
-from tests.faults.index_model import Broken, IndexModel, other_setup
+from tests.faults.epoch_content import Broken
+from tests.faults.index_model import IndexModel, other_setup
 from tests.faults.steps import Killed, at_step, fail, kill
 
 MOST_STEPS = 40

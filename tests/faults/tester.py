@@ -26,7 +26,7 @@ from indexer.inference import tokenizer
 from indexer.inference.embed_inputs import EmbedTokenizer
 from indexer.inference.model import Model
 from tests.faults import index_model, steps
-from tests.faults.index_model import Broken
+from tests.faults.epoch_content import Broken
 from tests.faults.mendings import TAKEN_BACK
 from tests.faults.operations import OPERATIONS, World
 from tests.support.checkpoints import tokenizer_only
