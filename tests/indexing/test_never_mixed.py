@@ -3,19 +3,28 @@
 import json
 import re
 import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from indexer.errors import RefusedError, SettingsError
-from indexer.inference.model import Model
+from indexer.evaluation import run as evaluation_run
+from indexer.inference.model import Model, open_reranker
+from indexer.reranking import run as reranking_run
 from indexer.search.published import open_published
+from indexer.settings import EvaluateSettings, ScoreSettings
 from indexer.storage.control import ControlStore
-from indexer.testing.fakes import FakeEngine
+from indexer.testing.fakes import FakeEngine, FakeReranker
+from tests.support.checkpoints import cross_encoder
 from tests.support.fakes import WIDTHS, settings, words, write
 from tests.support.fakes import run_here as run
+from tests.support.local_cluster import LocalCluster
 
 OTHERWISE = [
     {"model": {"hf_overrides": {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}}},
@@ -92,6 +101,44 @@ def test_a_reader_whose_vectors_are_turned_is_refused(published: Path, monkeypat
         RefusedError, match=r"query engine was not used.*published_cosine is 0\.99\d\d, allowed 0\.9990"
     ):
         turned.embed(["a question"])
+
+
+def _score(root: Path) -> Any:
+    """jobs.score over one query of an index."""
+    given = ScoreSettings(
+        index={"uri": str(root / "index")},
+        queries={"uri": str(root / "queries.parquet"), "candidates": 3},
+        model={"name": str(root / "reranker"), "max_tokens": 128},
+        output={"uri": str(root / "scores")},
+    )
+    reranker = FakeReranker.of(open_reranker(given.model, given.engine))
+    cluster: Any = LocalCluster()
+    return reranking_run.run(given, reranker, cluster=cluster)
+
+
+def _evaluate(root: Path) -> Any:
+    """jobs.evaluate on a few known items of an index."""
+    given = EvaluateSettings(
+        index={"uri": str(root / "index")}, known_items={"count": 5}, output={"uri": str(root / "evaluation")}
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation_run, "Cluster", lambda *_: nullcontext(LocalCluster()))
+        return evaluation_run.run(given)
+
+
+@pytest.mark.parametrize("job", [_score, _evaluate])
+def test_a_job_whose_query_engine_is_turned_is_refused(
+    job: Callable[[Path], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "corpus" / "a.parquet", [(name, f"{text}. This is more of it.") for name, text in words(40)])
+    pq.write_table(pa.table({"query_id": ["q"], "query": ["a question"]}), tmp_path / "queries.parquet")
+    cross_encoder(tmp_path / "reranker")
+    run(given(tmp_path, corpus={"payload": ["text"]}))
+    monkeypatch.setattr(Model, "engine", lambda _: FakeEngine(WIDTHS[0], turned_to=0.99))
+    with pytest.raises(RefusedError, match=r"published_cosine is 0\.99\d\d, allowed 0\.9990"):
+        job(tmp_path)
+    monkeypatch.setattr(Model, "engine", lambda _: FakeEngine(WIDTHS[0]))
+    assert job(tmp_path), "an engine that is not turned is taken"
 
 
 def test_what_changed_since_the_epoch_is_named(published: Path) -> None:
