@@ -188,6 +188,7 @@ def test_a_rerun_does_nothing(root: Path, adopted: dict[str, Any], engine_proces
     assert (folder(root, adopted) / "report.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_model_that_was_spoilt_is_refused_and_not_adopted(root: Path, engine_process: Executor) -> None:
     """A learning rate at which nothing is left of the base."""
     guard = {name: str(root / file) for name, file in
@@ -206,6 +207,7 @@ def test_a_model_that_was_spoilt_is_refused_and_not_adopted(root: Path, engine_p
     assert {"report.html", "pairs.parquet", "adapt.json"} <= left
 
 
+@pytest.mark.slow
 def test_titles_of_other_documents_are_refused(tmp_path: Path, root: Path, engine_process: Executor) -> None:
     base = open_published(str(root / "index"), "docs").model.settings.name
     engine_process.submit(make_index, str(tmp_path), base, wrong_titles=True).result()
@@ -217,6 +219,7 @@ def test_titles_of_other_documents_are_refused(tmp_path: Path, root: Path, engin
     assert not list((tmp_path / "out").glob("*/model"))
 
 
+@pytest.mark.slow
 def test_a_reranker_is_trained_on_the_same_pairs_and_judged_by_reordering(
     root: Path, tmp_path: Path, engine_process: Executor
 ) -> None:
