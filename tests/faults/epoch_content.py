@@ -61,7 +61,7 @@ def _found_by_words(published: Published, content: Content) -> dict[str, list[st
     drawn = random.Random(str(sorted(spoken)))
     found = {}
     for word in [*drawn.sample(sorted(spoken), min(WORDS, len(spoken))), str(drawn.randrange(1, 100))]:
-        for kept in ({}, {"lang": "de"}):
+        for kept in ({}, {"lang": "de"}) if "lang" in described.layout.payload else ({},):
             options = SearchOptions(mode="text", filters=kept, columns=["text"])
             (hits,) = modes.find(published.snapshot, [word], None, 100, options)
             has = {name for name, row in rows.items() if word in (row["text"] or "").split()}
