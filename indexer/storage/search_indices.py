@@ -40,10 +40,13 @@ def make(dataset: lance.LanceDataset, wanted: SearchIndices) -> None:
             dataset.drop_index(name)
     if not dataset.count_rows():
         return
-    for column in wanted.filters:
+    # A column that somebody drops after our commit is missing here: publishing sees their version and commits again.
+    present = dataset.schema.names
+    for column in (column for column in wanted.filters if column in present):
         if scalar_indices.index_name(column) not in there:
             scalar_indices.build(dataset, column)
-    for column in wanted.text.columns if wanted.text else ():
+    texts = wanted.text.columns if wanted.text else ()
+    for column in (column for column in texts if column in present):
         if not text_index.is_built(dataset, column, wanted.text):  # type: ignore[arg-type]
             text_index.build(dataset, column, wanted.text)  # type: ignore[arg-type]
 
