@@ -36,7 +36,7 @@ def test_ray_exports_what_the_driver_counts() -> None:
     receipt: Any = SimpleNamespace(tokens=700, seconds={"engine": 2.0, "read": 0.02})
     piece: Any = SimpleNamespace(size=40)
     with Cluster(ClusterSettings()):
-        metrics = RunMetrics("docs", "documents")
+        metrics = RunMetrics("counted here", "documents")
         metrics.count(Done(piece, receipt, 0.0, "here"), ready=2, lost=0)
         metrics.count(Done(piece, receipt, 0.0, "here"), ready=2, lost=1)
         metrics.count(GivenUp(piece, "it died"), ready=1, lost=1)
@@ -47,7 +47,7 @@ def test_ray_exports_what_the_driver_counts() -> None:
         (found,) = [
             number
             for key, number in values.items()
-            if key.startswith(f"{name}{{") and all(label in key for label in ('index="docs"', *labels))
+            if key.startswith(f"{name}{{") and all(label in key for label in ('index="counted here"', *labels))
         ]
         return found
 

@@ -15,7 +15,7 @@ from indexer.commands import search
 from indexer.errors import SettingsError
 from indexer.settings import Settings
 from tests.support.fakes import WIDTHS, run_here, settings, words, write
-from tests.support.readers import fake_readers
+from tests.support.readers import fake_readers, handle_sigint
 
 TEXTS = [text for _, text in words(30)]
 
@@ -133,6 +133,7 @@ def test_ctrl_c_ends_an_answer_and_not_the_command(call: Call) -> None:
         return real(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
+        handle_sigint()
         patch.setattr(search._Asked, "_searched", interrupted)
         out = call("--interactive", "--json", typed=f"{TEXTS[1]}\n{TEXTS[2]}\n")
     (answer,) = map(json.loads, out.splitlines())

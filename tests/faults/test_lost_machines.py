@@ -112,7 +112,7 @@ def test_one_signal_finishes_what_is_in_hand_and_two_do_not_wait(tmp_path: Path,
     began = time.monotonic()
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said.splitlines()[-1] == "interrupted; run the same command again to resume"
+    assert said.splitlines()[-1].endswith(" INFO interrupted; run the same command again to resume")
     assert "shards in hand are finished first" in said
     assert time.monotonic() - began < 20
     staged = len(store.receipts(1).ids())
@@ -136,7 +136,7 @@ def test_a_signal_to_the_whole_group_finishes_what_is_in_hand(tmp_path: Path, ti
     assert process.returncode == 130
     assert "shards in hand are finished first" in said
     assert "worker died" not in said
-    assert said.splitlines()[-1] == "interrupted; run the same command again to resume"
+    assert said.splitlines()[-1].endswith(" INFO interrupted; run the same command again to resume")
     staged = len(store.receipts(1).ids())
     assert 2 < staged < 60
     assert json.loads(drives(tmp_path, given).stdout)["resumed_shards"] == staged

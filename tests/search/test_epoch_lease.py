@@ -90,7 +90,7 @@ def test_an_epoch_is_kept_while_it_is_read_and_no_longer(given: Settings) -> Non
 def test_tables_of_an_old_generation_are_kept_too(given: Settings, tmp_path: Path) -> None:
     narrow = settings(tmp_path, index={"widths": [384, 64]})
     with open_reader(given) as reader:
-        run_here(narrow, rebuild=True)
+        run_here(narrow, rebuild="always")
         pruned = prune(narrow)
         assert (pruned.tables, pruned.readers) == (0, 1)
         clean_up(narrow)

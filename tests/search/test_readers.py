@@ -17,7 +17,7 @@ from indexer.search.published import Published
 from indexer.settings import Settings
 from indexer.testing.checkpoints import minilm_path
 from tests.support.fakes import POISON, poison_token, run_here, settings, words, write
-from tests.support.readers import CountedEngine, fake_readers, open_reader
+from tests.support.readers import CountedEngine, fake_readers, handle_sigint, open_reader
 
 QUERIES = [text for _, text in words(40)]
 
@@ -72,6 +72,7 @@ def test_a_query_that_kills_the_engine_fails_alone(given: Settings) -> None:
 
 
 def test_an_interrupted_call_leaves_the_reader_usable(given: Settings) -> None:
+    handle_sigint()
     with fake_readers(seconds_per_token=0.002) as engines, open_reader(given) as published:
         published.embed(QUERIES[:1])
         for _ in range(3):

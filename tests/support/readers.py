@@ -1,5 +1,6 @@
 """Readers of a published index with the fake engine in place of vLLM."""
 
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,3 +68,8 @@ def fake_readers(**faults: Any) -> Iterator[list[CountedEngine]]:
 def open_reader(given: Settings, **options: Any) -> Published:
     """Opens the index of the settings."""
     return open_published(given.index.uri, given.index.name, **options)
+
+
+def handle_sigint() -> None:
+    """SIGINT raises KeyboardInterrupt, also in the background of a shell, whose processes ignore it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
