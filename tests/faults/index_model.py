@@ -277,7 +277,8 @@ def other_setup(setup: Setup, drawn: random.Random) -> Setup:
     ]
     if "text" in setup.payload:
         changes.append({"text_search": () if setup.text_search else ("text",)})
-        changes.append({"filters": drawn.choice(((), ("lang", "kind"), ("kind",)))})
+        filters = drawn.choice(((), ("lang", "kind"), ("kind",)))
+        changes.append({"filters": tuple(name for name in filters if name in setup.payload)})
     return replace(setup, **drawn.choice(changes))
 
 
