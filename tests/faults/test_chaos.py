@@ -29,7 +29,6 @@ def run_tester(operations: int, seed: int, *arguments: str) -> subprocess.Comple
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800, check=False)
 
 
-@pytest.mark.slow
 def test_five_hundred_operations_lose_double_and_mix_nothing() -> None:
     done = run_tester(500, 1)
     assert done.returncode == 0, done.stdout
