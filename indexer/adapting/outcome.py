@@ -1,6 +1,5 @@
 """What an adaptation leaves: the report, the model card, ``adapt.json``, and the ``[model]`` block if it is adopted."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -62,22 +61,6 @@ class Outcome:
     verdict: Verdict
 
 
-def identity(settings: AdaptSettings, inputs: Sequence[str]) -> str:
-    """Eight hexadecimal digits that differ for adaptations that do.
-
-    Args:
-        settings: The settings.
-        inputs: What tells the content of the files and models that the settings name.
-    """
-    given = settings.model_dump_json(exclude={"output", "cluster", "run"})
-    return hashlib.blake2b("\0".join([given, *inputs]).encode(), digest_size=4).hexdigest()
-
-
-def finished(folder: PutOnceFolder) -> dict[str, Any] | None:
-    """Summary of the finished adaptation in a folder."""
-    return report.finished(folder)
-
-
 def as_json(content: object) -> bytes:
     """JSON for a file."""
     return json.dumps(content, indent=2, ensure_ascii=False).encode()
@@ -124,7 +107,7 @@ def conclude(found: Outcome, folder: PutOnceFolder, root: Path, candidate: Path)
     folder.delete(ADAPT)
     folder.put(ADAPT, as_json(_record(found, summary)))
     report.write(folder, summary, report.Details(_queries(found), _worst(found)))
-    return finished(folder) or summary
+    return report.finished(folder) or summary
 
 
 def _summary(found: Outcome, folder: PutOnceFolder, block: str) -> dict[str, Any]:

@@ -4,12 +4,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from indexer.adapting import outcome
 from indexer.adapting.adaptation import Adaptation
 from indexer.adapting.reranker_adaptation import RerankerAdaptation
 from indexer.adapting_settings import AdaptSettings
 from indexer.cluster.connection import Cluster
 from indexer.corpus.listing import list_files
+from indexer.evaluation import report
 from indexer.inference.model import Reranker, open_reranker
 from indexer.progress import say
 from indexer.search.published import Published, open_published
@@ -34,9 +34,9 @@ def run(settings: AdaptSettings, cluster: Cluster | None = None) -> dict[str, An
     """
     published = open_published(settings.index.uri, settings.index.name, engine=settings.engine.arguments)
     reranker = open_reranker(settings.reranker, settings.engine) if settings.reranker else None
-    name = f"epoch-{published.epoch.number:06d}-{outcome.identity(settings, _inputs(settings, published, reranker))}"
+    name = f"epoch-{published.epoch.number:06d}-{report.identity(settings, _inputs(settings, published, reranker))}"
     folder = PutOnceFolder(settings.output.uri, name, "output.uri")
-    known = outcome.finished(folder)
+    known = report.finished(folder)
     if known is not None:
         say("an earlier run adapted this epoch's model with the same settings: its result is given")
         return known

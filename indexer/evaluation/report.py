@@ -12,8 +12,8 @@ from markupsafe import Markup, escape
 
 from indexer.evaluation import charts
 from indexer.evaluation.measures import NDCG
+from indexer.job_settings import JobSettings
 from indexer.reporting.page import render
-from indexer.settings import EvaluateSettings
 from indexer.storage.put_once import PutOnceFolder
 
 FINISHED = "report.json"
@@ -74,8 +74,8 @@ class Details:
     worst: Mapping[str, Sequence[Lost]]
 
 
-def identity(settings: EvaluateSettings, inputs: Sequence[str]) -> str:
-    """Eight hexadecimal digits that differ for evaluations that do.
+def identity(settings: JobSettings, inputs: Sequence[str]) -> str:
+    """Eight hexadecimal digits that differ for evaluations, or adaptations, that do.
 
     Args:
         settings: The settings.
@@ -86,7 +86,7 @@ def identity(settings: EvaluateSettings, inputs: Sequence[str]) -> str:
 
 
 def finished(folder: PutOnceFolder) -> dict[str, Any] | None:
-    """Summary of the finished evaluation in a folder."""
+    """Summary of the finished run in a folder, which wrote :data:`FINISHED`."""
     if FINISHED not in set(folder.names("")):
         return None
     return dict(json.loads(folder.get(FINISHED)))
