@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from indexer.corpus.documents import Corpus, read_shard
 from indexer.corpus.shards import Shard
@@ -82,10 +83,8 @@ def refuse_above(estimate: Estimate, budget: float) -> None:
 
 def last_run(job: Job) -> RunTotals | None:
     """The last of some runs that embedded something."""
-    for epoch in reversed(job.store.epochs(NIGHTS)):
-        if epoch.description.run.tokens_per_second:
-            return epoch.description.run
-    return None
+    runs = (epoch.description.run for epoch in islice(job.store.newest_first(), NIGHTS))
+    return next((run for run in runs if run.tokens_per_second), None)
 
 
 def _gpu_hours(job: Job, tokens: int, chunks: int, last: RunTotals | None) -> tuple[float | None, str]:

@@ -87,9 +87,13 @@ class ControlStore(EpochWork):
         numbers = self.epoch_numbers()
         return list(self._readable(numbers if most is None else numbers[-most:]))
 
+    def newest_first(self) -> Iterator[Epoch]:
+        """Reads the published epochs one by one, the latest first; damaged ones are skipped with a progress line."""
+        return self._readable(self.epoch_numbers()[::-1])
+
     def latest_epoch(self) -> Epoch | None:
         """The published state, or ``None`` before the first epoch; damaged files are skipped for earlier ones."""
-        return next(self._readable(self.epoch_numbers()[::-1]), None)
+        return next(self.newest_first(), None)
 
     def resume(self, epoch: int) -> None:
         """Ends the hold of a rollback."""
