@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from indexer.adapting import batches, gate, judge, outcome, sources, splitting, weights
+from indexer.adapting import gate, judge, outcome, sources, splitting, weights
+from indexer.adapting.batches import first_pairs
 from indexer.adapting.gate import Comparison
 from indexer.adapting.inputs import Batch
 from indexer.adapting.judge import Collection
 from indexer.adapting.mining import Miner, Searched
 from indexer.adapting.outcome import Outcome
 from indexer.adapting.pairs import Pair, from_table, sentence_transformers_lines, swift_lines, to_table, trained
-from indexer.adapting.sources import Score, Texts
+from indexer.adapting.sources import Texts
 from indexer.adapting.training import PAIRS, FirstBatch, Recipe
 from indexer.adapting.training_worker import train
 from indexer.adapting_settings import AdaptSettings
@@ -25,6 +26,7 @@ from indexer.cluster.connection import Cluster
 from indexer.evaluation import synthetic
 from indexer.evaluation.measures import NDCG
 from indexer.evaluation.remote_engine import RemoteEngine
+from indexer.evaluation.synthetic import Score
 from indexer.inference.model import Model, Reranker, open_model
 from indexer.inference.sequences import TokenSequences
 from indexer.progress import say
@@ -86,6 +88,12 @@ class Adaptation:
         """The test queries and the documents that are searched for them."""
         questions = sources.questions(self.pairs, TEST, self.published)
         return judge.of_index(self.published, questions, self.settings.gates.documents)
+
+    @cached_property
+    def validation(self) -> Collection:
+        """The validation queries and the documents that are searched for them."""
+        questions = sources.questions(self.pairs, "validation", self.published)
+        return judge.of_index(self.published, questions, self.settings.gates.validation_documents)
 
     @cached_property
     def guard(self) -> Collection | None:
@@ -174,7 +182,7 @@ class Adaptation:
 
     def first_batch(self, pairs: Sequence[Pair], found: Searched) -> FirstBatch:
         """What the engine gives for the first batch: vectors of its queries and documents."""
-        chosen = first_pairs(self.settings, pairs)
+        chosen = first_pairs(pairs, self.settings.train.batch, self.settings.split.seed)
         batch = Batch.of(self._shorter.tokenizer, chosen)
         places = {(pair.query_id, pair.document_id): place for place, pair in enumerate(found.pairs)}
         at = [places[pair.query_id, pair.document_id] for pair in chosen]
@@ -192,14 +200,13 @@ class Adaptation:
         shares = self.settings.merge.shares
         if len(shares) == 1:
             return shares[0], {}
-        questions = sources.questions(self.pairs, "validation", self.published)
-        collection = judge.of_index(self.published, questions, self.settings.gates.validation_documents)
         tried = {}
         for share in shares:
             path = self._write(checkpoints, share, f"share-{share:g}")
-            found = self.measured(path, collection)
+            found = self.measured(path)
             tried[share] = float(np.mean([one[NDCG].to_numpy().mean() for one in found.values()]))
-            say(f"share {share:g}: mean {NDCG} {tried[share]:.4f} on {len(questions.texts)} validation queries")
+            queries = len(self.validation.questions.texts)
+            say(f"share {share:g}: mean {NDCG} {tried[share]:.4f} on {queries} validation queries")
             shutil.rmtree(path)
         return max(tried, key=lambda share: tried[share]), tried
 
@@ -209,12 +216,12 @@ class Adaptation:
         weights.write_merged(self.base.checkpoint.path, checkpoints, share, self.settings.merge.dtype, target)
         return target
 
-    def measured(self, path: Path, collection: Collection) -> dict[int, pl.DataFrame]:
-        """Measures of every query by the model in a directory, by width."""
+    def measured(self, path: Path) -> dict[int, pl.DataFrame]:
+        """Measures of every validation query by the model in a directory, by width."""
         model = self._candidate(path)
         with self.engine(model.engine) as engine:
-            found = judge.vectors(model, engine, collection)
-        return {width: judge.measured(collection, found, width) for width in self.widths}
+            found = judge.vectors(model, engine, self.validation)
+        return {width: judge.measured(self.validation, found, width) for width in self.widths}
 
     def _candidate(self, path: Path) -> Model:
         settings = outcome.model_settings(self.settings, self.published.model, path)
@@ -238,12 +245,6 @@ class Adaptation:
         widest = self.widths[0]
         found = (judge.measured(self.guard, vectors, widest) for vectors in (base_guard, our_guard))
         return widths, Comparison(*found)
-
-
-def first_pairs(settings: AdaptSettings, pairs: Sequence[Pair]) -> list[Pair]:
-    """The pairs of the first batch."""
-    train, chosen = settings.train, trained(pairs)
-    return [chosen[row] for row in batches.make(pairs, train.batch, train.steps, settings.split.seed)[0]]
 
 
 def _shortened(model: Model, limit: int | None) -> Model:

@@ -71,6 +71,12 @@ def make(pairs: Sequence[Pair], size: int, steps: int, seed: int) -> list[list[i
     return found[:steps]
 
 
+def first_pairs(pairs: Sequence[Pair], size: int, seed: int) -> list[Pair]:
+    """The pairs of the first batch; arguments as for :func:`make`."""
+    chosen = trained(pairs)
+    return [chosen[row] for row in make(pairs, size, 1, seed)[0]]
+
+
 def _pass(keys: Sequence[_Keys], size: int, rng: np.random.Generator) -> Iterator[list[int]]:
     """Batches of one pass: a pair that does not fit waits for a later batch."""
     waiting = rng.permutation(len(keys)).tolist()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import polars as pl
@@ -23,7 +24,7 @@ class Comparison:
     base: pl.DataFrame
     adapted: pl.DataFrame
 
-    @property
+    @cached_property  # thousands of resamples
     def difference(self) -> Difference:
         """Mean gain in nDCG@10 of the adapted model, with its interval."""
         return measures.difference(self.adapted[NDCG].to_numpy(), self.base[NDCG].to_numpy())
@@ -71,7 +72,7 @@ def decide(widths: Mapping[int, Comparison], guard: Comparison | None, gates: Ad
     refusals = []
     if not gain.low > gates.least_gain:
         refusals.append(
-            f"gates.least_gain: the gain at width {widest} is {_interval(gain)}, the lower end must be above "
+            f"gates.least_gain: the gain at width {widest} is {gain}, the lower end must be above "
             f"{gates.least_gain:.4f}"
         )
     for width, comparison in sorted(widths.items(), reverse=True):
@@ -92,7 +93,3 @@ def _power(gain: Difference, queries: int, least: float) -> str:
     return f"{queries} test queries show a gain in nDCG@10 from about {shown:.4f} on" + (
         ": too few for the gain that was measured; judge more queries" if few else ""
     )
-
-
-def _interval(found: Difference) -> str:
-    return f"{found.mean:+.4f} ({found.low:+.4f} to {found.high:+.4f})"

@@ -8,9 +8,10 @@ import numpy as np
 
 from indexer import schema
 from indexer.adapting.pairs import Pair, answers, key, names, trained
-from indexer.adapting.sources import Score, Texts
-from indexer.adapting.splitting import held_out
+from indexer.adapting.sources import Texts
+from indexer.adapting.splitting import HeldOut, held_out
 from indexer.adapting_settings import AdaptSettings
+from indexer.evaluation.synthetic import Score
 from indexer.inference import matryoshka
 from indexer.inference.embed_inputs import EmbedTokenizer
 from indexer.inference.sequences import TokenSequences
@@ -147,7 +148,8 @@ class Miner:
         ids = sorted({name for one in candidates for name in one})
         texts = dict(zip(ids, self.texts.of(ids), strict=True))
         vectors = self._vectors([*ids, *(pair.document_id for pair in measured)])
-        out, known, judged = held_out(pairs), answers(pairs), _judged_negatives(pairs)
+        out, known = held_out(pairs), answers(pairs)
+        judged = _judged_negatives(pairs, out)
         kept = [
             [
                 name
@@ -200,9 +202,8 @@ def _rank(document_id: str, cosine: float, hits: dict[str, float]) -> int:
     return 1 + sum(name != document_id and other > cosine for name, other in hits.items())
 
 
-def _judged_negatives(pairs: Sequence[Pair]) -> dict[str, dict[str, str]]:
-    """Documents that somebody judged not to answer, by the query's key, for training only."""
-    out = held_out(pairs)
+def _judged_negatives(pairs: Sequence[Pair], out: HeldOut) -> dict[str, dict[str, str]]:
+    """Documents that somebody judged not to answer, by the query's key, without those that are held out."""
     found: dict[str, dict[str, str]] = {}
     for pair in pairs:
         if pair.split == "train" and pair.grade <= 0 and pair.document and not out.has(pair.document_id, pair.document):

@@ -14,7 +14,9 @@ from indexer.adapting.judge import Collection
 from indexer.adapting.pairs import Pair, trained
 from indexer.adapting_settings import AdaptSettings
 from indexer.evaluation import report
+from indexer.evaluation.block import section
 from indexer.evaluation.measures import NDCG
+from indexer.inference import checkpoint
 from indexer.inference.model import Configured, Model, Reranker, SettingsT
 from indexer.search.published import Published
 from indexer.storage.put_once import PutOnceFolder
@@ -212,18 +214,9 @@ def _block(found: Outcome, path: Path) -> str:
     """The ``[model]`` section that indexes with the adapted model."""
     base: Configured[Any] = found.base
     settings = model_settings(found.settings, base, path)
-    digests = {name: weights.sha256(path / name) for name in weights.files(path)}
+    digests = {name: checkpoint.file_digest(path / name) for name in weights.files(path)}
     given = settings.model_copy(update={"sha256": digests}).model_dump(exclude_defaults=True)
-    return "[model]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in given.items())
-
-
-def _toml(value: object) -> str:
-    """A value as TOML; JSON's texts, numbers and lists are TOML's too."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(one)}" for key, one in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)
+    return section("model", given)
 
 
 def _card(found: Outcome, folder: PutOnceFolder) -> str:
@@ -268,6 +261,4 @@ def _card(found: Outcome, folder: PutOnceFolder) -> str:
 
 def _card_row(width: int, found: Comparison) -> str:
     base, adapted = found.means
-    gain = found.difference
-    interval = f"{gain.mean:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})"
-    return f"| {width} | {base[NDCG]:.4f} | {adapted[NDCG]:.4f} | {interval} |"
+    return f"| {width} | {base[NDCG]:.4f} | {adapted[NDCG]:.4f} | {found.difference} |"

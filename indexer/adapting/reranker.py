@@ -13,7 +13,7 @@ from indexer.errors import IndexerError
 from indexer.inference.engine import is_unbounded
 from indexer.inference.model import Reranker
 from indexer.inference.pair_inputs import PairBatch
-from indexer.inference.tokenizer import TextEncoder, is_qwen3, token_id
+from indexer.inference.tokenizer import TextEncoder, is_classifier, is_qwen3, token_id
 
 MOST_DIFFERENCE = {"float32": 1e-4}
 """Most difference between the model's first scores and the engine's, by the engine's dtype."""
@@ -114,10 +114,10 @@ class RerankerTrainer(Trainer):
             raise TypeError("internal error: an embedding model is to be trained as a reranker")
         return model
 
-    @property
+    @cached_property
     def _is_causal(self) -> bool:
         path = self.recipe.model.checkpoint.path
-        return is_qwen3(path) and "ForSequenceClassification" not in str(self._model.checkpoint.config["architectures"])
+        return is_qwen3(path) and not is_classifier(path)
 
     @cached_property
     def _answers(self) -> tuple[int, int]:

@@ -7,14 +7,15 @@ from pathlib import Path
 import polars as pl
 
 from indexer.adapting import judge, outcome
-from indexer.adapting.adaptation import Adaptation, first_pairs
+from indexer.adapting.adaptation import Adaptation
+from indexer.adapting.batches import first_pairs
 from indexer.adapting.gate import Comparison
 from indexer.adapting.judge import Collection
 from indexer.adapting.mining import Searched
 from indexer.adapting.pairs import Pair
-from indexer.adapting.sources import Score
 from indexer.adapting.training import FirstBatch
 from indexer.evaluation import measures
+from indexer.evaluation.synthetic import Score
 from indexer.inference.model import Reranker, open_reranker
 from indexer.settings import RerankerSettings
 
@@ -45,16 +46,21 @@ class RerankerAdaptation(Adaptation):
 
     def first_batch(self, pairs: Sequence[Pair], found: Searched) -> FirstBatch:  # noqa: ARG002
         """What the engine gives for the first batch: scores of its pairs."""
-        chosen = first_pairs(self.settings, pairs)
+        chosen = first_pairs(pairs, self.settings.train.batch, self.settings.split.seed)
         queries, documents = [pair.query for pair in chosen], [pair.document for pair in chosen]
         scores = self.score(self.trained_as, queries, documents)
         return FirstBatch(self.trained_as.tokenizer.pairs(queries, documents).ids, scores[:, None])
 
-    def measured(self, path: Path, collection: Collection) -> dict[int, pl.DataFrame]:
-        """Measures of every query by the reranker in a directory."""
+    @cached_property
+    def _validation_candidates(self) -> dict[str, list[str]]:
+        """What the index finds for each validation query, best first: the same for every share."""
+        return self._candidates(self.validation)
+
+    def measured(self, path: Path) -> dict[int, pl.DataFrame]:
+        """Measures of every validation query by the reranker in a directory."""
         settings = outcome.model_settings(self.settings, self.base, path)
-        found = self._candidates(collection)
-        return {self.widths[0]: self._reordered(open_reranker(settings, self.settings.engine), collection, found)}
+        model = open_reranker(settings, self.settings.engine)
+        return {self.widths[0]: self._reordered(model, self.validation, self._validation_candidates)}
 
     def compare(self, path: Path) -> tuple[dict[int, Comparison], Comparison | None]:
         """Base and candidate on the same candidates of the test queries."""

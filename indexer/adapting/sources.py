@@ -1,27 +1,20 @@
 """Where pairs come from: judgements, titles that are taken out of their documents, queries that a generator writes."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
-
-import numpy as np
 
 from indexer.adapting.pairs import Pair
 from indexer.adapting_settings import AdaptSettings, WrittenSettings
 from indexer.errors import CorpusError
 from indexer.evaluation import judgements, known_items, synthetic
 from indexer.evaluation.judgements import Questions
-from indexer.inference.sequences import TokenSequences
-from indexer.schema import ID
+from indexer.evaluation.synthetic import Score, Write
 from indexer.search.published import Published
 
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 """Control characters but the tab and the ends of lines."""
-
-Write = Callable[[TokenSequences], list[list[int]]]
-
-Score = Callable[[Sequence[str], Sequence[str]], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -64,7 +57,7 @@ def judged(settings: AdaptSettings, texts: Texts) -> list[Pair]:
     """
     if settings.queries is None or settings.judgements is None:
         return []
-    found = _checked(judgements.read(settings.queries, settings.judgements), texts.published)
+    found = judgements.checked_in(judgements.read(settings.queries, settings.judgements), texts.published)
     rows = [(name, document, grade) for name, grades in found.judgements.items() for document, grade in grades.items()]
     documents = texts.of([document for _, document, _ in rows])
     pairs = [
@@ -152,9 +145,4 @@ def questions(pairs: Sequence[Pair], split: str, published: Published) -> Questi
         {name: documents for name, documents in grades.items() if name in answered},
         altered,
     )
-    return _checked(found, published)
-
-
-def _checked(found: Questions, published: Published) -> Questions:
-    names = found.named_documents()
-    return judgements.checked(found, set(published.rows(names, [ID])[ID].to_pylist()))
+    return judgements.checked_in(found, published)

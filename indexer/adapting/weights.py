@@ -3,7 +3,6 @@
 A directory of weights mirrors the base: the same safetensors files, the same tensor names, float32.
 """
 
-import hashlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
@@ -164,12 +163,6 @@ def _equal(ours: "torch.Tensor", theirs: "torch.Tensor") -> bool:
     import torch
 
     return bool(torch.equal(ours.float().cpu(), theirs.float()))
-
-
-def sha256(file: Path) -> str:
-    """Digest of a file, hexadecimal."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def remove(directory: Path) -> None:

@@ -41,11 +41,12 @@ def block(
     if configuration.reranked and reranker is not None:
         search["candidates"] = candidates
         sections["reranker"] = reranker.model_dump(exclude_unset=True)
-    return "\n".join(f"[{name}]\n{_lines(section)}" for name, section in sections.items())
+    return "\n".join(section(name, values) for name, values in sections.items())
 
 
-def _lines(section: Mapping[str, Any]) -> str:
-    return "".join(f"{key} = {_value(value)}\n" for key, value in section.items() if value is not None)
+def section(name: str, values: Mapping[str, Any]) -> str:
+    """A section as TOML; ``None`` is left out."""
+    return f"[{name}]\n" + "".join(f"{key} = {_value(value)}\n" for key, value in values.items() if value is not None)
 
 
 def _value(value: Any) -> str:

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field, replace
 
 import polars as pl
 
+from indexer import schema
 from indexer.errors import CorpusError
 from indexer.evaluation.judged_files import read_columns
 from indexer.evaluation_settings import JudgedQueriesSettings, JudgementsSettings
+from indexer.search.published import Published
 
 ID, TEXT = "query_id", "text"
 
@@ -79,6 +81,12 @@ def read(queries: JudgedQueriesSettings, judgements: JudgementsSettings) -> Ques
         {query: judged[query] for query in kept},
         notes={name: count for name, count in notes.items() if count},
     )
+
+
+def checked_in(questions: Questions, published: Published) -> Questions:
+    """:func:`checked` with the documents that an index has."""
+    found = published.rows(questions.named_documents(), [schema.ID])
+    return checked(questions, set(found[schema.ID].to_pylist()))
 
 
 def checked(questions: Questions, known: Set[str]) -> Questions:

@@ -70,6 +70,10 @@ class Difference:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        """The mean with its interval."""
+        return f"{self.mean:+.4f} ({self.low:+.4f} to {self.high:+.4f})"
+
     @property
     def is_beyond_chance(self) -> bool:
         """Whether the interval excludes 0."""

@@ -11,7 +11,7 @@ import polars as pl
 from markupsafe import Markup, escape
 
 from indexer.evaluation import charts
-from indexer.evaluation.measures import NDCG
+from indexer.evaluation.measures import NDCG, Difference
 from indexer.job_settings import JobSettings
 from indexer.reporting.page import render
 from indexer.storage.put_once import PutOnceFolder
@@ -205,7 +205,7 @@ def _cell(key: str, row: Mapping[str, Any]) -> str:
     if value is None:
         return ""
     if key == "difference":
-        return f"{value['mean']:+.4f} ({value['low']:+.4f} to {value['high']:+.4f})" + "*" * row["beyond_chance"]
+        return f"{Difference(**value)}" + "*" * row["beyond_chance"]
     formats = {"table_bytes": "{} MB", "index_bytes": "{} MB", "p50_ms": "{:.1f} ms", "p95_ms": "{:.1f} ms"}
     if key.endswith("_bytes"):
         value = f"{value / 1e6:.2f}"

@@ -25,7 +25,6 @@ from indexer.evaluation.workbench import RewrittenDocuments, Workbench
 from indexer.inference.model import Reranker, open_reranker
 from indexer.inference.sequences import TokenSequences
 from indexer.progress import say
-from indexer.schema import ID
 from indexer.search.hits import Hit
 from indexer.search.published import Published, open_published
 from indexer.settings import EvaluateSettings
@@ -164,8 +163,7 @@ def make_questions(
     """Queries and what answers them, from the source that the settings name."""
     if settings.queries is not None and settings.judgements is not None:
         found = judgements.read(settings.queries, settings.judgements)
-        names = found.named_documents()
-        return judgements.checked(found, set(published.rows(names, [ID])[ID].to_pylist()))
+        return judgements.checked_in(found, published)
     if settings.known_items is not None:
         return known_items.make(published.snapshot, settings.known_items)
     if settings.synthetic is None or reranker is None:

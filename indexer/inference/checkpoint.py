@@ -67,7 +67,7 @@ class Checkpoint:
         layers = [root / layer.folder / "model.safetensors" for layer in self.conventions.dense]
         files = sorted({*root.glob("*.safetensors"), *root.glob("*/config.json"), root / "config.json", *layers})
         with ThreadPoolExecutor() as threads:
-            digests = threads.map(_file_digest, files)
+            digests = threads.map(file_digest, files)
             parts = [f"{file.relative_to(root)}:{digest}" for file, digest in zip(files, digests, strict=True)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -107,7 +107,7 @@ def check_files(checkpoint: Checkpoint, sha256: Mapping[str, str]) -> None:
         file = Path(checkpoint.path) / name
         if not file.is_file():
             raise SettingsError(f"model.sha256: {checkpoint.name!r} has no file {name}")
-        found = _file_digest(file)
+        found = file_digest(file)
         if found != recorded.lower():
             raise SettingsError(f"model.sha256: {name} of {checkpoint.name!r} is {found}, not {recorded}")
 
@@ -139,7 +139,7 @@ def _checked(checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
-def _file_digest(file: Path) -> str:
+def file_digest(file: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from indexer.errors import DamagedFile, IndexerError
+from indexer.errors import IndexerError
 from indexer.progress import say
 from indexer.reporting.record import RunReport
 from indexer.storage.put_once import PutOnceFolder
@@ -60,5 +60,5 @@ class RunReports:
         for stem in stems:
             try:
                 yield RunReport.from_file(self._files, f"{FOLDER}/{stem}.json")
-            except (DamagedFile, IndexerError) as error:
+            except IndexerError as error:
                 say(f"{error}: this report is passed over")

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from indexer.adapting import batches
+from indexer.adapting.batches import first_pairs
 from indexer.adapting.inputs import Batch
-from indexer.adapting.pairs import Pair, to_table, trained
+from indexer.adapting.pairs import Pair, to_table
 from indexer.adapting.training import PAIRS, FirstBatch, Recipe
 from indexer.adapting_settings import TrainSettings
 from indexer.inference.model import open_model, open_reranker
@@ -48,7 +48,7 @@ def recipe(root: Path, path: str, turned: float = 0.0, **train: Any) -> Recipe:
     pq.write_table(to_table(given), root / PAIRS)
     settings = TrainSettings(**{"steps": 4, "batch": 8, "mini_batch": 4, "checkpoints": 2, **train})
     model = open_model(ModelSettings(name=path, max_tokens=64, dtype="float32"), EngineSettings())
-    chosen = [trained(given)[row] for row in batches.make(given, settings.batch, settings.steps, 0)[0]]
+    chosen = first_pairs(given, settings.batch, 0)
     batch = Batch.of(model.tokenizer, chosen)
     vectors = np.concatenate(reference(path, [one.query for one in chosen], [one.document for one in chosen]))
     vectors = vectors + turned * np.roll(vectors, 1, axis=1)
@@ -74,7 +74,7 @@ def reranker_recipe(root: Path, path: str, **train: Any) -> Recipe:
     defaults = {"kind": "reranker", "steps": 4, "batch": 12, "mini_batch": 6, "checkpoints": 2, "learning_rate": 1e-3}
     settings = TrainSettings(**{**defaults, **train})
     model = open_reranker(RerankerSettings(name=path, max_tokens=160, dtype="float32"), EngineSettings())
-    chosen = [trained(given)[row] for row in batches.make(given, settings.batch, settings.steps, 0)[0]]
+    chosen = first_pairs(given, settings.batch, 0)
     queries, documents = [one.query for one in chosen], [one.document for one in chosen]
     ids = model.tokenizer.pairs(queries, documents).ids
     return Recipe(model, settings, (), 0, str(root), FirstBatch(ids, scores(path, ids)[:, None]))
