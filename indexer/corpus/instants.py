@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import types
 
+from indexer.corpus.pages import is_of
 from indexer.corpus.types import is_list
 from indexer.corpus.values import DAY_SECONDS, FIRST_DAY, INT64_MAX, LAST_DAY
 
@@ -31,7 +32,7 @@ def int96_columns(parquet: pq.ParquetFile, columns: Sequence[str] | None) -> lis
     leaves = (parquet.schema.column(at) for at in range(len(parquet.schema)))
     paths = [leaf.path for leaf in leaves if leaf.physical_type == "INT96"]
     names = parquet.schema_arrow.names if columns is None else columns
-    return [name for name in names if any(path == name or path.startswith(f"{name}.") for path in paths)]
+    return [name for name in names if any(is_of(path, [name]) for path in paths)]
 
 
 class InstantMarker:
@@ -59,8 +60,7 @@ class InstantMarker:
         others = [rows.take(batch.num_rows) for rows in self._others]
         found = np.zeros(batch.num_rows, bool)
         for name in self._columns:
-            parts = [table[name].combine_chunks() for table in others]
-            found |= _unfit(batch[name], *(_whole(part) for part in parts))
+            found |= _unfit(batch[name], *(table[name].combine_chunks() for table in others))
         if not found.any():
             return batch
         at = batch.schema.get_field_index(self._columns[0])
@@ -84,11 +84,6 @@ class _Rows:
             self._left = more if self._left is None else pa.concat_tables([self._left, more])
         cut, self._left = self._left.slice(0, rows), self._left.slice(rows)
         return cut
-
-
-def _whole(column: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """A column in one piece."""
-    return pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
 
 
 def _unfit(stored: pa.Array, coarse: pa.Array, fine: pa.Array) -> np.ndarray:

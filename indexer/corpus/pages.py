@@ -26,11 +26,11 @@ def largest_row(source: pa.NativeFile, group: pq.RowGroupMetaData, columns: Sequ
         columns: Columns that are read, all by default.
     """
     chunks = (group.column(at) for at in range(group.num_columns))
-    read = (chunk for chunk in chunks if columns is None or _is_of(chunk.path_in_schema, columns))
+    read = (chunk for chunk in chunks if columns is None or is_of(chunk.path_in_schema, columns))
     return sum(_dictionary_bytes(source, chunk) * -(-chunk.num_values // max(group.num_rows, 1)) for chunk in read)
 
 
-def _is_of(path: str, columns: Iterable[str]) -> bool:
+def is_of(path: str, columns: Iterable[str]) -> bool:
     """Whether a leaf is a column's or of one of its parts."""
     return any(path == name or path.startswith(f"{name}.") for name in columns)
 

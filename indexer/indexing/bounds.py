@@ -1,6 +1,5 @@
 """The gates on a comparison: caps on what a night may remove, quarantine and embed again."""
 
-from indexer.indexing import summary
 from indexer.indexing.changes import Changes
 from indexer.indexing.job import Job
 from indexer.publishing.gates import Gate, count_gates, file_gate
@@ -27,7 +26,7 @@ def of_counts(job: Job, found: Changes, unread: int, refused: int = 0) -> list[G
         refused: Documents that workers refused.
     """
     counts = found.counts | {"quarantined": found.counts["quarantined"] + refused}
-    before = summary.documents(job.latest) if job.latest else 0
+    before = job.latest.description.documents if job.latest else 0
     if job.published is None:
         # A rebuild compares with nothing, so that it deletes nothing. Documents that only the old index has count here.
         usable = counts["documents"] - counts["quarantined"] - counts["duplicates"]

@@ -25,4 +25,4 @@ def of_rebuild(store: ControlStore, published: Epoch) -> str:
 
 def _runs(store: ControlStore) -> Iterator[RunTotals]:
     """Totals of the listed epochs' runs, the newest first; damaged files are skipped."""
-    return (epoch.description.run for epoch in reversed(store.epochs()))
+    return (epoch.description.run for epoch in store.newest_first())

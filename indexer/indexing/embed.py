@@ -58,18 +58,19 @@ class Batch:
         return ~np.isin(self.tokens.row, list(self.refused))
 
     @property
-    def unknown(self) -> TokenSequences:
-        """The chunks to embed."""
-        return self.tokens.ids.take(np.setdiff1d(np.arange(len(self.tokens.ids)), self.known))
+    def embedded_tokens(self) -> int:
+        """Tokens of the chunks to embed."""
+        return self.tokens.ids.tokens - int(self.tokens.ids.lengths[self.known].sum())
 
     def embed(self, engine: Embedder) -> None:
-        """Embeds the unknown chunks."""
+        """Embeds the chunks whose vectors are not known."""
         if not self.known.size:
             self.vectors = engine.embed(self.tokens.ids)
             return
         self.vectors = np.zeros((len(self.tokens.ids), engine.dimension), np.float32)
         self.vectors[self.known, : self.known_vectors.shape[1]] = self.known_vectors
-        self.vectors[np.setdiff1d(np.arange(len(self.vectors)), self.known)] = engine.embed(self.unknown)
+        unknown = np.setdiff1d(np.arange(len(self.vectors)), self.known)
+        self.vectors[unknown] = engine.embed(self.tokens.ids.take(unknown))
 
 
 @dataclass
@@ -177,7 +178,7 @@ class EmbedPipeline(Pipeline[Shard, Embedder, ShardInFlight, Receipt]):
             quarantined=quarantine.num_rows,
             unread=held.unread.num_rows,
             truncated=sum(int((batch.tokens.truncated & batch.kept).sum()) for batch in batches),
-            tokens=sum(batch.unknown.tokens for batch in batches),
+            tokens=sum(batch.embedded_tokens for batch in batches),
             sampled_cosine=self._sampled_cosine(held, fragments),
             seconds=watch.seconds,
         )

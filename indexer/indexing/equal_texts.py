@@ -20,8 +20,6 @@ from indexer.storage.records import Epoch
 PIECE_ROWS = 1 << 20
 """Rows of a published table that one task looks through."""
 
-FOUND = ("file", "row", schema.ID, schema.CONTENT_HASH)
-
 
 @dataclass(frozen=True)
 class EqualTexts:
@@ -158,12 +156,12 @@ def _published(uri: str, piece: TablePiece, prefixes: np.ndarray) -> pa.Table:
 def _arrived(
     store: tuple[str, str, str | None], digest: str, at: int, masks: Sequence[bytes], prefixes: np.ndarray
 ) -> pa.Table:
-    """Rows of one file that are new or changed and whose hashes begin with one of the prefixes; columns of FOUND."""
+    """Rows of one file that are new or changed and whose hashes begin with one of the prefixes."""
     rows = ControlStore(*store).digests.read(digest, ["row", schema.ID, schema.CONTENT_HASH])
     is_wanted = np.isin(hash_prefixes(rows[schema.CONTENT_HASH]), prefixes)
     is_wanted &= np.isin(rows["row"].to_numpy(), merge_masks(masks))
     rows = rows.filter(pa.array(is_wanted)).append_column("file", pa.repeat(pa.scalar(at, pa.int32()), is_wanted.sum()))
-    return rows.select(FOUND).cast(_FOUND_SCHEMA)
+    return rows.select(_FOUND_SCHEMA.names).cast(_FOUND_SCHEMA)
 
 
 _FOUND_SCHEMA = pa.schema(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Literal
 
 import pyarrow as pa
@@ -151,7 +152,7 @@ def _checked(job: Job) -> Job:
     if job.published is None:
         return job
     refuse_foreign_tables(index.uri, job.store, [layout.table(width) for width in job.change.remade])
-    return replace(job, further=_passed_over(job.store, job.published, job.settings, job.model, layout))
+    return replace(job, further=_passed_over(job, job.published))
 
 
 def _compared(
@@ -167,20 +168,19 @@ def _compared(
     return replace(change, differences=differences), found
 
 
-def _passed_over(
-    store: ControlStore, published: Epoch, settings: Settings, model: Model, layout: Layout
-) -> tuple[Epoch, ...]:
+def _passed_over(job: Job, published: Epoch) -> tuple[Epoch, ...]:
     """Epochs between a rollback and the one it returned to: moving forward again uses their vectors."""
     returned_to = published.description.rollback_of
     if returned_to is None:
         return ()
-    later = (epoch for epoch in reversed(store.epochs()) if returned_to < epoch.number < published.number)
+    later = takewhile(lambda epoch: epoch.number > returned_to, job.store.newest_first())
     return tuple(
         epoch
         for epoch in later
-        if not list(of_vectors(epoch.description, settings, model))
-        and gives(epoch, layout)
-        and not missing_tables(settings.index.uri, epoch)
+        if epoch.number < published.number
+        and not list(of_vectors(epoch.description, job.settings, job.model))
+        and gives(epoch, job.layout)
+        and not missing_tables(job.settings.index.uri, epoch)
     )
 
 

@@ -101,16 +101,12 @@ def _rows(rows: pa.Table, width: int, precision: str, wanted: pa.Schema) -> pa.T
     """Rows with the columns of another table."""
     columns = {name: rows[name] for name in rows.schema.names}
     columns[schema.VECTOR] = at_width(rows[schema.VECTOR], width, precision)
-    found = [_cast(columns[field.name], field) if field.name in columns else None for field in wanted]
-    nothing = (pa.nulls(rows.num_rows, field.type) for field in wanted)
-    return pa.table(
-        [column if column is not None else nulls for column, nulls in zip(found, nothing, strict=True)], wanted
-    )
+    return pa.table([_cast(columns.get(field.name), field, rows.num_rows) for field in wanted], wanted)
 
 
-def _cast(column: pa.Array | pa.ChunkedArray, field: pa.Field) -> pa.Array | pa.ChunkedArray | None:
-    """A column in another type; ``None`` if its values have none there."""
+def _cast(column: pa.Array | pa.ChunkedArray | None, field: pa.Field, rows: int) -> pa.Array | pa.ChunkedArray:
+    """A column in another type; nulls if there is none, or if its values have none there."""
     try:
-        return column.cast(field.type)
+        return pa.nulls(rows, field.type) if column is None else column.cast(field.type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return None
+        return pa.nulls(rows, field.type)

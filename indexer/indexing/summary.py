@@ -53,7 +53,7 @@ def of_unchanged(epoch: "Epoch") -> dict[str, Any]:
         **described.run.model_dump(include={"documents", "quarantined"}),
         "duplicates": described.counts.duplicates,
         "kept": described.counts.kept,
-        "unchanged": documents(epoch),
+        "unchanged": epoch.description.documents,
     }
     return _summary(Status.UNCHANGED) | _of_epoch(epoch) | found
 
@@ -67,11 +67,6 @@ def of_ended(error: BaseException) -> dict[str, Any]:
     status = Status.REFUSED if isinstance(error, RefusedError) else Status.FAILED
     # The message of an unforeseen error may quote a document.
     return _summary(status) | {"error": str(error) if isinstance(error, IndexerError) else type(error).__name__}
-
-
-def documents(epoch: "Epoch") -> int:
-    """Documents of an epoch."""
-    return epoch.description.documents
 
 
 def _summary(status: Status) -> dict[str, Any]:

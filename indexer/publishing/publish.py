@@ -20,7 +20,7 @@ from indexer.storage import commits, tables
 from indexer.storage.commits import Change
 from indexer.storage.control import ControlStore
 from indexer.storage.description import MaintenanceRecord
-from indexer.storage.records import Epoch, Intent, TableState, decoded_columns, now
+from indexer.storage.records import Epoch, Intent, Receipt, TableState, decoded_columns, now
 from indexer.storage.tags import protect
 from indexer.storage.vector_index import TableStats
 
@@ -60,7 +60,8 @@ def finish(uri: str, store: ControlStore, intent: Intent, gates: GateSettings, e
         if store.is_closed(intent.epoch):
             return store.epoch(store.epoch_numbers()[-1])
         with watch("commit"):
-            versions = _commit(uri, store, intent)
+            staged = _receipts(store, intent)
+            versions = _commit(uri, store, intent, staged)
         with watch("index"):
             maintained = list(
                 each(maintain_table, ((uri, name, width, intent, gates) for name, width in intent.widths.items()))
@@ -72,7 +73,7 @@ def finish(uri: str, store: ControlStore, intent: Intent, gates: GateSettings, e
     version = versions[intent.quarantine_table]
     batches = tables.read(uri, intent.quarantine_table, version, schema.QUARANTINE_SCHEMA.names)
     rows = pa.Table.from_batches(batches, schema.QUARANTINE_SCHEMA)
-    found = [*table_gates(intent, maintained, gates), quarantine_gate(_staged_quarantine(uri, store, intent), rows)]
+    found = [*table_gates(intent, maintained, gates), quarantine_gate(_staged_quarantine(uri, intent, staged), rows)]
     enforce(found, WAY_OUT)
     epoch = _epoch(intent, maintained, version, found)
     store.put_quarantine(epoch.number, version, rows)
@@ -82,22 +83,25 @@ def finish(uri: str, store: ControlStore, intent: Intent, gates: GateSettings, e
     return store.put_epoch(epoch.model_copy(update={"description": described}))
 
 
-def _staged_quarantine(uri: str, store: ControlStore, intent: Intent) -> pa.Table:
-    """Quarantined rows as they were staged."""
-    receipts = store.receipts(intent.epoch)
-    name = intent.quarantine_table
-    staged = [part for shard_id in intent.receipts for part in receipts.get(shard_id).fragments.get(name, [])]
-    batches = tables.read_staged(uri, name, staged + intent.quarantine, schema.QUARANTINE_SCHEMA.names)
-    return pa.Table.from_batches(batches, schema.QUARANTINE_SCHEMA)
-
-
-def _commit(uri: str, store: ControlStore, intent: Intent) -> dict[str, int]:
-    """Commits every table; returns the versions that the commits made."""
+def _receipts(store: ControlStore, intent: Intent) -> list[Receipt]:
+    """Receipts of the staged shards."""
     receipts = store.receipts(intent.epoch)
     gone = set(intent.receipts) - receipts.ids()
     if gone:
         raise CannotFinish(f"epoch {intent.epoch}: {len(gone)} receipts of staged shards are missing")
-    staged = [receipts.get(shard_id) for shard_id in intent.receipts]
+    return [receipts.get(shard_id) for shard_id in intent.receipts]
+
+
+def _staged_quarantine(uri: str, intent: Intent, staged: Sequence[Receipt]) -> pa.Table:
+    """Quarantined rows as they were staged."""
+    name = intent.quarantine_table
+    parts = [part for receipt in staged for part in receipt.fragments.get(name, [])]
+    batches = tables.read_staged(uri, name, parts + intent.quarantine, schema.QUARANTINE_SCHEMA.names)
+    return pa.Table.from_batches(batches, schema.QUARANTINE_SCHEMA)
+
+
+def _commit(uri: str, store: ControlStore, intent: Intent, staged: Sequence[Receipt]) -> dict[str, int]:
+    """Commits every table; returns the versions that the commits made."""
     dropped = store.removals(intent.removals)
     versions = {}
     for name, base in intent.bases.items():

@@ -180,10 +180,10 @@ def _literals(values: Iterable[Any], type_: pa.DataType) -> list[str]:
     found: list[str] = []
     for value in values:
         if types.is_integer(type_):
+            if isinstance(value, str | bytes):
+                raise TypeError("not a number")
             least, most = _integers(type_)
-            if isinstance(value, str | bytes) or value != int(value) or not least <= value <= most:
-                if isinstance(value, str | bytes):
-                    raise TypeError("not a number")
+            if value != int(value) or not least <= value <= most:
                 continue
         if types.is_floating(type_) and value == 0:
             found += [literal(0.0, type_), literal(-0.0, type_)]
