@@ -152,12 +152,8 @@ class Adaptation:
             return pairs, {}
         writer = synthetic.open_writer(self.settings.synthetic, self.settings.engine)
         score = partial(self.score, self.given_reranker)
-        made, notes = sources.written(texts, writer, partial(self._write_queries, writer), score)
+        made, notes = sources.written(texts, writer, partial(_write_queries, self, writer), score)
         return [*pairs, *made], notes
-
-    def _write_queries(self, writer: synthetic.Writer, prompts: TokenSequences) -> list[list[int]]:
-        with RemoteEngine(self.cluster, writer.engine, "write", self.settings.run.progress) as engine:
-            return engine.write(prompts)
 
     @property
     def judge_of_pairs(self) -> Score | None:
@@ -245,6 +241,11 @@ class Adaptation:
         widest = self.widths[0]
         found = (judge.measured(self.guard, vectors, widest) for vectors in (base_guard, our_guard))
         return widths, Comparison(*found)
+
+
+def _write_queries(run: Adaptation, writer: synthetic.Writer, prompts: TokenSequences) -> list[list[int]]:
+    with RemoteEngine(run.cluster, writer.engine, "write", run.settings.run.progress) as engine:
+        return engine.write(prompts)
 
 
 def _shortened(model: Model, limit: int | None) -> Model:

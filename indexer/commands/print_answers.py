@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from itertools import zip_longest
 
 from indexer.progress import printable
-from indexer.search.answers import SPAN, Answer
-from indexer.search.hits import Hit
+from indexer.search.answers import Answer
+from indexer.search.hits import SPAN, Hit
 
 SNIPPET_CHARACTERS = 160
 

@@ -236,13 +236,8 @@ def _without_themselves(questions: Questions, found: Sequence[Sequence[Hit]]) ->
 
 
 def _documents(questions: Questions, found: Sequence[Sequence[Hit]]) -> Run:
-    """Of a document's chunks the best one counts."""
-    run: dict[str, dict[str, float]] = {}
-    for query, hits in zip(questions.texts, found, strict=True):
-        documents = run.setdefault(query, {})
-        for hit in hits:
-            documents[hit.id] = max(hit.score, documents.get(hit.id, -np.inf))
-    return run
+    """Score of each document; a search gives every document once."""
+    return {query: {hit.id: hit.score for hit in hits} for query, hits in zip(questions.texts, found, strict=True)}
 
 
 def _with_quality(

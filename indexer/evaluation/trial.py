@@ -50,16 +50,8 @@ class Trial:
     index_bytes: int
 
     def ranked(self, vectors: np.ndarray, queries: Sequence[str], depth: int, oversample: int) -> list[list[Hit]]:
-        """Hits of each query until ``depth`` documents are among them; of a document's chunks all that were found."""
-        return [self._ranked(vectors[at : at + 1], query, depth, oversample) for at, query in enumerate(queries)]
-
-    def _ranked(self, vector: np.ndarray, query: str, depth: int, oversample: int) -> list[Hit]:
-        limit = depth
-        while True:
-            hits = self._search(vector, query, limit, oversample, [])
-            if len({hit.id for hit in hits}) >= depth or len(hits) < limit:
-                return hits
-            limit *= 2
+        """Hits of each query: its ``depth`` best documents, each as its best chunk."""
+        return [self._search(vectors[at : at + 1], query, depth, oversample, []) for at, query in enumerate(queries)]
 
     def timed(self, vectors: np.ndarray, queries: Sequence[str], oversample: int) -> Latency:
         """Times searches for a page of results with their payload."""

@@ -154,7 +154,7 @@ class Workbench:
 
     def _published_text(self) -> TableState | None:
         """The published table with the full-text index, if it has the texts that are evaluated."""
-        found = next((state for state in self._published.epoch.tables if state.text), None)
+        found = self._published.epoch.text_table
         if found is None or self._altered is not None:
             return None
         return found.model_copy(update={"index": NO_INDEX, "probes": None})

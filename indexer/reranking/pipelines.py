@@ -17,7 +17,7 @@ from indexer.reranking import pairs
 from indexer.reranking.pairs import RowRange
 from indexer.reranking.results import CANDIDATE_SCHEMA, RESULT_SCHEMA, TABLE, PartReceipt, ResultFolder
 from indexer.search import modes
-from indexer.search.hits import Hit
+from indexer.search.hits import SPAN, Hit
 from indexer.search.modes import SearchOptions
 from indexer.search.published import Published
 from indexer.settings import PairsSettings, QueriesSettings
@@ -103,7 +103,7 @@ class SearchPipeline(Pipeline[RowRange, Embedder, QueriesInFlight, PartReceipt])
 def search_options(queries: QueriesSettings, text_columns: Sequence[str]) -> SearchOptions:
     """How candidates are found: without payload, since the reranker looks texts up by id."""
     # Words choose a document's chunk by its text.
-    columns = [*modes.SPAN, *text_columns] if queries.mode == "text" else []
+    columns = [*SPAN, *text_columns] if queries.mode == "text" else []
     return SearchOptions(queries.mode, queries.width, oversample=queries.oversample, columns=columns)
 
 

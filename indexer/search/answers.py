@@ -9,10 +9,7 @@ from decimal import Decimal
 from functools import singledispatch
 from typing import Any
 
-from indexer.schema import CHAR_END, CHAR_START
-from indexer.search.hits import Hit
-
-SPAN = (CHAR_START, CHAR_END)
+from indexer.search.hits import SPAN, Hit
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,10 @@ from typing import Any
 
 from indexer import schema
 
+KEY = (schema.ID, schema.CHUNK)
+
+SPAN = (schema.CHAR_START, schema.CHAR_END)
+
 HIDDEN = frozenset({schema.VECTOR, schema.CONTENT_HASH, schema.PAYLOAD_HASH, schema.CHUNK_HASH})
 """Columns left out of a result."""
 
@@ -56,6 +60,11 @@ def make_hit(row: dict[str, Any], metric: str, *, skip_empty: bool) -> Hit:
     distance = float(row.pop(DISTANCE))
     score = -distance if metric == "l2" else 1.0 - distance
     return Hit(str(row.pop(schema.ID)), int(row.pop(schema.CHUNK)), score, score, row, skip_empty)
+
+
+def similarity(cosine: float, metric: str) -> float:
+    """Score of a hit by a cosine of unit vectors, whose squared distance is 2 - 2 cos."""
+    return 2 * cosine - 2 if metric == "l2" else cosine
 
 
 def best_chunks(find: Callable[[int], list[Hit]], k: int) -> list[Hit]:

@@ -14,7 +14,7 @@ import numpy as np
 from indexer import schema
 from indexer.inference import matryoshka
 from indexer.search.fusion import fuse
-from indexer.search.hits import Hit
+from indexer.search.hits import KEY, SPAN, Hit, similarity
 from indexer.search.snapshot import Snapshot
 from indexer.search.threads import in_threads
 from indexer.search.vector_search import NearestOptions
@@ -26,10 +26,6 @@ from indexer.storage.records import TableState
 
 FUSED = 100
 """Least documents of either ranking that are fused, so that the first ones do not depend on how many are asked for."""
-
-KEY = [schema.ID, schema.CHUNK]
-
-SPAN = [schema.CHAR_START, schema.CHAR_END]
 
 WORD = re.compile(r"\w+")
 
@@ -62,15 +58,20 @@ class SearchOptions:
         return self.mode != "text"
 
 
-def check(snapshot: Snapshot, options: SearchOptions) -> None:
+def check(snapshot: Snapshot, options: SearchOptions) -> Condition | None:
     """Refuses options that the epoch cannot serve, before an engine starts.
+
+    Returns:
+        The condition that rows must meet before they are searched.
 
     Raises:
         SettingsError: There is no such width, no full-text index, or a filter does not fit its column.
     """
-    snapshot.check(options.width, condition(snapshot, options))
+    wanted = condition(snapshot, options)
+    snapshot.check(options.width, wanted)
     if options.mode != "vector":
         text_state(snapshot.epoch)
+    return wanted
 
 
 def condition(snapshot: Snapshot, options: SearchOptions) -> Condition | None:
@@ -108,11 +109,12 @@ def find(
     Raises:
         SettingsError: The epoch cannot serve the options.
     """
-    check(snapshot, options)
-    wanted = condition(snapshot, options)
+    wanted = check(snapshot, options)
     if options.mode == "text":
-        found = in_threads(lambda query: snapshot.words.documents(query, k, wanted, options.columns), queries)
-        yield from (_at_words(snapshot, hits, query) for query, hits in zip(queries, found, strict=True))
+        words = snapshot.words  # opened once, before the threads
+        yield from in_threads(
+            lambda query: _at_words(snapshot, words.documents(query, k, wanted, options.columns), query), queries
+        )
         return
     if vectors is None:
         raise TypeError("a search by vectors needs the queries' vectors")
@@ -122,7 +124,8 @@ def find(
     if options.mode == "vector":
         yield from near
         return
-    by_words = in_threads(lambda query: snapshot.words.documents(query, depth, wanted, options.columns), queries)
+    words = snapshot.words
+    by_words = in_threads(lambda query: words.documents(query, depth, wanted, options.columns), queries)
     for vector, hits, worded in zip(vectors, near, by_words, strict=True):
         yield _fused(snapshot, vector, hits, worded, k, options)
 
@@ -156,11 +159,12 @@ def _fused(
 
 
 def _at_words(snapshot: Snapshot, hits: Sequence[Hit], query: str) -> list[Hit]:
-    """Each document at the chunk that has most of the query's words."""
-    if not (snapshot.has_chunks and hits):
+    """Each document at the chunk that has most of the query's words; the first one where the hits have no text."""
+    described = snapshot.epoch.description
+    texts = described.text_columns
+    if not (described.model.has_chunks and hits and {*texts, *SPAN} <= hits[0].payload.keys()):
         return list(hits)
     wanted = set(WORD.findall(query.casefold()))
-    texts = snapshot.epoch.description.text_columns
     spans: dict[str, list[dict[str, Any]]] = {}
     for row in snapshot.rows([hit.id for hit in hits], [*KEY, *SPAN]).to_pylist():
         spans.setdefault(row.pop(schema.ID), []).append(row)
@@ -168,9 +172,7 @@ def _at_words(snapshot: Snapshot, hits: Sequence[Hit], query: str) -> list[Hit]:
 
 
 def _with_most_words(hit: Hit, spans: list[dict[str, Any]], wanted: set[str], texts: Sequence[str]) -> Hit:
-    """The hit at the chunk with most of the wanted words; the first one where the payload has not the text."""
-    if not {*texts, *SPAN} <= hit.payload.keys():
-        return hit
+    """The hit at the chunk with most of the wanted words."""
     chunks = [_at_chunk(hit, span) for span in sorted(spans, key=lambda span: int(span[schema.CHUNK]))]
     return max(chunks, key=lambda chunk: len(wanted & set(WORD.findall(chunk.text(texts).casefold()))))
 
@@ -191,7 +193,7 @@ def _nearest_chunks(snapshot: Snapshot, state: TableState, vector: np.ndarray, h
     found = {}
     for hit in hits:
         cosine, row = best[hit.id]
-        score = 2 * cosine - 2 if snapshot.epoch.description.layout.metric == "l2" else cosine
+        score = similarity(cosine, snapshot.epoch.description.layout.metric)
         found[hit.id] = replace(_at_chunk(hit, row), vector_score=score)
     return found
 

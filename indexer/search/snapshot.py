@@ -15,8 +15,8 @@ from indexer.search.hits import Hit, joined_text, span_text
 from indexer.search.vector_search import NearestOptions, VectorSearch
 from indexer.search.words import Words
 from indexer.storage import tables
+from indexer.storage.filters import Condition
 from indexer.storage.records import Epoch, TableState
-from indexer.storage.where import condition
 
 if TYPE_CHECKING:
     from indexer.storage.tables import Table
@@ -43,6 +43,7 @@ class Snapshot:
         self.epoch = epoch
         self._lease = None if lease is None else weakref.finalize(self, lease.release)
         self.vectors = VectorSearch(uri, epoch)
+        self._schemas: dict[str, pa.Schema] = {}  # a version never changes
 
     def let_go(self) -> None:
         """Ends the protection of the epoch's versions."""
@@ -75,7 +76,9 @@ class Snapshot:
     def schema(self, width: int | None = None) -> pa.Schema:
         """Schema of a width's table."""
         state = self.state(width)
-        return tables.table_schema(self.uri, state.name, state.version)
+        if state.name not in self._schemas:
+            self._schemas[state.name] = tables.table_schema(self.uri, state.name, state.version)
+        return self._schemas[state.name]
 
     def batches(self, columns: Sequence[str], width: int | None = None) -> Iterator[pa.RecordBatch]:
         """Streams columns of a width's table, rows in no particular order."""
@@ -107,7 +110,7 @@ class Snapshot:
             )
         return columns
 
-    def check(self, width: int | None = None, where: str | None = None) -> None:
+    def check(self, width: int | None, where: Condition | None) -> None:
         """Refuses what no search of this epoch could use.
 
         Raises:
@@ -115,7 +118,7 @@ class Snapshot:
         """
         state = self.state(width)
         if where is not None:
-            tables.check_condition(self.uri, state.name, state.version, condition(where, self.schema(width)))
+            tables.check_condition(self.uri, state.name, state.version, where)
 
     def nearest(
         self,
@@ -147,11 +150,6 @@ class Snapshot:
         """
         options = NearestOptions(k, where, oversample, columns, per_document)
         return list(self.vectors.stream(vectors, self.state(width), options))
-
-    @property
-    def has_chunks(self) -> bool:
-        """Whether a document may have several chunks."""
-        return self.epoch.description.model.overflow == "chunk"
 
     @cached_property
     def words(self) -> Words:

@@ -12,7 +12,7 @@ import numpy as np
 from indexer import schema
 from indexer.errors import SettingsError, first_line
 from indexer.inference import matryoshka
-from indexer.search.hits import DISTANCE, Hit, best_chunks, make_hit, shown_columns
+from indexer.search.hits import DISTANCE, KEY, Hit, best_chunks, make_hit, shown_columns, similarity
 from indexer.search.threads import in_threads
 from indexer.storage import exact_search, tables, vector_index
 from indexer.storage.records import Epoch, TableState
@@ -26,8 +26,6 @@ PAYLOADS = 64
 
 MANY = 16
 """Vectors from which on one pass over a table without an index is faster than a search for each."""
-
-KEY = (schema.ID, schema.CHUNK)
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class VectorSearch:
         shown = shown_columns(names) if options.columns is None else list(options.columns)
         where = None if options.where is None else condition(options.where, self._opened(state).schema)
         # Without chunks every row is a document of its own.
-        one_each = options.per_document and self._epoch.description.model.overflow == "chunk"
+        one_each = options.per_document and self._epoch.description.model.has_chunks
         ready = replace(options, where=where, columns=shown, per_document=one_each)
         narrow = matryoshka.cut(vectors, state.width)
         if state.probes is None and ready.oversample == 1 and not ready.per_document and len(vectors) >= MANY:
@@ -126,9 +124,7 @@ class VectorSearch:
         rows = tables.lookup(self._uri, state.name, state.version, [hit.id for hit in hits], chosen)
         keys = zip(rows[schema.ID].to_pylist(), rows[schema.CHUNK].to_pylist(), strict=True)
         cosines = dict(zip(keys, (tables.to_matrix(rows[schema.VECTOR]) @ vector).tolist(), strict=True))
-        found_now = [cosines[hit.id, hit.chunk] for hit in hits]
-        # Of unit vectors the squared distance is 2 - 2 cos.
-        scores = [2 * cosine - 2 for cosine in found_now] if self._metric == "l2" else found_now
+        scores = [similarity(cosines[hit.id, hit.chunk], self._metric) for hit in hits]
         rescored = (replace(hit, score=score, vector_score=score) for hit, score in zip(hits, scores, strict=True))
         return sorted(rescored, key=lambda hit: -hit.score)
 

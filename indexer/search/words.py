@@ -15,9 +15,8 @@ def text_state(epoch: Epoch) -> TableState:
     Raises:
         SettingsError: There is none.
     """
-    for state in epoch.tables:
-        if state.text:
-            return state
+    if epoch.text_table is not None:
+        return epoch.text_table
     raise SettingsError(
         f"epoch {epoch.number} has no full-text index: set index.text_search to payload columns and run jobs.index, "
         "which embeds nothing for it; or search with mode vector"
@@ -55,7 +54,7 @@ class Words:
         """
         described = self._epoch.description
         # A filter on the chunk reads that column of every row, which is not needed where every row is a document.
-        first = filters.first_chunk() if described.model.overflow == "chunk" else None
+        first = filters.first_chunk() if described.model.has_chunks else None
         shown = shown_columns(self._dataset.schema.names) if columns is None else list(columns)
         rows = text_index.search(
             self._dataset,

@@ -63,6 +63,11 @@ class ModelRecord(Record):
     query_prompt: str | None = None
     document_prompt: str | None = None
 
+    @property
+    def has_chunks(self) -> bool:
+        """Whether a document may have several chunks."""
+        return self.overflow == "chunk"
+
 
 class Counts(Record):
     """Documents of the comparison with the epoch before.

@@ -135,6 +135,11 @@ class Epoch(Record):
     description: Description
     intent: str = ""
 
+    @property
+    def text_table(self) -> TableState | None:
+        """The table with the full-text index."""
+        return next((table for table in self.tables if table.text), None)
+
     def versions(self) -> dict[str, int]:
         """Version of every table by name."""
         return {table.name: table.version for table in self.tables} | dict([self.quarantine])
