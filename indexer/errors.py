@@ -37,7 +37,7 @@ class UnusableFile(CorpusError):
 
 
 class BadFile(UnusableFile):
-    """A file cannot be read: damaged, not Parquet, changed while it was read, or gone."""
+    """A file cannot be read: damaged, not of its format, changed while it was read, or gone."""
 
 
 class WrongColumns(UnusableFile):

@@ -30,7 +30,9 @@ VectorIndex = Literal["auto", "none", IndexType]
 class CorpusSettings(Section):
     """Where the documents are and which columns hold them."""
 
-    uri: Uri = Field(description="Parquet file, directory (searched recursively), glob or object-store URI")
+    uri: Uri = Field(
+        description="file, directory (searched recursively), glob or object-store URI of Parquet, JSON Lines or CSV"
+    )
     id_column: str = Field("id", description="column with the document id, string or integer, unique in the corpus")
     text_columns: list[str] = Field(["text"], min_length=1, description="text columns, joined with a newline")
     payload: list[str] = Field(
@@ -245,7 +247,9 @@ class RerankerSettings(CheckpointSettings):
 class PairsSettings(Section):
     """Pairs of a query and a document to score."""
 
-    uri: Uri = Field(description="Parquet file, directory (searched recursively), glob or object-store URI")
+    uri: Uri = Field(
+        description="file, directory (searched recursively), glob or object-store URI of Parquet, JSON Lines or CSV"
+    )
     query_column: str = Field("query", description="column with the query")
     document_column: str | None = Field(None, description="column with the document's text")
     document_id_column: str | None = Field(None, description="instead: column with the document's id in [index]")
@@ -261,7 +265,9 @@ class PairsSettings(Section):
 class QueriesSettings(Section):
     """Queries to search an index with."""
 
-    uri: Uri = Field(description="Parquet file, directory (searched recursively), glob or object-store URI")
+    uri: Uri = Field(
+        description="file, directory (searched recursively), glob or object-store URI of Parquet, JSON Lines or CSV"
+    )
     id_column: str = Field("query_id", description="column with the query's id, string or integer")
     text_column: str = Field("query", description="column with the query")
     instruction_column: str | None = Field(None, description="column with an instruction; null: the models' own")

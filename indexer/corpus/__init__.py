@@ -1,1 +1,1 @@
-"""Reads Parquet corpora: files, rows, digests of rows, and shards, the unit of work. Touches no engine and no table."""
+"""Reads corpora: files, rows, digests of rows, and shards, the unit of work. Touches no engine and no table."""

@@ -5,13 +5,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexer.corpus.documents import Corpus, check_columns, read_batches, rows_of
-from indexer.corpus.files import DataFile, open_parquet
+from indexer.corpus.files import DataFile
 from indexer.corpus.rows import Rows, content_hash, payload_hashes, payload_sizes
 from indexer.corpus.values import Fault
 from indexer.reasons import QuarantineReason
 from indexer.schema import CONTENT_HASH_TYPE, DIGEST_SCHEMA
 
-FAULTS = {Fault.INVALID_UTF8: QuarantineReason.INVALID_UTF8, Fault.OUT_OF_RANGE: QuarantineReason.BAD_VALUE}
+FAULTS = {
+    Fault.INVALID_UTF8: QuarantineReason.INVALID_UTF8,
+    Fault.OUT_OF_RANGE: QuarantineReason.BAD_VALUE,
+    Fault.OTHER_TYPE: QuarantineReason.BAD_VALUE,
+    Fault.MALFORMED: QuarantineReason.MALFORMED,
+}
 
 
 def scan_file(corpus: Corpus, file: DataFile) -> pa.Table:
@@ -25,12 +30,12 @@ def scan_file(corpus: Corpus, file: DataFile) -> pa.Table:
         Table of :data:`indexer.schema.DIGEST_SCHEMA`, a row per row of the file, sorted by id.
 
     Raises:
-        BadFile: The file is not Parquet, is damaged or has changed.
+        BadFile: The file is not of its format, is damaged or has changed.
         WrongColumns: It lacks a column or has one with another type.
     """
-    with open_parquet(corpus.settings.uri, file) as parquet:
-        check_columns(parquet, corpus, file)
-        digests = [_digest(first, rows_of(batch, corpus)) for first, batch in read_batches(parquet, corpus, file)]
+    with corpus.open(file) as opened:
+        check_columns(opened, corpus, file)
+        digests = [_digest(batch.first, rows_of(batch, corpus)) for batch in read_batches(opened, corpus, file)]
     return pa.Table.from_batches(digests, DIGEST_SCHEMA).sort_by("id")
 
 

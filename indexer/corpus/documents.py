@@ -1,14 +1,17 @@
-"""Parquet files to documents: digests, shards, reading."""
+"""Files to documents: columns, reading."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
-from indexer.corpus.files import DataFile, OpenParquet, batches, open_parquet
+from indexer.corpus.files import DataFile
+from indexer.corpus.formats import open_file
 from indexer.corpus.listing import list_files, with_contents
+from indexer.corpus.open_file import OpenFile, RowBatch, WantedTypes
 from indexer.corpus.rows import Rows, content_hash, ids_of, payload_hashes, payload_of, texts_of
 from indexer.corpus.shards import FileRows, Shard
 from indexer.corpus.types import common_type, holds_null_type, normal_type
@@ -49,6 +52,10 @@ class Corpus:
         types = [f"{field.name} {field.type}" for field in self.payload]
         read = "\n".join([f"{DIGEST_VERSION}", self._columns_used, f"{self.skip_empty}", *types])
         return f"{hashlib.blake2b(read.encode(), digest_size=8).hexdigest()}-{file.identity}"
+
+    def open(self, file: DataFile) -> AbstractContextManager[OpenFile]:
+        """Opens one of the files; its values are read with the corpus's types, see :func:`open_file`."""
+        return open_file(self.settings.uri, file, wanted_types(self.settings, self.payload))
 
     @property
     def _columns_used(self) -> str:
@@ -98,8 +105,8 @@ def open_corpus(settings: CorpusSettings) -> Corpus:
     payload: pa.Schema | None = None
     for file in files:
         try:
-            with open_parquet(settings.uri, file) as parquet:
-                found = _columns(parquet.schema_arrow, settings, file)
+            with open_file(settings.uri, file, wanted_types(settings, payload or ())) as opened:
+                found = _columns(opened.schema, settings, file)
         except BadFile as error:
             refused = refused or error
         except WrongColumns as error:
@@ -113,6 +120,12 @@ def open_corpus(settings: CorpusSettings) -> Corpus:
     if payload is None:
         raise CorpusError(f"corpus.uri: none of {len(files)} files can be used; {refused}")
     return Corpus(settings, files, payload)
+
+
+def wanted_types(settings: CorpusSettings, payload: Iterable[pa.Field]) -> WantedTypes:
+    """Types to read the columns of a format without types with: strings for ids and texts, the payload's as known."""
+    texts = dict.fromkeys([settings.id_column, *settings.text_columns], pa.string())
+    return {field.name: field.type for field in payload if not holds_null_type(field.type)} | texts
 
 
 def _listed(settings: CorpusSettings) -> tuple[DataFile, ...]:
@@ -147,11 +160,13 @@ def first_texts(corpus: Corpus, file: DataFile, most: int) -> list[str]:
         CorpusError: The file cannot be read or lacks a column.
     """
     texts: list[str] = []
-    with open_parquet(corpus.settings.uri, file) as parquet:
-        check_columns(parquet, corpus, file)
-        for _, batch in read_batches(parquet, corpus, file, 0, min(most, parquet.metadata.num_rows)):
+    with corpus.open(file) as opened:
+        check_columns(opened, corpus, file)
+        for batch in read_batches(opened, corpus, file):
             found = rows_of(batch, corpus)
             texts += found.texts.filter(pa.array(found.text_faults == Fault.NONE)).drop_null().to_pylist()
+            if batch.first + batch.columns.num_rows >= most:
+                break
     return texts[:most]
 
 
@@ -175,12 +190,12 @@ def read_part(corpus: Corpus, part: FileRows) -> Iterator[DocumentBatch]:
         BadFile: The file changed since it was listed, or cannot be read.
     """
     chosen = part.chosen
-    with open_parquet(corpus.settings.uri, part.file) as parquet:
-        for row, batch in read_batches(parquet, corpus, part.file, part.start, part.stop):
-            rows = np.arange(max(row, part.start), min(row + batch.num_rows, part.stop))
+    with corpus.open(part.file) as opened:
+        for batch in read_batches(opened, corpus, part.file, part.start, part.stop):
+            rows = np.arange(batch.first, min(batch.first + batch.columns.num_rows, part.stop))
             rows = rows[chosen[rows - part.start]]
             if rows.size:
-                yield _documents(rows_of(batch, corpus).take(rows - row), part.file, rows)
+                yield _documents(rows_of(batch, corpus).take(rows - batch.first), part.file, rows)
 
 
 def _documents(rows: Rows, file: DataFile, numbers: np.ndarray) -> DocumentBatch:
@@ -196,30 +211,32 @@ def _documents(rows: Rows, file: DataFile, numbers: np.ndarray) -> DocumentBatch
     )
 
 
-def rows_of(batch: pa.RecordBatch, corpus: Corpus) -> Rows:
+def rows_of(batch: RowBatch, corpus: Corpus) -> Rows:
     """Ids, texts and payload of a batch of :func:`read_batches` as they are stored."""
     settings = corpus.settings
-    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+    count = batch.columns.num_rows
+    columns = dict(zip(batch.columns.schema.names, batch.columns.columns, strict=True))
     ids, id_faults = ids_of(columns[settings.id_column])
     texts = {name: columns[name] for name in settings.text_columns}
     joined, text_faults = texts_of(texts, skip_empty=corpus.skip_empty)
-    payload, payload_faults = payload_of(columns, corpus.payload, batch.num_rows)
-    return Rows(ids, joined, payload, id_faults, text_faults, payload_faults)
+    payload, payload_faults = payload_of(columns, corpus.payload, count)
+    row_faults = np.zeros(count, np.uint8) if batch.faults is None else batch.faults
+    return Rows(ids, joined, payload, id_faults, text_faults, payload_faults, row_faults)
 
 
 def read_batches(
-    parquet: OpenParquet, corpus: Corpus, file: DataFile, start: int = 0, stop: int | None = None
-) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Batches of the columns used, each with the number of its first row.
+    opened: OpenFile, corpus: Corpus, file: DataFile, start: int = 0, stop: int | None = None
+) -> Iterator[RowBatch]:
+    """Batches of the columns used.
 
     Columns that the file lacks and its directories name (``lang=de/``) are added.
     """
     settings = corpus.settings
     names = list(dict.fromkeys([settings.id_column, *settings.text_columns, *settings.payload]))
-    inside = [name for name in names if name in parquet.schema_arrow.names]
+    inside = [name for name in names if name in opened.schema.names]
     outside = {name: file.partitions[name] for name in names if name not in inside}
-    for row, batch in batches(parquet, file, inside, start, stop):
-        yield row, _with_constants(batch, outside)
+    for batch in opened.batches(inside, start, stop):
+        yield replace(batch, columns=_with_constants(batch.columns, outside))
 
 
 def _with_constants(batch: pa.RecordBatch, values: Mapping[str, str | None]) -> pa.RecordBatch:
@@ -259,9 +276,9 @@ def _check_names(schema: pa.Schema, names: Sequence[str], file: DataFile, partit
         raise WrongColumns(f"{file.path}: column {name!r} {missing}{elsewhere}; the file has: {known}")
 
 
-def check_columns(parquet: OpenParquet, corpus: Corpus, file: DataFile) -> None:
+def check_columns(opened: OpenFile, corpus: Corpus, file: DataFile) -> None:
     """Raises :class:`WrongColumns` if a file lacks a column or has it with another type than the corpus."""
-    payload = _columns(parquet.schema_arrow, corpus.settings, file)
+    payload = _columns(opened.schema, corpus.settings, file)
     for ours in corpus.payload:
         theirs = payload.field(ours.name).type
         if common_type(ours.type, theirs) is None:

@@ -1,10 +1,9 @@
-"""Lists the Parquet files at a URI: one rule for files, directories and globs."""
+"""Lists the files at a URI: one rule for files, directories and globs."""
 
 import hashlib
 import os
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -12,17 +11,15 @@ from itertools import takewhile
 from pathlib import Path
 
 from fsspec.utils import glob_translate
-from pyarrow import fs
 
-from indexer.corpus.files import DataFile, described, filesystem_of
+from indexer.corpus.files import DataFile
+from indexer.corpus.formats import FORMATS, Format
+from indexer.corpus.places import Place, place_of
 from indexer.errors import CorpusError, first_line
 from indexer.progress import say
 from indexer.uris import shown
 
 GLOB = frozenset("*?[")
-
-SUFFIXES = (".parquet", ".parq", ".pq")
-"""Suffixes of Parquet files, in upper or lower case."""
 
 READ_AT_ONCE = 8
 """Files whose bytes are digested at once."""
@@ -34,18 +31,17 @@ NAMES_SHOWN = 3
 
 HIDDEN = "hidden or temporary (. or _ before a name)"
 
-OTHER = f"without the suffix of a Parquet file ({', '.join(SUFFIXES)})"
 
+def list_files(uri: str, setting: str, formats: Sequence[Format] = FORMATS) -> tuple[DataFile, ...]:
+    """Lists the data files at a URI: one file, those below a directory, or those a glob matches.
 
-def list_files(uri: str, setting: str) -> tuple[DataFile, ...]:
-    """Lists the Parquet files at a URI: one file, those below a directory, or those a glob matches.
-
-    Below directories and among matches, files without a Parquet suffix and hidden or temporary ones are skipped.
-    A progress line says how many.
+    All files below a directory or among matches have one format: the first that is there. Files with other suffixes
+    and hidden or temporary ones are left out. A progress line says how many.
 
     Args:
         uri: Where they are.
         setting: Name of the setting that gave it, for errors.
+        formats: The formats looked for.
 
     Returns:
         The files in the order of their paths.
@@ -53,18 +49,21 @@ def list_files(uri: str, setting: str) -> tuple[DataFile, ...]:
     Raises:
         CorpusError: There is no file, or the URI cannot be listed.
     """
-    filesystem, path = filesystem_of(uri, setting)
-    left_out: dict[str, list[str]] = defaultdict(list)
+    place, path = place_of(uri, setting)
     try:
-        files = sorted(_list(filesystem, path, left_out), key=lambda file: file.path)
+        single = place.find(path)
+        if single is not None:
+            return (single,)
+        files, left_out = _chosen(list(_matching(place, path)), formats)
     except OSError as error:
         raise CorpusError(f"{setting}: {shown(uri)} cannot be listed: {first_line(error)}") from None
     said = "; ".join(f"{len(names)} {reason}: {_some(names)}" for reason, names in sorted(left_out.items()))
     if not files:
-        raise CorpusError(f"{setting}: no Parquet file at {shown(uri)}{f'; left out: {said}' if said else ''}")
+        kinds = " or ".join(filter(None, [", ".join(one.name for one in formats[:-1]), formats[-1].name]))
+        raise CorpusError(f"{setting}: no {kinds} file at {shown(uri)}{f'; left out: {said}' if said else ''}")
     if said:
         say(f"{setting}: left out at {shown(uri)}: {said}")
-    return tuple(files)
+    return tuple(sorted(files, key=lambda file: file.path))
 
 
 def with_contents(uri: str, files: Sequence[DataFile]) -> tuple[DataFile, ...]:
@@ -77,16 +76,16 @@ def with_contents(uri: str, files: Sequence[DataFile]) -> tuple[DataFile, ...]:
     Returns:
         The files in their order. One that cannot be read stays without: it is reported when its rows are read.
     """
-    filesystem, _ = filesystem_of(uri, "corpus.uri")
+    place, _ = place_of(uri, "corpus.uri")
     with ThreadPoolExecutor(READ_AT_ONCE) as threads:
-        return tuple(threads.map(partial(_with_content, filesystem), files))
+        return tuple(threads.map(partial(_with_content, place), files))
 
 
-def _with_content(filesystem: fs.FileSystem, file: DataFile) -> DataFile:
+def _with_content(place: Place, file: DataFile) -> DataFile:
     """A file with the digest of its bytes."""
     digest = hashlib.blake2b(digest_size=16)
     try:
-        with filesystem.open_input_stream(file.path) as opened:
+        with place.open(file.path) as opened:
             while block := opened.read(BLOCK_BYTES):
                 digest.update(block)
     except OSError:
@@ -100,34 +99,37 @@ def _some(names: list[str]) -> str:
     return first if len(names) <= NAMES_SHOWN else f"{first}, ..."
 
 
-def _list(filesystem: fs.FileSystem, path: str, left_out: dict[str, list[str]]) -> Iterator[DataFile]:
-    """Data files at a path; notes the names of skipped ones by reason."""
-    found = filesystem.get_file_info(path)
-    if found.type == fs.FileType.File:
-        yield described(found)
-        return
-    root, wanted = path, re.compile("")
-    if found.type == fs.FileType.NotFound and GLOB & set(path):
+def _matching(place: Place, path: str) -> Iterator[tuple[str, DataFile]]:
+    """Files below a directory or matched by a glob, each with its path below the place that was searched."""
+    files = list(_below(place, path))
+    root = path
+    if not files and GLOB & set(path):
         root = "/".join(takewhile(lambda part: not GLOB & set(part), path.split("/")))
         wanted = re.compile(glob_translate(path))
-    for file in _below(filesystem, root):
-        if not wanted.match(file.path):
-            continue
-        name = file.path.removeprefix(root).strip("/")
-        reason = _reason_to_leave_out(name)
-        if reason is None:
-            yield file
-        else:
-            left_out[reason].append(name)
+        files = [file for file in _below(place, root) if wanted.match(file.path)]
+    for file in files:
+        yield file.path.removeprefix(root).strip("/"), file
 
 
-def _below(filesystem: fs.FileSystem, root: str) -> Iterator[DataFile]:
+def _chosen(
+    found: Sequence[tuple[str, DataFile]], formats: Sequence[Format]
+) -> tuple[list[DataFile], dict[str, list[str]]]:
+    """The files of the first format that is there, and the names of the others by the reason why they are no data."""
+    left_out = {HIDDEN: [name for name, _ in found if _is_hidden(name)]}
+    seen = [(name, file) for name, file in found if not _is_hidden(name)]
+    format_ = next((one for one in formats if any(one.has(name) for name, _ in seen)), formats[0])
+    other = f"without the suffix of a {format_.name} file ({', '.join(format_.suffixes)})"
+    left_out[other] = [name for name, _ in seen if not format_.has(name)]
+    files = [file for name, file in seen if format_.has(name)]
+    return files, {reason: names for reason, names in left_out.items() if names}
+
+
+def _below(place: Place, root: str) -> Iterable[DataFile]:
     """Every file below a directory."""
     try:
-        infos = filesystem.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
-        yield from [described(info) for info in infos if info.is_file]
+        return place.below(root)
     except UnicodeDecodeError:
-        yield from _below_local(root)
+        return _below_local(root)
 
 
 def _below_local(root: str) -> Iterator[DataFile]:
@@ -139,10 +141,7 @@ def _below_local(root: str) -> Iterator[DataFile]:
             yield DataFile(path.decode("utf-8", "backslashreplace"), status.st_size, status.st_mtime_ns)
 
 
-def _reason_to_leave_out(name: str) -> str | None:
-    """Why a file is no data, by its path below the listed place and the convention of Parquet readers."""
-    parts = name.split("/")
+def _is_hidden(name: str) -> bool:
+    """Whether a file is no data by its path below the listed place and the convention of Parquet readers."""
     # A partition's column may begin with an underscore: _year=2026/ is data.
-    if any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in parts):
-        return HIDDEN
-    return None if parts[-1].lower().endswith(SUFFIXES) else OTHER
+    return any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in name.split("/"))

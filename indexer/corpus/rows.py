@@ -31,6 +31,7 @@ class Rows:
         id_faults: :class:`indexer.corpus.values.Fault` of every id, uint8, shape (rows,).
         text_faults: Fault of every text, likewise.
         payload_faults: Worst fault of every row's payload, likewise.
+        row_faults: Fault of every row that its format cannot read, likewise.
     """
 
     ids: pa.Array
@@ -39,16 +40,22 @@ class Rows:
     id_faults: np.ndarray
     text_faults: np.ndarray
     payload_faults: np.ndarray
+    row_faults: np.ndarray
 
     @property
     def faults(self) -> np.ndarray:
         """The worst :class:`indexer.corpus.values.Fault` of every row."""
-        return np.asarray(np.maximum(np.maximum(self.id_faults, self.text_faults), self.payload_faults))
+        return np.max(self._all_faults, axis=0)
+
+    @property
+    def _all_faults(self) -> list[np.ndarray]:
+        """Faults of ids, texts, payload and rows."""
+        return [self.id_faults, self.text_faults, self.payload_faults, self.row_faults]
 
     def take(self, rows: np.ndarray) -> "Rows":
         """Some of the rows, by their places. Only stored types allow this: Arrow has no such kernel for views."""
         at = pa.array(rows)
-        faults = (found[rows] for found in (self.id_faults, self.text_faults, self.payload_faults))
+        faults = (found[rows] for found in self._all_faults)
         # Taking rows from a table without columns would give none.
         payload = self.payload.take(at) if self.payload.num_columns else self.payload.slice(0, len(rows))
         return Rows(self.ids.take(at), self.texts.take(at), payload, *faults)

@@ -21,11 +21,13 @@ INT64_MAX = 2**63 - 1
 
 
 class Fault(IntEnum):
-    """Fault of a row's value."""
+    """Fault of a row's value, or of the row; the worst counts."""
 
     NONE = 0
     INVALID_UTF8 = 1
     OUT_OF_RANGE = 2
+    OTHER_TYPE = 3
+    MALFORMED = 4
 
 
 def to_stored(column: pa.Array, target: pa.DataType) -> tuple[pa.Array, np.ndarray]:

@@ -13,8 +13,9 @@ from typing import Any
 
 import polars as pl
 
-from indexer.corpus.files import read_small_file
+from indexer.corpus.formats import PARQUET
 from indexer.corpus.listing import list_files
+from indexer.corpus.places import read_small_file
 from indexer.errors import CorpusError
 from indexer.uris import shown
 
@@ -58,7 +59,7 @@ def read_columns(uri: str, setting: str, columns: Mapping[str, str]) -> pl.DataF
 
 
 def _of_parquet(uri: str, setting: str, columns: Mapping[str, str]) -> pl.DataFrame:
-    files = [read_small_file(uri, setting, file) for file in list_files(uri, setting)]
+    files = [read_small_file(uri, setting, file) for file in list_files(uri, setting, [PARQUET])]
     try:
         frame = pl.concat([pl.read_parquet(io.BytesIO(file), columns=list(columns)) for file in files])
         return frame.select(pl.col(theirs).cast(pl.String).alias(ours) for theirs, ours in columns.items())

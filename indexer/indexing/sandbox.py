@@ -1,6 +1,6 @@
 """Digests files of the corpus in a process of its own, under a memory limit.
 
-A damaged or hostile file can exhaust a Parquet reader's memory or crash it. That ends this process and not the run.
+A damaged or hostile file can exhaust its reader's memory or crash it. That ends this process and not the run.
 Requests and answers are lines of JSON; the process itself writes the digests to the control files.
 """
 
@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from indexer.corpus.digests import scan_file
 from indexer.corpus.documents import Corpus
-from indexer.corpus.files import DataFile, open_parquet
+from indexer.corpus.files import DataFile
 from indexer.errors import BadFile, IndexerError, UnusableFile, WrongColumns, fault_line
 from indexer.settings import CorpusSettings
 from indexer.storage.control import ControlStore
@@ -172,10 +172,10 @@ def _answer(reader: Reader, file: DataFile) -> tuple[str | None, str, int | None
 
 
 def _row_count(reader: Reader, file: DataFile) -> int | None:
-    """Rows of an unusable file by its footer, ``None`` if that cannot be read either."""
+    """Rows of an unusable file, ``None`` if they cannot be counted either."""
     try:
-        with open_parquet(reader.corpus.settings.uri, file) as parquet:
-            return int(parquet.metadata.num_rows)
+        with reader.corpus.open(file) as opened:
+            return opened.count_rows()
     except (BadFile, MemoryError):
         return None
 

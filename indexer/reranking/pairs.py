@@ -1,4 +1,4 @@
-"""Parquet rows to score: cuts files into ranges of rows, the unit of work, and reads them."""
+"""Rows to score: cuts files into ranges of rows, the unit of work, and reads them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from indexer.corpus.files import DataFile, OpenParquet, batches, open_parquet
+from indexer.corpus.files import DataFile
+from indexer.corpus.formats import open_file
+from indexer.corpus.open_file import OpenFile
 from indexer.errors import CorpusError
 
 
@@ -51,8 +53,8 @@ def require(uri: str, file: DataFile, columns: Sequence[str], added: Sequence[st
     Raises:
         CorpusError: Names the file and the column.
     """
-    with open_parquet(uri, file) as parquet:
-        names = parquet.schema_arrow.names
+    with open_file(uri, file) as opened:
+        names = opened.schema.names
     for name in columns:
         if names.count(name) != 1:
             raise CorpusError(f"{file.path}: column {name!r} is missing (or occurs twice); it has: {', '.join(names)}")
@@ -78,9 +80,9 @@ def cut(uri: str, file: DataFile, at: int, most: int, together: Sequence[str] = 
     Raises:
         CorpusError: The file cannot be read.
     """
-    with open_parquet(uri, file) as parquet:
-        rows = parquet.metadata.num_rows
-        starts = _changes(parquet, file, together) if together else np.arange(rows)
+    with open_file(uri, file) as opened:
+        rows = opened.count_rows()
+        starts = _changes(opened, together) if together else np.arange(rows)
     bounds = [0]
     while bounds[-1] < rows:
         later = starts[np.searchsorted(starts, bounds[-1] + most) :]
@@ -94,12 +96,11 @@ def read(rows: RowRange, columns: Sequence[str] | None = None) -> pa.Table:
     Raises:
         CorpusError: The file changed or is damaged.
     """
-    with open_parquet(rows.uri, rows.file) as parquet:
+    with open_file(rows.uri, rows.file) as opened:
         found = [
-            batch.slice(max(0, rows.start - first), min(rows.stop, first + batch.num_rows) - max(rows.start, first))
-            for first, batch in batches(parquet, rows.file, columns, rows.start, rows.stop)
+            batch.columns.slice(0, rows.stop - batch.first) for batch in opened.batches(columns, rows.start, rows.stop)
         ]
-        return pa.Table.from_batches(found, parquet.schema_arrow if not found else found[0].schema)
+        return pa.Table.from_batches(found, opened.schema if not found else found[0].schema)
 
 
 def strings(table: pa.Table, column: str) -> list[str | None]:
@@ -115,10 +116,8 @@ def _decoded(value: bytes | None) -> str | None:
         return None
 
 
-def _changes(parquet: OpenParquet, file: DataFile, columns: Sequence[str]) -> np.ndarray:
+def _changes(opened: OpenFile, columns: Sequence[str]) -> np.ndarray:
     """Numbers of the rows that differ from the one before."""
-    hashes = [np.empty(0, np.uint64)]
-    for _, batch in batches(parquet, file, columns):
-        hashes.append(pl.DataFrame(pl.from_arrow(batch)).hash_rows(seed=0).to_numpy())
-    merged = np.concatenate(hashes)
+    frames = (pl.DataFrame(pl.from_arrow(batch.columns)) for batch in opened.batches(columns))
+    merged = np.concatenate([np.empty(0, np.uint64), *(frame.hash_rows(seed=0).to_numpy() for frame in frames)])
     return np.flatnonzero(np.diff(merged, prepend=~merged[:1]))

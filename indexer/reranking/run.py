@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from indexer.cluster.connection import SMALL_BYTES, Cluster
 from indexer.cluster.drive import Work, drive
 from indexer.cluster.leases import GivenUp
-from indexer.corpus.files import DataFile, open_parquet
+from indexer.corpus.files import DataFile
+from indexer.corpus.formats import open_file
 from indexer.corpus.listing import list_files
 from indexer.errors import CorpusError, IndexerError, SettingsError
 from indexer.inference.model import Model, Reranker, open_reranker
@@ -224,9 +225,9 @@ def _pair_pieces(job: ScoreJob, cluster: Cluster) -> tuple[PairsSettings, list[R
 
 
 def _rows(uri: str, file: DataFile) -> int:
-    """Number of rows of a file, by its footer."""
-    with open_parquet(uri, file) as parquet:
-        return int(parquet.metadata.num_rows)
+    """Number of rows of a file."""
+    with open_file(uri, file) as opened:
+        return opened.count_rows()
 
 
 def _phase(

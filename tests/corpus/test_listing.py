@@ -42,8 +42,8 @@ def test_directories_and_globs_have_one_rule(tmp_path: Path, pattern: str, capsy
 
 
 def test_a_place_without_data_says_what_was_left_out(tmp_path: Path) -> None:
-    (tmp_path / "part-0.csv").write_text("id,text\n")
-    with pytest.raises(CorpusError, match=r"no Parquet file at .*1 without the suffix .*part-0\.csv"):
+    (tmp_path / "part-0.txt").write_text("id,text\n")
+    with pytest.raises(CorpusError, match=r"no Parquet, .* file at .*1 without the suffix .*part-0\.txt"):
         open_corpus(CorpusSettings(uri=str(tmp_path)))
 
 

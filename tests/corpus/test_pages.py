@@ -6,7 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from indexer.corpus import files
+from indexer.corpus import parquet
+from indexer.corpus.formats import open_file
 from indexer.corpus.listing import list_files
 from indexer.corpus.pages import largest_row
 
@@ -38,13 +39,15 @@ def test_a_batch_is_small_whatever_the_footer_says(
     table = pa.table({"id": [str(row) for row in range(ROWS)], "p": COLUMNS[name]})
     path = tmp_path / "a.parquet"
     pq.write_table(table, path, compression=codec, data_page_version=version, use_dictionary=not plain)
-    monkeypatch.setattr(files, "BATCH_BYTES", 5 * VALUE)
-    monkeypatch.setattr(files, "DICTIONARY_BYTES", 20 * VALUE)
+    monkeypatch.setattr(parquet, "BATCH_BYTES", 5 * VALUE)
+    monkeypatch.setattr(parquet, "DICTIONARY_BYTES", 20 * VALUE)
     (file,) = list_files(str(tmp_path), "corpus.uri")
-    with files.open_parquet(str(tmp_path), file) as parquet:
-        found = [batch for _, batch in files.batches(parquet, file, ["id", "p"])]
-        decoded = files._batch_rows(parquet, [0], ["id", "p"])
-        assert largest_row(parquet._opened, parquet.metadata.row_group(0), ["id"]) < VALUE
+    with open_file(str(tmp_path), file) as opened:
+        assert isinstance(opened, parquet.ParquetRows)
+        found = [batch.columns for batch in opened.batches(["id", "p"])]
+        inner = opened._parquet
+        decoded = parquet._batch_rows(inner, [0], ["id", "p"])
+        assert largest_row(inner._opened, inner.metadata.row_group(0), ["id"]) < VALUE
     assert sum(batch.num_rows for batch in found) == ROWS
     assert max(batch.nbytes for batch in found) <= 5 * VALUE + 1000
     assert plain or decoded * VALUE * (2 if name == "list" else 1) <= 20 * VALUE

@@ -1,0 +1,81 @@
+"""Formats of a corpus's files: a file's name decides which one it has."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+from indexer.corpus.delimited import open_csv, open_tsv
+from indexer.corpus.files import DataFile
+from indexer.corpus.json_lines import open_json_lines
+from indexer.corpus.open_file import OpenFile, WantedTypes
+from indexer.corpus.parquet import open_parquet
+from indexer.corpus.places import Place, check_same, place_of
+from indexer.errors import BadFile, CorpusError
+
+PACKED = ("", ".gz", ".zst", ".bz2")
+"""Suffixes of compressed text, after the format's own."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of files.
+
+    Attributes:
+        name: Name, for people.
+        suffixes: Suffixes of such files, in upper or lower case.
+        open: Opens a file at a place; values of a format without types get the wanted types.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    open: Callable[[Place, DataFile, WantedTypes], AbstractContextManager[OpenFile]]
+
+    def has(self, path: str) -> bool:
+        """Whether a file's name has one of the suffixes."""
+        return path.lower().endswith(self.suffixes)
+
+
+def _packed(*suffixes: str) -> tuple[str, ...]:
+    """The suffixes, also of compressed files."""
+    return tuple(suffix + packed for suffix in suffixes for packed in PACKED)
+
+
+PARQUET = Format("Parquet", (".parquet", ".parq", ".pq"), open_parquet)
+
+FORMATS = (
+    PARQUET,
+    Format("JSON Lines", _packed(".jsonl", ".ndjson"), open_json_lines),
+    Format("CSV", _packed(".csv"), open_csv),
+    Format("TSV", _packed(".tsv"), open_tsv),
+)
+"""The formats; a directory with files of several is read as the first of them."""
+
+
+def format_of(path: str) -> Format:
+    """Format of a file; one without a known suffix counts as Parquet."""
+    return next((format_ for format_ in FORMATS if format_.has(path)), PARQUET)
+
+
+@contextmanager
+def open_file(uri: str, file: DataFile, wanted: WantedTypes | None = None) -> Iterator[OpenFile]:
+    """Opens a file and checks that it has not changed since it was listed.
+
+    Args:
+        uri: URI it was listed at.
+        file: The file.
+        wanted: Types to read columns with, for formats without types; other columns get those that the first rows show.
+
+    Yields:
+        The open file.
+
+    Raises:
+        BadFile: It has changed since, changes while it is open, or is not of its format.
+    """
+    try:
+        place, _ = place_of(uri, file.path)
+    except CorpusError as error:
+        raise BadFile(str(error)) from None
+    check_same(place, file)
+    with format_of(file.path).open(place, file, wanted or {}) as opened:
+        yield opened
+    check_same(place, file)

@@ -1,0 +1,65 @@
+"""What every format gives of an open file: its columns, its number of rows, and batches of a range of rows."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+
+BATCH_ROWS = 1024
+"""Cap on the rows decoded at once, so that memory follows the batch and not the file."""
+
+BATCH_BYTES = 64 << 20
+"""Approximate cap on the bytes decoded at once: large rows make smaller batches."""
+
+WantedTypes = Mapping[str, pa.DataType]
+"""Types by column that a format without types of its own, such as JSON Lines, reads its values with."""
+
+
+@dataclass(frozen=True)
+class RowBatch:
+    """Some rows of a file.
+
+    Attributes:
+        first: Number of the first row.
+        columns: The columns asked for.
+        faults: :class:`indexer.corpus.values.Fault` of every row that the format itself cannot read, uint8, shape
+            (rows,); ``None`` where a format has no such rows.
+    """
+
+    first: int
+    columns: pa.RecordBatch
+    faults: np.ndarray | None = None
+
+
+class OpenFile(Protocol):
+    """An open file of a corpus."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Every column with its type."""
+
+    def count_rows(self) -> int:
+        """Number of rows.
+
+        Raises:
+            BadFile: The file cannot be read to its end.
+        """
+
+    def batches(
+        self, columns: Sequence[str] | None = None, start: int = 0, stop: int | None = None
+    ) -> Iterator[RowBatch]:
+        """Reads a range of rows.
+
+        Args:
+            columns: Columns to read, all by default.
+            start: First row wanted.
+            stop: Row after the last one wanted, the end by default.
+
+        Yields:
+            At most 1,024 rows at a time, the first batch from ``start`` on; the last may reach over the range.
+
+        Raises:
+            BadFile: The file is damaged, or ends before ``stop``.
+        """

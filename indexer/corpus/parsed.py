@@ -1,0 +1,79 @@
+"""Values that a text file gives, as columns of a type; the rows with values that do not fit."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import types
+
+from indexer.corpus.types import is_list
+from indexer.corpus.values import Fault
+
+REFUSED = (pa.ArrowException, OverflowError, TypeError, ValueError)
+"""What Arrow raises for values that do not fit; half of a surrogate pair is a :class:`UnicodeEncodeError`."""
+
+
+def to_column(values: Sequence[object], target: pa.DataType) -> tuple[pa.Array, np.ndarray]:
+    """A column of Python values as JSON and CSV have them.
+
+    Args:
+        values: ``None``, strings, numbers, booleans, lists and dictionaries.
+        target: Type of the column. Strings are parsed, integers become strings where strings are wanted.
+
+    Returns:
+        The column, null where a value does not fit, and :class:`indexer.corpus.values.Fault` of every row, uint8, shape
+        (rows,).
+    """
+    convert = _converter(target)
+    try:
+        return convert(values, target), np.zeros(len(values), np.uint8)
+    except REFUSED:
+        found = [_single(value, target, convert) for value in values]
+        return pa.concat_arrays([one for one, _ in found]), np.array([fault for _, fault in found], np.uint8)
+
+
+def _single(
+    value: object, target: pa.DataType, convert: Callable[[Sequence[object], pa.DataType], pa.Array]
+) -> tuple[pa.Array, Fault]:
+    """One value as a column, and its fault."""
+    try:
+        return convert([value], target), Fault.NONE
+    except UnicodeEncodeError:
+        return pa.nulls(1, target), Fault.INVALID_UTF8
+    except REFUSED:
+        return pa.nulls(1, target), Fault.OTHER_TYPE
+
+
+def _converter(target: pa.DataType) -> Callable[[Sequence[object], pa.DataType], pa.Array]:
+    """The way to convert values to a type."""
+    if types.is_nested(target):
+        return _nested
+    return _strings if types.is_string(target) else _leaves
+
+
+def _strings(values: Sequence[object], target: pa.DataType) -> pa.Array:
+    """Strings; integers as their digits. Other numbers have several spellings, so they are no strings."""
+    return pa.array([str(value) if type(value) is int else value for value in values], target)
+
+
+def _leaves(values: Sequence[object], target: pa.DataType) -> pa.Array:
+    """Values without parts. Arrow converts to a given type by cutting 1.5 to 1; its cast refuses that."""
+    return pa.array(values).cast(target)
+
+
+def _nested(values: Sequence[object], target: pa.DataType) -> pa.Array:
+    """Lists and dictionaries."""
+    if any(_is_cut(value, target) for value in values):
+        raise ValueError("a number with a fraction where integers are wanted")
+    return pa.array(values, target)
+
+
+def _is_cut(value: object, target: pa.DataType) -> bool:
+    """Whether a part of a value has a fraction that an integer cannot hold."""
+    if isinstance(value, float):
+        return types.is_integer(target) and not value.is_integer()
+    if isinstance(value, list) and (is_list(target) or types.is_fixed_size_list(target)):
+        return any(_is_cut(item, target.value_type) for item in value)
+    if isinstance(value, dict) and types.is_struct(target):
+        return any(_is_cut(value.get(field.name), field.type) for field in target)
+    return False

@@ -1,0 +1,109 @@
+"""Where files are: disks and object stores."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+from pyarrow import fs
+
+from indexer.corpus.files import DataFile
+from indexer.errors import BadFile, CorpusError, first_line
+from indexer.uris import shown
+
+
+class Place(Protocol):
+    """Files of a disk or a store. Its methods raise :class:`OSError` where they fail."""
+
+    def find(self, path: str) -> DataFile | None:
+        """The file of a path, ``None`` if there is none."""
+
+    def below(self, root: str) -> Iterable[DataFile]:
+        """Every file below a directory; none where there is no such directory."""
+
+    def open(self, path: str) -> pa.NativeFile:
+        """A file that is read at any place."""
+
+
+class ArrowPlace:
+    """A filesystem of Arrow: a disk, HDFS."""
+
+    def __init__(self, filesystem: fs.FileSystem) -> None:
+        """Takes the filesystem."""
+        self._filesystem = filesystem
+
+    def find(self, path: str) -> DataFile | None:
+        """The file of a path, ``None`` if there is none."""
+        info = self._filesystem.get_file_info(path)
+        return _described(info) if info.is_file else None
+
+    def below(self, root: str) -> Iterable[DataFile]:
+        """Every file below a directory."""
+        infos = self._filesystem.get_file_info(fs.FileSelector(root, recursive=True, allow_not_found=True))
+        return [_described(info) for info in infos if info.is_file]
+
+    def open(self, path: str) -> pa.NativeFile:
+        """A file that is read at any place."""
+        return self._filesystem.open_input_file(path)
+
+
+def _described(info: fs.FileInfo) -> DataFile:
+    """The file of an entry of a listing."""
+    return DataFile(info.path, info.size or 0, info.mtime_ns or 0)
+
+
+def place_of(uri: str, setting: str) -> tuple[Place, str]:
+    """Place of a URI and the path there.
+
+    Args:
+        uri: A path or a URI.
+        setting: Name of the setting that gave it, for errors.
+
+    Raises:
+        CorpusError: There is no such place.
+    """
+    if "://" not in uri:
+        return ArrowPlace(fs.LocalFileSystem()), str(Path(uri).expanduser().absolute())
+    try:
+        filesystem, path = fs.FileSystem.from_uri(uri)
+    except (OSError, pa.ArrowException) as error:
+        # Arrow quotes the URI, which may hold a secret.
+        raise CorpusError(f"{setting}: {shown(uri)} cannot be opened ({type(error).__name__})") from None
+    return ArrowPlace(filesystem), path
+
+
+def read_small_file(uri: str, setting: str, file: DataFile | None = None) -> bytes:
+    """The bytes of a small file.
+
+    Args:
+        uri: Where it is, or where it was listed.
+        setting: Name of the setting that gave it, for errors.
+        file: One of the files listed there; by default the URI is the file's own.
+
+    Returns:
+        Its content.
+
+    Raises:
+        CorpusError: It cannot be read.
+    """
+    place, path = place_of(uri, setting)
+    try:
+        with place.open(file.path if file else path) as opened:
+            return bytes(opened.read())
+    except OSError as error:
+        raise CorpusError(f"{setting}: {shown(uri)} cannot be read: {first_line(error)}") from None
+
+
+def check_same(place: Place, file: DataFile) -> None:
+    """Refuses a file whose size or time differs from the listing."""
+    try:
+        found = place.find(file.path)
+    except OSError as error:
+        raise BadFile(f"{file.path}: its size and time cannot be read: {first_line(error)}") from None
+    if found is None:
+        raise BadFile(
+            f"{file.path}: is gone since it was listed, or its name is not UTF-8, which is shown as \\x..: rename it"
+        )
+    if replace(found, content=found.content or file.content) != file:
+        raise BadFile(f"{file.path}: changed since it was listed; run again")

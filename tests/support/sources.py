@@ -1,0 +1,93 @@
+"""The same documents at every kind of source."""
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Row = tuple[str, str, str]
+"""Id, text, and the payload column ``kind``."""
+
+NAMES = ("id", "text", "kind")
+
+
+def jsonl(rows: Sequence[Row]) -> bytes:
+    """Rows as JSON Lines."""
+    lines = (json.dumps(dict(zip(NAMES, row, strict=True)), ensure_ascii=False) for row in rows)
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def delimited(rows: Sequence[Row], delimiter: str = ",") -> bytes:
+    """Rows as CSV with a header."""
+    text = io.StringIO()
+    csv.writer(text, delimiter=delimiter).writerows([NAMES, *rows])
+    return text.getvalue().encode()
+
+
+def parquet(rows: Sequence[Row]) -> bytes:
+    """Rows as Parquet in row groups of 50."""
+    written = io.BytesIO()
+    pq.write_table(table(rows), written, row_group_size=50)
+    return written.getvalue()
+
+
+def table(rows: Sequence[Row]) -> pa.Table:
+    """Rows as a table."""
+    return pa.table(list(map(list, zip(*rows, strict=True))), names=list(NAMES))
+
+
+FILES: dict[str, Callable[[Sequence[Row]], bytes]] = {
+    "parquet": parquet,
+    "jsonl": jsonl,
+    "jsonl.gz": lambda rows: gzip.compress(jsonl(rows)),
+    "ndjson.zst": lambda rows: pa.compress(jsonl(rows), "zstd", asbytes=True),
+    "csv": delimited,
+    "csv.gz": lambda rows: gzip.compress(delimited(rows)),
+    "tsv": lambda rows: delimited(rows, "\t"),
+}
+"""Content of a file by its suffix."""
+
+
+def write_files(folder: Path, suffix: str, rows: Sequence[Row], files: int = 2) -> None:
+    """Writes rows to files of one format."""
+    folder.mkdir(parents=True, exist_ok=True)
+    each = -(-len(rows) // files)
+    for number in range(files):
+        content = FILES[suffix](rows[number * each : (number + 1) * each])
+        (folder / f"part-{number}.{suffix}").write_bytes(content)
+
+
+def hive(folder: Path, rows: Sequence[Row]) -> None:
+    """Writes rows as Parquet files in directories that name the payload column."""
+    for kind in sorted({kind for *_, kind in rows}):
+        below = folder / f"kind={kind}"
+        below.mkdir(parents=True)
+        pq.write_table(table([row for row in rows if row[2] == kind]).drop_columns(["kind"]), below / "0.parquet")
+
+
+@contextmanager
+def source(name: str, root: Path, rows: Sequence[Row]) -> Iterator[str]:
+    """Writes rows to a source.
+
+    Args:
+        name: One of :data:`SOURCES`.
+        root: Folder to write to.
+        rows: The rows.
+
+    Yields:
+        The corpus's URI.
+    """
+    if name == "hive":
+        hive(root, rows)
+    else:
+        write_files(root, name, rows)
+    yield str(root)
+
+
+SOURCES = (*FILES, "hive")
