@@ -1,4 +1,4 @@
-"""Where files are: disks and object stores."""
+"""Where files are: disks, object stores, the Hugging Face hub."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -9,7 +9,10 @@ import pyarrow as pa
 from pyarrow import fs
 
 from indexer.corpus.files import DataFile
+from indexer.corpus.hub import HubPlace
+from indexer.corpus.object_store import open_store
 from indexer.errors import BadFile, CorpusError, first_line
+from indexer.storage.remote import SCHEMES, RemoteError
 from indexer.uris import shown
 
 
@@ -63,12 +66,19 @@ def place_of(uri: str, setting: str) -> tuple[Place, str]:
     Raises:
         CorpusError: There is no such place.
     """
-    if "://" not in uri:
+    scheme, is_uri, rest = uri.partition("://")
+    if not is_uri:
         return ArrowPlace(fs.LocalFileSystem()), str(Path(uri).expanduser().absolute())
     try:
+        if scheme == "hf":
+            return HubPlace(), rest.rstrip("/")
+        if scheme in SCHEMES:
+            return open_store(uri)
         filesystem, path = fs.FileSystem.from_uri(uri)
-    except (OSError, pa.ArrowException) as error:
-        # Arrow quotes the URI, which may hold a secret.
+    except CorpusError as error:
+        raise CorpusError(f"{setting}: {shown(uri)} cannot be opened: {error}") from None
+    except (OSError, ValueError, pa.ArrowException, RemoteError) as error:
+        # Arrow and obstore quote the URI, which may hold a secret.
         raise CorpusError(f"{setting}: {shown(uri)} cannot be opened ({type(error).__name__})") from None
     return ArrowPlace(filesystem), path
 

@@ -14,16 +14,24 @@ from indexer.errors import IndexerError
 
 RemoteError = BaseError
 
+SCHEMES = frozenset({"s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss"})
+"""Schemes of object stores that obstore has: S3, Google Cloud Storage, Azure."""
+
 _probed: set[str] = set()
 
 
 class Remote:
     """Objects below a URI; errors are :class:`RemoteError` or :class:`OSError`."""
 
-    def __init__(self, uri: str) -> None:
-        """Opens the store without a request to it."""
+    def __init__(self, uri: str, **options: Any) -> None:
+        """Opens the store without a request to it. obstore itself repeats failed requests with backoff.
+
+        Args:
+            uri: Where the objects are.
+            options: Options of obstore in place of variables of the environment.
+        """
         self._uri = uri
-        self._store: ObjectStore = from_url(uri)
+        self._store: ObjectStore = from_url(uri, **options)
 
     def put(self, path: str, content: bytes | Path) -> bool:
         """Writes an object if there is none of the name; returns whether it wrote.
@@ -68,6 +76,18 @@ class Remote:
     def size(self, path: str) -> int:
         """Bytes of an object."""
         return int(obstore.head(self._store, path)["size"])
+
+    def find(self, path: str) -> tuple[int, float] | None:
+        """Bytes and time of change, in seconds since 1970, of an object; ``None`` if there is none."""
+        try:
+            found = obstore.head(self._store, path)
+        except FileNotFoundError:
+            return None
+        return int(found["size"]), found["last_modified"].timestamp()
+
+    def read(self, path: str, start: int, length: int) -> bytes:
+        """A range of an object's bytes, in one request."""
+        return bytes(obstore.get_range(self._store, path, start=start, length=length))
 
     def delete(self, path: str) -> None:
         """Deletes an object."""

@@ -1,21 +1,22 @@
 """Nights on an object store: moto's server, plain and behind a proxy that refuses, drops and loses replies."""
 
 import http.client
+import os
 import random
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
+import obstore
 import pytest
-from moto.server import ThreadedMotoServer
 
+from indexer.corpus import object_store
 from indexer.publishing import history
 from indexer.search import published
 from indexer.settings import Settings
 from indexer.storage.control import ControlStore
-from tests.support import fakes
+from tests.support import fakes, stores
 from tests.support.fakes import published_rows, words, write
 
 FAULTS = ("refused", "dropped", "reply_lost")
@@ -81,41 +82,34 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+def bucket() -> Iterator[int]:
     """Port of a store with an empty bucket."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    port = server.get_host_and_port()[1]
-    connection = http.client.HTTPConnection("127.0.0.1", port)
-    connection.request("PUT", "/bucket")
-    assert connection.getresponse().status == 200
-    for name, value in {
-        "ACCESS_KEY_ID": "a",
-        "SECRET_ACCESS_KEY": "b",
-        "REGION": "us-east-1",
-        "ALLOW_HTTP": "1",
-    }.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    _point_at(monkeypatch, port)
-    yield port
-    server.stop()
+    with stores.s3():
+        yield int(os.environ["AWS_ENDPOINT_URL"].rpartition(":")[2])
 
 
 def _point_at(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
-    for name in ("AWS_ENDPOINT", "AWS_ENDPOINT_URL"):
-        monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    object_store._remote.cache_clear()  # it keeps its connections
 
 
-def _settings(root: Path, **sections: Any) -> Settings:
-    return fakes.settings(root, index={"uri": "s3://bucket/index"}, gates={"max_removed": 1.0}, **sections)
+def _settings(root: Path) -> Settings:
+    corpus = {"uri": "s3://bucket/corpus"}
+    return fakes.settings(root, corpus=corpus, index={"uri": "s3://bucket/index"}, gates={"max_removed": 1.0})
 
 
-def test_nights_on_an_object_store(bucket: int, tmp_path: Path) -> None:
-    assert bucket
+def _upload(root: Path, rows: list[tuple[str, str]]) -> None:
+    """Writes the corpus's only file."""
+    write(root / "a.parquet", rows)
+    obstore.put(obstore.store.from_url("s3://bucket"), "corpus/a.parquet", root / "a.parquet")
+
+
+@pytest.mark.usefixtures("bucket")
+def test_nights_on_an_object_store(tmp_path: Path) -> None:
     given = _settings(tmp_path)
-    write(tmp_path / "corpus" / "a.parquet", words(60))
+    _upload(tmp_path, words(60))
     assert fakes.run_here(given)["epoch"] == 1
-    write(tmp_path / "corpus" / "a.parquet", [*words(10, seed=1), *words(60)[12:]])
+    _upload(tmp_path, [*words(10, seed=1), *words(60)[12:]])
     second = fakes.run_here(given)
     assert [second[name] for name in ("epoch", "indexed", "deleted")] == [2, 10, 2]
     assert fakes.run_here(given)["indexed"] == 0
@@ -140,7 +134,7 @@ def test_five_hundred_faults_lose_and_double_nothing(
     while sum(proxy.faults.values()) < 500:
         night += 1
         rows = [*words(10, seed=night), *words(40 + night)[10 + night % 5 :]]
-        write(tmp_path / "corpus" / "a.parquet", rows)
+        _upload(tmp_path, rows)
         _point_at(monkeypatch, proxy.server_port)
         summary = fakes.run_here(given)
         _point_at(monkeypatch, bucket)

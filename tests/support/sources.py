@@ -11,6 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tests.support import stores
+from tests.support.hub import REPO, hub_of
+
 Row = tuple[str, str, str]
 """Id, text, and the payload column ``kind``."""
 
@@ -86,8 +89,18 @@ def source(name: str, root: Path, rows: Sequence[Row]) -> Iterator[str]:
     if name == "hive":
         hive(root, rows)
     else:
-        write_files(root, name, rows)
-    yield str(root)
+        write_files(root, name if name in FILES else "parquet", rows)
+    if name == "hub":
+        with hub_of(root):
+            yield f"hf://datasets/{REPO}"
+    elif name in stores.STORES:
+        with stores.STORES[name]() as (uri, put):
+            for path in root.iterdir():
+                put(f"docs/{path.name}", path.read_bytes())
+            yield f"{uri}/docs"
+    else:
+        yield str(root)
 
 
-SOURCES = (*FILES, "hive")
+SOURCES = (*FILES, "hive", "hub", *(name for name in stores.STORES if not stores.MISSING.get(name)))
+"""Sources that this machine has; emulators of some stores may not be installed."""
