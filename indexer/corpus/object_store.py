@@ -1,7 +1,6 @@
 """Files of object stores: S3, Google Cloud Storage and Azure, through the same library as the index's."""
 
 import io
-import re
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
@@ -10,8 +9,8 @@ from urllib.parse import parse_qsl, unquote
 import pyarrow as pa
 
 from indexer.corpus.files import DataFile
-from indexer.errors import CorpusError, first_line
-from indexer.storage.remote import Remote, RemoteError
+from indexer.errors import CorpusError
+from indexer.storage.remote import Remote, RemoteError, reason_of
 
 SECOND = 10**9
 """Nanoseconds. Listings of some stores have parts of a second, answers about one object have none."""
@@ -34,7 +33,7 @@ class StorePlace:
         try:
             found = self._remote.find(key) if key else None
         except RemoteError as error:
-            raise _fault(error) from None
+            raise OSError(reason_of(error)) from None
         return None if found is None else _file(path, *found)
 
     def below(self, root: str) -> Iterable[DataFile]:
@@ -42,7 +41,7 @@ class StorePlace:
         try:
             found = list(self._remote.files(self._key(root)))
         except RemoteError as error:
-            raise _fault(error) from None
+            raise OSError(reason_of(error)) from None
         return [_file(f"{self._bucket}/{key}", size, changed) for key, size, changed in found]
 
     def open(self, path: str) -> pa.NativeFile:
@@ -84,7 +83,7 @@ class _Object(io.RawIOBase):
         try:
             content = self._remote.read(self._key, self._at, length) if length else b""
         except RemoteError as error:
-            raise _fault(error) from None
+            raise OSError(reason_of(error)) from None
         buffer[: len(content)] = content
         self._at += len(content)
         return len(content)
@@ -120,11 +119,6 @@ def _remote(root: str, query: str) -> Remote:
         scheme = given.get("scheme", "https")
         options |= {"endpoint": f"{scheme}://{host}", "client_options": {"allow_http": scheme == "http"}}
     return Remote(root, **options)
-
-
-def _fault(error: Exception) -> OSError:
-    """An error of the store, without the query of the URL that it names: a shared access signature stands there."""
-    return OSError(re.sub(r"\?\S+", "", first_line(error)))
 
 
 def _file(path: str, size: int, changed: float) -> DataFile:

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from indexer.errors import DamagedFile, IndexerError, first_line
+from indexer.errors import DamagedFile, IndexerError
 from indexer.storage.disk import Disk
-from indexer.storage.remote import Remote, RemoteError
+from indexer.storage.remote import Remote, RemoteError, reason_of
 from indexer.uris import shown
 
 
@@ -71,7 +71,7 @@ class PutOnceFolder:
         try:
             self._store = _open(uri)
         except OSError as error:
-            raise IndexerError(f"{setting}: {_why(error)}") from None
+            raise IndexerError(f"{setting}: {reason_of(error)}") from None
         except (RemoteError, ValueError) as error:
             # obstore quotes the URI, which may hold a secret.
             raise IndexerError(f"{setting}: {shown(uri)} cannot be opened ({type(error).__name__})") from None
@@ -100,7 +100,7 @@ class PutOnceFolder:
             self._store.delete(path)
             return self._store.put(path, content)
         except (RemoteError, OSError) as error:
-            raise IndexerError(f"cannot write {name}: {_why(error)}") from None
+            raise IndexerError(f"cannot write {name}: {reason_of(error)}") from None
 
     def put_table(self, name: str, table: pa.Table) -> bool:
         """Puts a table as Parquet, like :meth:`put`."""
@@ -117,7 +117,7 @@ class PutOnceFolder:
         try:
             return self._store.get(self._path(name))
         except (RemoteError, OSError) as error:
-            raise IndexerError(f"cannot read {name}: {_why(error)}") from None
+            raise IndexerError(f"cannot read {name}: {reason_of(error)}") from None
 
     def get_table(self, name: str) -> pa.Table:
         """A whole Parquet file; errors as :meth:`get`."""
@@ -132,7 +132,7 @@ class PutOnceFolder:
         try:
             return pq.ParquetFile(self._store.open(self._path(name)))
         except (RemoteError, OSError, pa.ArrowInvalid) as error:
-            raise IndexerError(f"cannot read {name}: {_why(error)}") from None
+            raise IndexerError(f"cannot read {name}: {reason_of(error)}") from None
 
     def delete(self, name: str) -> int:
         """Deletes a file; deleting one that is gone is no error.
@@ -147,7 +147,7 @@ class PutOnceFolder:
         except FileNotFoundError:
             return 0
         except (RemoteError, OSError) as error:
-            raise IndexerError(f"cannot delete {name}: {_why(error)}") from None
+            raise IndexerError(f"cannot delete {name}: {reason_of(error)}") from None
         return size
 
     def refresh(self, name: str) -> None:
@@ -157,7 +157,7 @@ class PutOnceFolder:
         except FileNotFoundError:
             return
         except (RemoteError, OSError) as error:
-            raise IndexerError(f"cannot write {name}: {_why(error)}") from None
+            raise IndexerError(f"cannot write {name}: {reason_of(error)}") from None
 
     def names(self, folder: str) -> Iterator[str]:
         """Names of all files below ``folder``, ours or not, none where it does not exist.
@@ -184,7 +184,7 @@ class PutOnceFolder:
         try:
             return self._store.folders()
         except (RemoteError, OSError) as error:
-            raise IndexerError(f"cannot list: {_why(error)}") from None
+            raise IndexerError(f"cannot list: {reason_of(error)}") from None
 
     def _ours(self, folder: str) -> Iterator[tuple[str, int, float]]:
         """Stem, size and time of our files in a folder."""
@@ -201,7 +201,7 @@ class PutOnceFolder:
         except FileNotFoundError:
             return
         except (RemoteError, OSError) as error:
-            raise IndexerError(f"cannot list {folder}: {_why(error)}") from None
+            raise IndexerError(f"cannot list {folder}: {reason_of(error)}") from None
 
     def _path(self, name: str) -> str:
         """Path of a file below the URI."""
@@ -215,9 +215,3 @@ def _open(uri: str) -> Disk | Remote:
     if uri.startswith("file://"):
         return Disk(Path(unquote(urlsplit(uri).path)))
     return Remote(uri)
-
-
-def _why(error: BaseException) -> str:
-    """The error's first line, with a hint if obstore refuses plain http, which it calls a "builder error"."""
-    hint = "; a server on plain http needs AWS_ALLOW_HTTP=true" if "HTTP error: builder error" in str(error) else ""
-    return first_line(error) + hint

@@ -1,6 +1,7 @@
 """Files below a URI of an object store, through obstore."""
 
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -10,7 +11,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import ObjectStore, from_url
 
-from indexer.errors import IndexerError
+from indexer.errors import IndexerError, first_line
 
 RemoteError = BaseError
 
@@ -18,6 +19,16 @@ SCHEMES = frozenset({"s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss"})
 """Schemes of object stores that obstore has: S3, Google Cloud Storage, Azure."""
 
 _probed: set[str] = set()
+
+QUERY = re.compile(r"\?\S+")
+"""Query of a URL. On Azure a shared access signature stands there."""
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of an error, with a hint if obstore refuses plain http, which it calls a "builder error"."""
+    is_http = "HTTP error: builder error" in str(error)
+    hint = "; a server on plain http needs AWS_ALLOW_HTTP=true, or the variable of its store" if is_http else ""
+    return QUERY.sub("", first_line(error)) + hint
 
 
 class Remote:
