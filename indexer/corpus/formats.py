@@ -1,16 +1,18 @@
 """Formats of a corpus's files: a file's name decides which one it has."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from indexer.corpus.delimited import open_csv, open_tsv
 from indexer.corpus.files import DataFile
 from indexer.corpus.json_lines import open_json_lines
+from indexer.corpus.lance_rows import MARK, find_file, list_fragments, open_fragment
 from indexer.corpus.open_file import OpenFile, WantedTypes
 from indexer.corpus.parquet import open_parquet
-from indexer.corpus.places import Place, check_same, place_of
-from indexer.errors import BadFile, CorpusError
+from indexer.corpus.places import Place, place_of
+from indexer.errors import BadFile, CorpusError, first_line
 
 PACKED = ("", ".gz", ".zst", ".bz2")
 """Suffixes of compressed text, after the format's own."""
@@ -24,15 +26,19 @@ class Format:
         name: Name, for people.
         suffixes: Suffixes of such files, in upper or lower case.
         open: Opens a file at a place; values of a format without types get the wanted types.
+        find: The file of a path at a place, ``None`` if there is none.
+        split: What is read as files each, by the path of one that is listed; the file itself by default.
     """
 
     name: str
     suffixes: tuple[str, ...]
     open: Callable[[Place, DataFile, WantedTypes], AbstractContextManager[OpenFile]]
+    find: Callable[[Place, str], DataFile | None] = lambda place, path: place.find(path)
+    split: Callable[[Place, str], list[DataFile]] | None = None
 
     def has(self, path: str) -> bool:
-        """Whether a file's name has one of the suffixes."""
-        return path.lower().endswith(self.suffixes)
+        """Whether a file's name has one of the suffixes; a fragment's has its number after it."""
+        return FRAGMENT.sub("", path).lower().endswith(self.suffixes)
 
 
 def _packed(*suffixes: str) -> tuple[str, ...]:
@@ -40,10 +46,14 @@ def _packed(*suffixes: str) -> tuple[str, ...]:
     return tuple(suffix + packed for suffix in suffixes for packed in PACKED)
 
 
+FRAGMENT = re.compile(rf"{MARK}\d+$")
+"""Number of a Lance fragment, after the dataset's path."""
+
 PARQUET = Format("Parquet", (".parquet", ".parq", ".pq"), open_parquet)
 
 FORMATS = (
     PARQUET,
+    Format("Lance", (".lance",), open_fragment, find_file, list_fragments),
     Format("JSON Lines", _packed(".jsonl", ".ndjson"), open_json_lines),
     Format("CSV", _packed(".csv"), open_csv),
     Format("TSV", _packed(".tsv"), open_tsv),
@@ -75,7 +85,22 @@ def open_file(uri: str, file: DataFile, wanted: WantedTypes | None = None) -> It
         place, _ = place_of(uri, file.path)
     except CorpusError as error:
         raise BadFile(str(error)) from None
-    check_same(place, file)
-    with format_of(file.path).open(place, file, wanted or {}) as opened:
+    format_ = format_of(file.path)
+    _check_same(format_, place, file)
+    with format_.open(place, file, wanted or {}) as opened:
         yield opened
-    check_same(place, file)
+    _check_same(format_, place, file)
+
+
+def _check_same(format_: Format, place: Place, file: DataFile) -> None:
+    """Refuses a file that differs from the listing."""
+    try:
+        found = format_.find(place, file.path)
+    except OSError as error:
+        raise BadFile(f"{file.path}: its size and time cannot be read: {first_line(error)}") from None
+    if found is None:
+        raise BadFile(
+            f"{file.path}: is gone since it was listed, or its name is not UTF-8, which is shown as \\x..: rename it"
+        )
+    if replace(found, content=found.content or file.content) != file:
+        raise BadFile(f"{file.path}: changed since it was listed; run again")

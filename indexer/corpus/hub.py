@@ -65,6 +65,10 @@ class HubPlace:
         with _faults():
             return pa.PythonFile(self._files.open(path, "rb", block_size=BLOCK_BYTES), mode="r")
 
+    def uri(self, path: str) -> str:
+        """What another library opens a path by."""
+        return f"hf://{path}"
+
 
 def _parts(path: str) -> tuple[str, str | None, str]:
     """Repository, revision and path in it."""

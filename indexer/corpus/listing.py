@@ -29,6 +29,9 @@ BLOCK_BYTES = 4 << 20
 NAMES_SHOWN = 3
 """Skipped files that a progress line names per reason."""
 
+LANCE_VERSION = re.compile(r"(.*?\.lance)/_versions/[^/]+\.manifest")
+"""Path of what makes a directory a Lance dataset."""
+
 HIDDEN = "hidden or temporary (. or _ before a name)"
 
 
@@ -54,7 +57,7 @@ def list_files(uri: str, setting: str, formats: Sequence[Format] = FORMATS) -> t
         single = place.find(path)
         if single is not None:
             return (single,)
-        files, left_out = _chosen(list(_matching(place, path)), formats)
+        files, left_out = _chosen(place, list(_matching(place, path)), formats)
     except OSError as error:
         raise CorpusError(f"{setting}: {shown(uri)} cannot be listed: {first_line(error)}") from None
     said = "; ".join(f"{len(names)} {reason}: {_some(names)}" for reason, names in sorted(left_out.items()))
@@ -103,18 +106,26 @@ def _some(names: list[str]) -> str:
 
 def _matching(place: Place, path: str) -> Iterator[tuple[str, DataFile]]:
     """Files below a directory or matched by a glob, each with its path below the place that was searched."""
-    files = list(_below(place, path))
+    files = _with_datasets(_below(place, path))
     root = path
     if not files and GLOB & set(path):
         root = "/".join(takewhile(lambda part: not GLOB & set(part), path.split("/")))
         wanted = re.compile(glob_translate(path))
-        files = [file for file in _below(place, root) if wanted.match(file.path)]
+        files = [file for file in _with_datasets(_below(place, root)) if wanted.match(file.path)]
     for file in files:
-        yield file.path.removeprefix(root).strip("/"), file
+        yield file.path.removeprefix(root).strip("/") or file.path.rpartition("/")[2], file
+
+
+def _with_datasets(files: Iterable[DataFile]) -> list[DataFile]:
+    """The files, with one entry in place of all files of a Lance dataset."""
+    found = list(files)
+    roots = {match[1] for file in found if (match := LANCE_VERSION.match(file.path))}
+    within = re.compile("|".join(f"{re.escape(root)}/" for root in sorted(roots)) or "(?!)")
+    return [*(file for file in found if not within.match(file.path)), *(DataFile(root, 0, 0) for root in roots)]
 
 
 def _chosen(
-    found: Sequence[tuple[str, DataFile]], formats: Sequence[Format]
+    place: Place, found: Sequence[tuple[str, DataFile]], formats: Sequence[Format]
 ) -> tuple[list[DataFile], dict[str, list[str]]]:
     """The files of the first format that is there, and the names of the others by the reason why they are no data."""
     left_out = {HIDDEN: [name for name, _ in found if _is_hidden(name)]}
@@ -123,6 +134,8 @@ def _chosen(
     other = f"without the suffix of a {format_.name} file ({', '.join(format_.suffixes)})"
     left_out[other] = [name for name, _ in seen if not format_.has(name)]
     files = [file for name, file in seen if format_.has(name)]
+    if format_.split:
+        files = [part for file in files for part in format_.split(place, file.path)]
     return files, {reason: names for reason, names in left_out.items() if names}
 
 

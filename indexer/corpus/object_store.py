@@ -22,9 +22,10 @@ QUERY_KEYS = frozenset({"region", "endpoint_override", "scheme"})
 class StorePlace:
     """Objects of one bucket or container; paths begin with its name."""
 
-    def __init__(self, remote: Remote, bucket: str) -> None:
-        """Takes the store and the bucket's name."""
+    def __init__(self, remote: Remote, root: str, bucket: str) -> None:
+        """Takes the store, the bucket's URI and its name."""
         self._remote = remote
+        self._root = root
         self._bucket = bucket
 
     def find(self, path: str) -> DataFile | None:
@@ -50,6 +51,10 @@ class StorePlace:
         if found is None:
             raise FileNotFoundError("there is no such object")
         return pa.PythonFile(_Object(self._remote, self._key(path), found.size), mode="r")
+
+    def uri(self, path: str) -> str:
+        """What another library opens a path by."""
+        return f"{self._root}/{self._key(path)}"
 
     def _key(self, path: str) -> str:
         """Path in the bucket."""
@@ -103,7 +108,8 @@ def open_store(uri: str) -> tuple[StorePlace, str]:
     bucket, _, key = unquote(path).partition("/")
     # abfss://container@account.dfs.core.windows.net: the account is part of the place, not of paths.
     name = bucket.partition("@")[0]
-    return StorePlace(_remote(f"{scheme}://{bucket}", query), name), f"{name}/{key}".rstrip("/")
+    root = f"{scheme}://{bucket}"
+    return StorePlace(_remote(root, query), root, name), f"{name}/{key}".rstrip("/")
 
 
 @lru_cache(16)

@@ -1,9 +1,9 @@
 """Where files are: disks, object stores, the Hugging Face hub."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
@@ -11,7 +11,7 @@ from pyarrow import fs
 from indexer.corpus.files import DataFile
 from indexer.corpus.hub import HubPlace
 from indexer.corpus.object_store import open_store
-from indexer.errors import BadFile, CorpusError, first_line
+from indexer.errors import CorpusError, first_line
 from indexer.storage.remote import SCHEMES, RemoteError
 from indexer.uris import shown
 
@@ -28,13 +28,17 @@ class Place(Protocol):
     def open(self, path: str) -> pa.NativeFile:
         """A file that is read at any place."""
 
+    def uri(self, path: str) -> str:
+        """What another library opens a path by."""
+
 
 class ArrowPlace:
     """A filesystem of Arrow: a disk, HDFS."""
 
-    def __init__(self, filesystem: fs.FileSystem) -> None:
-        """Takes the filesystem."""
+    def __init__(self, filesystem: fs.FileSystem, root: str = "") -> None:
+        """Takes the filesystem and the beginning of its URIs, none on a disk."""
         self._filesystem = filesystem
+        self._root = root
 
     def find(self, path: str) -> DataFile | None:
         """The file of a path, ``None`` if there is none."""
@@ -49,6 +53,10 @@ class ArrowPlace:
     def open(self, path: str) -> pa.NativeFile:
         """A file that is read at any place."""
         return self._filesystem.open_input_file(path)
+
+    def uri(self, path: str) -> str:
+        """What another library opens a path by."""
+        return self._root + path
 
 
 def _described(info: fs.FileInfo) -> DataFile:
@@ -80,7 +88,7 @@ def place_of(uri: str, setting: str) -> tuple[Place, str]:
     except (OSError, ValueError, pa.ArrowException, RemoteError) as error:
         # Arrow and obstore quote the URI, which may hold a secret.
         raise CorpusError(f"{setting}: {shown(uri)} cannot be opened ({type(error).__name__})") from None
-    return ArrowPlace(filesystem), path
+    return ArrowPlace(filesystem, f"{scheme}://{urlsplit(uri).netloc}"), path
 
 
 def read_small_file(uri: str, setting: str, file: DataFile | None = None) -> bytes:
@@ -103,17 +111,3 @@ def read_small_file(uri: str, setting: str, file: DataFile | None = None) -> byt
             return bytes(opened.read())
     except OSError as error:
         raise CorpusError(f"{setting}: {shown(uri)} cannot be read: {first_line(error)}") from None
-
-
-def check_same(place: Place, file: DataFile) -> None:
-    """Refuses a file whose size or time differs from the listing."""
-    try:
-        found = place.find(file.path)
-    except OSError as error:
-        raise BadFile(f"{file.path}: its size and time cannot be read: {first_line(error)}") from None
-    if found is None:
-        raise BadFile(
-            f"{file.path}: is gone since it was listed, or its name is not UTF-8, which is shown as \\x..: rename it"
-        )
-    if replace(found, content=found.content or file.content) != file:
-        raise BadFile(f"{file.path}: changed since it was listed; run again")

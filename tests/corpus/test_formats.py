@@ -190,7 +190,7 @@ def test_a_directory_has_one_format(tmp_path: Path, capsys: pytest.CaptureFixtur
     sources.write_files(tmp_path, "parquet", ROWS[:4], files=1)
     assert [Path(file.path).name for file in corpus_of(tmp_path).files] == ["part-0.parquet"]
     assert len(corpus_of(tmp_path / "*.csv").files) == 1
-    with pytest.raises(CorpusError, match="no Parquet, JSON Lines, CSV or TSV file"):
+    with pytest.raises(CorpusError, match="no Parquet, Lance, JSON Lines, CSV or TSV file"):
         corpus_of(tmp_path / "*.txt")
 
 

@@ -309,7 +309,7 @@ def test_plan_tells_and_does_nothing(tmp_path: Path) -> None:
 
 def test_unusable_corpora_are_named_before_any_engine(tmp_path: Path) -> None:
     given = settings(tmp_path)
-    with pytest.raises(CorpusError, match="no Parquet, JSON Lines"):
+    with pytest.raises(CorpusError, match="no Parquet, Lance"):
         run(given)
     write(tmp_path / "corpus" / "a.parquet", words(3))
     table = pq.read_table(tmp_path / "corpus" / "a.parquet")

@@ -80,7 +80,7 @@ def test_published_quiet_refused_and_failed_nights_are_recorded(given: Settings,
     assert [interval.began for interval in published.intervals] == sorted(
         interval.began for interval in published.intervals
     )
-    assert "no Parquet, JSON Lines" in failed.summary["error"]
+    assert "no Parquet, Lance" in failed.summary["error"]
     assert published.cost == CostRecord(gpus=0, gpu_hours=0, gpu_hour_price=2.0, money=0)
 
 

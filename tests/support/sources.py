@@ -74,6 +74,16 @@ def hive(folder: Path, rows: Sequence[Row]) -> None:
         pq.write_table(table([row for row in rows if row[2] == kind]).drop_columns(["kind"]), below / "0.parquet")
 
 
+def lance_dataset(folder: Path, rows: Sequence[Row]) -> None:
+    """Writes rows as a Lance dataset of two fragments, with a row that is deleted."""
+    import lance
+
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [*rows[:5], ("deleted", "a row that is not there", "a"), *rows[5:]]
+    dataset = lance.write_dataset(table(written), f"{folder}/docs.lance", max_rows_per_file=-(-len(written) // 2))
+    dataset.delete("id = 'deleted'")
+
+
 @contextmanager
 def source(name: str, root: Path, rows: Sequence[Row]) -> Iterator[str]:
     """Writes rows to a source.
@@ -88,6 +98,8 @@ def source(name: str, root: Path, rows: Sequence[Row]) -> Iterator[str]:
     """
     if name == "hive":
         hive(root, rows)
+    elif name == "lance":
+        lance_dataset(root, rows)
     else:
         write_files(root, name if name in FILES else "parquet", rows)
     if name == "hub":
@@ -102,5 +114,8 @@ def source(name: str, root: Path, rows: Sequence[Row]) -> Iterator[str]:
         yield str(root)
 
 
-SOURCES = (*FILES, "hive", "hub", *(name for name in stores.STORES if not stores.MISSING.get(name)))
+SOURCES = (
+    *("parquet", "jsonl", "csv.gz", "hive", "lance", "hub"),
+    *(name for name in stores.STORES if not stores.MISSING.get(name)),
+)
 """Sources that this machine has; emulators of some stores may not be installed."""
