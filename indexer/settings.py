@@ -31,7 +31,7 @@ class CorpusSettings(Section):
     """Where the documents are and which columns hold them."""
 
     uri: Uri = Field(
-        description="file, directory (searched recursively), glob or object-store URI of Parquet, Lance, JSON Lines or CSV"
+        description="file, directory (searched recursively), glob or URI of Parquet, Lance, JSON Lines or CSV"
     )
     id_column: str = Field("id", description="column with the document id, string or integer, unique in the corpus")
     text_columns: list[str] = Field(["text"], min_length=1, description="text columns, joined with a newline")
@@ -248,7 +248,7 @@ class PairsSettings(Section):
     """Pairs of a query and a document to score."""
 
     uri: Uri = Field(
-        description="file, directory (searched recursively), glob or object-store URI of Parquet, Lance, JSON Lines or CSV"
+        description="file, directory (searched recursively), glob or URI of Parquet, Lance, JSON Lines or CSV"
     )
     query_column: str = Field("query", description="column with the query")
     document_column: str | None = Field(None, description="column with the document's text")
@@ -266,7 +266,7 @@ class QueriesSettings(Section):
     """Queries to search an index with."""
 
     uri: Uri = Field(
-        description="file, directory (searched recursively), glob or object-store URI of Parquet, Lance, JSON Lines or CSV"
+        description="file, directory (searched recursively), glob or URI of Parquet, Lance, JSON Lines or CSV"
     )
     id_column: str = Field("query_id", description="column with the query's id, string or integer")
     text_column: str = Field("query", description="column with the query")
