@@ -38,23 +38,23 @@ class QueriesInFlight:
     vectors: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
 
-class SearchPipeline(Pipeline[RowRange, Embedder, QueriesInFlight, PartReceipt]):
+class SearchPipeline(Pipeline[RowRange, Embedder | None, QueriesInFlight, PartReceipt]):
     """Queries to candidates: embed, search, write a part that the reranker reads."""
 
-    def __init__(self, output: str, settings: QueriesSettings, published: Published, model: Model) -> None:
-        """Starts the engine.
+    def __init__(self, output: str, settings: QueriesSettings, published: Published, model: Model | None) -> None:
+        """Starts the engine; to search by words alone there is none.
 
         Args:
             output: Folder of the run.
             settings: Columns of the queries, and how to search.
             published: The index.
-            model: The index's own model.
+            model: The index's own model, ``None`` to search by words alone.
         """
         self._folder = ResultFolder(output)
         self._settings = settings
         self._published = published
-        self._tokenizer = model.tokenizer
-        super().__init__(published.make_engine(model))
+        self._tokenizer = None if model is None else model.tokenizer
+        super().__init__(_no_engine if model is None else published.make_engine(model))
 
     def _read(self, piece: RowRange, watch: Stopwatch) -> QueriesInFlight:
         """Reads and tokenises the usable queries of a shard."""
@@ -67,13 +67,14 @@ class SearchPipeline(Pipeline[RowRange, Embedder, QueriesInFlight, PartReceipt])
         usable = [(name, query, task) for name, query, task in zip(ids, queries, tasks, strict=True) if name and query]
         texts, chosen = [query for _, query, _ in usable], [task for *_, task in usable]
         with watch("tokenise"):
-            tokens = self._tokenizer.queries(texts, chosen)
+            tokens = TokenSequences.of([]) if self._tokenizer is None else self._tokenizer.queries(texts, chosen)
         return QueriesInFlight([name for name, *_ in usable], texts, chosen, tokens, table.num_rows - len(usable))
 
     def _compute(self, held: QueriesInFlight, watch: Stopwatch) -> None:
-        """Embeds the queries."""
-        with watch("engine"):
-            held.vectors = self._engine.embed(held.tokens)
+        """Embeds the queries, if there is an engine."""
+        if self._engine is not None:
+            with watch("engine"):
+                held.vectors = self._engine.embed(held.tokens)
 
     def _store(self, piece: RowRange, held: QueriesInFlight, watch: Stopwatch) -> PartReceipt:
         """Searches, writes the candidates and puts the receipt."""
@@ -98,6 +99,10 @@ class SearchPipeline(Pipeline[RowRange, Embedder, QueriesInFlight, PartReceipt])
         chosen, snapshot = self._settings, self._published.snapshot
         options = search_options(chosen, snapshot.epoch.description.text_columns)
         return modes.find(snapshot, held.queries, held.vectors, chosen.candidates, options, per_document=False)
+
+
+def _no_engine() -> None:
+    """Stands in for the start of an engine."""
 
 
 def search_options(queries: QueriesSettings, text_columns: Sequence[str]) -> SearchOptions:

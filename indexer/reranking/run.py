@@ -36,8 +36,10 @@ CANDIDATES = {"query_column": "query", "document_id_column": "id", "instruction_
 
 def _make_search(settings: ScoreSettings, epoch: Epoch | None, embedder: Model | None) -> SearchPipeline:
     """A worker's pipeline of the first phase."""
-    published = _published(settings, epoch)
-    return SearchPipeline(settings.output.uri, _given(settings.queries), published, embedder or published.model)
+    published, queries = _published(settings, epoch), _given(settings.queries)
+    # Words alone need no model, which may not even be on this machine.
+    model = None if queries.mode == "text" else embedder or published.model
+    return SearchPipeline(settings.output.uri, queries, published, model)
 
 
 def _make_score(

@@ -1,5 +1,6 @@
 """The commands as a user types them, with real engines: MiniLM on the CPU."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -71,6 +72,9 @@ shard_pairs = {candidates}
 
 Job = Callable[..., subprocess.CompletedProcess[str]]
 
+MARK = "COMMAND_OF"
+"""Environment variable by which the processes of a command are known, whoever their parent is by now."""
+
 
 @pytest.fixture(scope="module")
 def ray_folder() -> Iterator[str]:
@@ -103,8 +107,9 @@ def job(config: Path, environment: dict[str, str]) -> Job:
         module: str, *arguments: str, config: Path = config, typed: str | None = None
     ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", f"jobs.{module}", "--config", str(config), *arguments]
+        marked = environment | {MARK: str(config)}
         return subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False, input=typed
+            command, cwd=ROOT, env=marked, capture_output=True, text=True, timeout=280, check=False, input=typed
         )
 
     return call
@@ -137,10 +142,18 @@ def test_a_rerun_says_that_nothing_changed(indexed: dict[str, Any], job: Job) ->
     assert json.loads(done.stdout)["tables"] == indexed["tables"]
 
 
-def test_questions_are_answered(indexed: dict[str, Any], job: Job, config: Path) -> None:
+def test_questions_are_answered(indexed: dict[str, Any], job: Job, config: Path, tmp_path: Path) -> None:
+    """With nothing but [index]; no process is left behind."""
     text = _first_text(config)
-    done = job("search", text, "second question", "--k", "3", "--width", "64", "--where", "kind = 'page'", "--json")
+    file = tmp_path / "index.toml"
+    file.write_text(f'[index]\nuri = "{config.parent}/index"\n', encoding="utf-8")
+    asked = [text, "second question", "--k", "3", "--width", "64", "--where", "kind = 'page'", "--json"]
+    done = job("search", *asked, config=file)
     assert done.returncode == 0, done.stderr
+    _wait_for(lambda: not _processes_of(file), seconds=5)
+    with subprocess.Popen(["/bin/sleep", "60"], env={MARK: str(file)}) as left:
+        _wait_for(lambda: _processes_of(file) == [left.pid], seconds=5)  # what is left behind would be seen
+        left.kill()
     first, second = (json.loads(line) for line in done.stdout.splitlines())
     assert first["results"][0]["id"] == "doc-00000"
     assert first["results"][0]["score"] == pytest.approx(1.0, abs=1e-3)
@@ -348,6 +361,16 @@ def _texts(config: Path) -> dict[str, str]:
 
 def _first_text(config: Path) -> str:
     return _texts(config)["doc-00000"]
+
+
+def _processes_of(config: Path) -> list[int]:
+    """Processes that a command with these settings started, directly or not."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"{MARK}={config}\0".encode() in (entry / "environ").read_bytes():
+                found.append(int(entry.name))
+    return found
 
 
 def _wait_for(condition: Callable[[], bool], seconds: float) -> None:

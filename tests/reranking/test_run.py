@@ -17,12 +17,15 @@ from indexer.inference.model import open_reranker
 from indexer.inference.pair_inputs import PairTokenizer
 from indexer.inference.sequences import TokenSequences
 from indexer.reranking import run as reranking_run
+from indexer.search import modes
+from indexer.search.modes import SearchOptions
 from indexer.search.published import open_published
 from indexer.settings import ScoreSettings
 from indexer.testing.fakes import FakeEngine, FakeModel, FakeReranker
 from tests.support import fakes
 from tests.support.checkpoints import cross_encoder
 from tests.support.fakes import words, write
+from tests.support.local_cluster import LocalCluster
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -41,10 +44,15 @@ def settings(root: Path, path: str, **sections: Any) -> ScoreSettings:
     return ScoreSettings(**{name: base.get(name, {}) | sections.get(name, {}) for name in {*base, *sections}})
 
 
-def run(given: ScoreSettings, **faults: Any) -> dict[str, Any]:
+def run(
+    given: ScoreSettings, embedding: dict[str, Any] | None = None, cluster: Any = None, **faults: Any
+) -> dict[str, Any]:
+    """Scores with fake engines, the embedding one with faults of its own."""
     reranker = FakeReranker.of(open_reranker(given.model, given.engine), **faults)
-    embedder = FakeModel.of(open_published(given.index.uri, given.index.name).model) if given.queries else None
-    return reranking_run.run(given, reranker, embedder)
+    if given.queries is None:
+        return reranking_run.run(given, reranker, cluster=cluster)
+    embedder = FakeModel.of(open_published(given.index.uri, given.index.name).model, **embedding or {})
+    return reranking_run.run(given, reranker, embedder, cluster)
 
 
 def results(given: ScoreSettings) -> list[dict[str, Any]]:
@@ -136,10 +144,11 @@ def _ids(path: str, text: str) -> list[int]:
 
 @pytest.fixture
 def index(tmp_path: Path) -> dict[str, str]:
-    """A published index whose payload holds the texts."""
+    """A published index whose payload holds the texts, with full-text search."""
     write(tmp_path / "corpus" / "a.parquet", words(60))
-    given = fakes.settings(tmp_path, corpus={"payload": ["kind", "text"]})
-    fakes.run(given)
+    tables = {"uri": str(tmp_path / "index"), "widths": fakes.WIDTHS, "text_search": ["text"]}
+    given = fakes.settings(tmp_path, corpus={"payload": ["kind", "text"]}, index=tables)
+    fakes.run_here(given)
     return {"uri": given.index.uri, "name": given.index.name}
 
 
@@ -169,6 +178,28 @@ def test_queries_are_searched_and_reranked(tmp_path: Path, index: dict[str, str]
     assert lines[0].split()[:4] == ["a", "Q0", found[0]["id"], "1"]
     assert lines[-1].startswith("with%20space Q0 ")
     assert run(given, exits_on=1) == summary
+
+
+@pytest.mark.parametrize("mode", ["vector", "text", "hybrid"])
+def test_candidates_are_those_of_the_mode(tmp_path: Path, index: dict[str, str], reranker_path: str, mode: Any) -> None:
+    """Of a text and of a word that one document has; words alone need no engine, and never call one."""
+    asked = {"query_id": ["a", "b"], "query": [dict(words(60))["doc-00007"], "zebra 59"]}
+    pq.write_table(pa.table(asked), tmp_path / "queries.parquet")
+    queries = {"uri": str(tmp_path / "queries.parquet"), "candidates": 4, "mode": mode}
+    given = settings(tmp_path, reranker_path, queries=queries, index=index)
+    # BERT's first token, which every query has: an engine that embeds one dies.
+    summary = run(given, {"dies_on": 101} if mode == "text" else None, LocalCluster())
+    assert (summary["pairs"], summary["unscored"]) == (len(results(given)), 0)
+    published = open_published(**index)
+    vectors = FakeModel.of(published.model).engine().embed(published.model.tokenizer.queries(asked["query"]))
+    options = SearchOptions(mode=mode, columns=["text", "char_start", "char_end"])
+    found = modes.find(published.snapshot, asked["query"], vectors, 4, options, per_document=False)
+    wanted = {name: {hit.id for hit in hits} for name, hits in zip(asked["query_id"], found, strict=True)}
+    rows = results(given)
+    assert {name: {row["id"] for row in rows if row["query_id"] == name} for name in "ab"} == wanted
+    assert all((row["vector_score"] is None) == (mode == "text") for row in rows)
+    assert "doc-00007" in wanted["a"]
+    assert ("doc-00059" in wanted["b"]) == (mode != "vector")
 
 
 def test_candidates_are_the_best_at_full_width(index: dict[str, str]) -> None:
