@@ -194,6 +194,9 @@ class RunSettings(WorkSettings):
     max_quarantine: int | None = Field(
         None, ge=0, description="most rows the quarantine may have, a bad file counting as one; default: any"
     )
+    full_check_every: int = Field(
+        30, ge=1, description="epochs after which a run compares the whole corpus, not only changed files; 1: every run"
+    )
     gpu_hour_price: float | None = Field(
         None, ge=0, description="price of one GPU-hour in your money, for reports, plans and --budget; default: none"
     )

@@ -1,24 +1,25 @@
 """Compares the corpus with the published epoch by their digests, one range of ids at a time."""
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from indexer import schema
 from indexer.cluster.connection import SMALL_ROWS, Cluster
-from indexer.indexing import diff, equal_texts
+from indexer.errors import IndexerError
+from indexer.indexing import diff, equal_texts, file_changes, increment, published_rows
 from indexer.indexing.diff import RangeDiff, Unreadable
 from indexer.indexing.equal_texts import EqualTexts
+from indexer.indexing.file_changes import FileChanges
 from indexer.indexing.job import Job
 from indexer.indexing.scan import Unread
+from indexer.progress import say
 from indexer.settings import Settings
-from indexer.storage import tables
 from indexer.storage.control import ControlStore
 from indexer.storage.digest_files import DigestFiles
 from indexer.storage.records import Epoch
@@ -44,6 +45,7 @@ class Changes:
         counts: Sums of the ranges' counts.
         digests: Name of the digest of every file by its path; an unreadable file keeps its last one.
         unread_rows: Rows of the unreadable files, as far as they are known.
+        in_full: Whether the whole corpus was compared.
     """
 
     masks: dict[int, list[bytes]]
@@ -57,16 +59,52 @@ class Changes:
     counts: dict[str, int]
     digests: dict[str, str]
     unread_rows: int
+    in_full: bool
 
 
 def compare(job: Job, cluster: Cluster, unread: Mapping[str, Unread]) -> Changes:
     """Compares the corpus with the published epoch, a range of ids per task.
+
+    Only documents of files that were added, changed or removed are looked at, if the epoch tells enough for that.
 
     Args:
         job: The run's inputs.
         cluster: Where tasks run.
         unread: Result of :func:`scan`.
     """
+    merged, found = _of_changed_files(job, cluster, unread) or _of_all_files(job, cluster, unread)
+    return _with_equal_texts(job, cluster, merged, found)
+
+
+def _of_changed_files(
+    job: Job, cluster: Cluster, unread: Mapping[str, Unread]
+) -> tuple[Changes, list[RangeDiff]] | None:
+    """The comparison of the files that differ from those of the published epoch; ``None`` where it does not suffice."""
+    files = file_changes.since_published(job, unread)
+    if job.published is None or files is None:
+        return None
+    try:
+        found = list(_range_diffs(job, cluster, job.published, files))
+        digests = {file.path: job.corpus.digest_name(file) for file in job.corpus.files}
+        merged = reduce(_merged, found, _nothing(digests))
+        counts = increment.completed(merged.counts, files.corpus_rows, job.published.description.documents)
+    except IndexerError as error:
+        say(f"{error}: comparing the whole corpus")
+        return None
+    return replace(merged, counts=counts), found
+
+
+def _range_diffs(job: Job, cluster: Cluster, published: Epoch, files: FileChanges) -> Iterator[RangeDiff]:
+    """The differences of all ranges of ids."""
+    added, removed = ([group for name in names for group in job.store.digests.groups(name)] for names in files.names)
+    names = (job.settings.index.uri, job.settings.index.name, job.scratch)
+    arguments = ((names, files, published, low, high) for low, high in pairwise(_bounds(added + removed)))
+    small = job.scratch is not None or max(_rows_of(added), _rows_of(removed)) < SMALL_ROWS
+    return cluster.map(file_changes.compare_range, arguments, in_driver=small)
+
+
+def _of_all_files(job: Job, cluster: Cluster, unread: Mapping[str, Unread]) -> tuple[Changes, list[RangeDiff]]:
+    """The comparison of the whole corpus."""
     names = [job.corpus.digest_name(file) for file in job.corpus.files]
     read = [name for name in names if name not in unread]
     # An unreadable file keeps the documents it had when it was last read: nothing is deleted because of it.
@@ -76,14 +114,35 @@ def compare(job: Job, cluster: Cluster, unread: Mapping[str, Unread]) -> Changes
     # Digests are sorted by id: the least ids of their row groups cut the corpus into ranges of about equal size.
     groups = [group for name in read for group in job.store.digests.groups(name)]
     arguments = ((asked, job.published, low, high) for low, high in pairwise(_bounds(groups)))
-    small = job.scratch is not None or sum(rows for _, rows in groups) < SMALL_ROWS
+    small = job.scratch is not None or _rows_of(groups) < SMALL_ROWS
     found = list(cluster.map(_compare_range, arguments, in_driver=small))
     known = {file.path: name for file, name in zip(job.corpus.files, names, strict=True) if name not in unread}
     rows = sum(_rows(job, file, last[file.path]) for file in unread.values())
-    nothing = Changes(
-        {}, {}, [], [], [], [], equal_texts.NONE, differs=False, counts={}, digests=known | last, unread_rows=rows
+    nothing = replace(_nothing(known | last), unread_rows=rows, in_full=True)
+    return reduce(_merged, found, nothing), found
+
+
+def _nothing(digests: dict[str, str]) -> Changes:
+    """The comparison of no range."""
+    return Changes(
+        masks={},
+        payload_masks={},
+        deleted=[],
+        changed=[],
+        payload_changed=[],
+        quarantine=[],
+        equal=equal_texts.NONE,
+        differs=False,
+        counts={},
+        digests=digests,
+        unread_rows=0,
+        in_full=False,
     )
-    return _with_equal_texts(job, cluster, reduce(_merged, found, nothing), found)
+
+
+def _rows_of(groups: Sequence[tuple[str | None, int]]) -> int:
+    """Rows of row groups of digests."""
+    return sum(rows for _, rows in groups)
 
 
 @dataclass(frozen=True)
@@ -213,7 +272,7 @@ def _bounds(groups: Sequence[tuple[str | None, int]]) -> list[str | None]:
     Args:
         groups: Least id and number of rows of every row group of the digests.
     """
-    rows = sum(count for _, count in groups)
+    rows = _rows_of(groups)
     inner = sorted(least for least, _ in groups if least is not None)
     ranges = -(-rows // diff.RANGE_ROWS)
     cuts = dict.fromkeys(inner[at * len(inner) // ranges] for at in range(1, ranges))
@@ -228,40 +287,11 @@ def _compare_range(asked: _Asked, published: Epoch | None, low: str | None, high
     nothing = schema.DIGEST_SCHEMA.empty_table()
     found = (store.digests.read(name, columns, low, high) if name else nothing for name in asked.digests)
     return diff.compare(
-        [_cut(table, low, high) for table in found],
-        _published_keys(uri, published, low, high),
-        _published_quarantine(uri, published),
+        [published_rows.cut(table, low, high) for table in found],
+        published_rows.published_keys(uri, published, low, high),
+        published_rows.published_quarantine(uri, published),
         low,
         high,
         payload_differs=asked.payload_differs,
         unreadable=asked.unreadable(store.digests, low, high),
     )
-
-
-def _published_keys(uri: str, published: Epoch | None, low: str | None, high: str | None) -> pa.Table:
-    """Ids and hashes of the published documents in a range, from the narrowest table, chunk 0 only."""
-    columns = [*diff.PUBLISHED_COLUMNS, schema.CHUNK]
-    if published is None:
-        return pa.schema([*schema.KEY_FIELDS, *schema.HASH_FIELDS]).empty_table().select(columns)
-    narrow = published.tables[-1]
-    batches = tables.read(uri, narrow.name, narrow.version, columns, low, high)
-    kept = [pa.Table.from_batches([batch]).filter(pc.field(schema.CHUNK) == 0) for batch in batches]
-    return pa.concat_tables(kept) if kept else _published_keys(uri, None, low, high)
-
-
-def _published_quarantine(uri: str, published: Epoch | None) -> pa.Table:
-    """Ids, reasons and hashes of the published quarantine."""
-    if published is None:
-        return schema.QUARANTINE_SCHEMA.empty_table().select(diff.QUARANTINE_COLUMNS)
-    name, version = published.quarantine
-    chosen = pa.schema([schema.QUARANTINE_SCHEMA.field(column) for column in diff.QUARANTINE_COLUMNS])
-    return pa.Table.from_batches(tables.read(uri, name, version, diff.QUARANTINE_COLUMNS), chosen)
-
-
-def _cut(table: pa.Table, low: str | None, high: str | None) -> pa.Table:
-    """Rows of the range of ids; the first range holds the null ids. Cutting early keeps the memory of a range small."""
-    if low is not None:
-        table = table.filter(pc.field(schema.ID) >= low)
-    if high is not None:
-        table = table.filter((pc.field(schema.ID) < high) | pc.field(schema.ID).is_null())
-    return table

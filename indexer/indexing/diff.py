@@ -23,8 +23,8 @@ PUBLISHED_COLUMNS = (ID, CONTENT_HASH, PAYLOAD_HASH)
 
 QUARANTINE_COLUMNS = (ID, "reason", CONTENT_HASH)
 
-
-_LEFT_OUT = (ID, "file", "row", "reason", CONTENT_HASH, PAYLOAD_HASH)
+LEFT_OUT = (ID, "file", "row", "reason", CONTENT_HASH, PAYLOAD_HASH)
+"""Columns of a comparison's quarantined rows."""
 
 
 class Status(StrEnum):
@@ -112,10 +112,42 @@ def compare(
     Returns:
         The difference.
     """
-    frames = [pl.DataFrame(pl.from_arrow(digest)).with_columns(file=pl.lit(at)) for at, digest in enumerate(digests)]
-    corpus = _in_range(pl.concat(frames), low, high)
-    before = _in_range(pl.DataFrame(pl.from_arrow(published)), low, high)
-    refused_before = _in_range(pl.DataFrame(pl.from_arrow(quarantined)), low, high)
+    corpus = in_range(pl.concat([rows_of(digest, at) for at, digest in enumerate(digests)]), low, high)
+    before = in_range(pl.DataFrame(pl.from_arrow(published)), low, high)
+    refused_before = in_range(pl.DataFrame(pl.from_arrow(quarantined)), low, high)
+    left_out = [in_range(pl.DataFrame(pl.from_arrow(unreadable.rows)), low, high)] if unreadable else []
+    kept = _kept(before, corpus, unreadable)
+    return compare_rows(corpus, before, refused_before, kept, left_out, payload_differs=payload_differs)
+
+
+def rows_of(digest: pa.Table, file: int) -> pl.DataFrame:
+    """Rows of a digest with the place of its file in the list as column ``file``."""
+    return pl.DataFrame(pl.from_arrow(digest)).with_columns(file=pl.lit(file, pl.Int32))
+
+
+def compare_rows(
+    corpus: pl.DataFrame,
+    before: pl.DataFrame,
+    refused_before: pl.DataFrame,
+    kept: pl.Series | None = None,
+    left_out: Sequence[pl.DataFrame] = (),
+    *,
+    payload_differs: bool = False,
+) -> RangeDiff:
+    """Compares rows of the corpus with what is published of their ids.
+
+    Args:
+        corpus: Every row of these ids, as :func:`rows_of` gives them.
+        before: Columns ``id``, ``content_hash``, ``payload_hash`` of the published documents.
+        refused_before: Columns ``id``, ``reason``, ``content_hash`` of the published quarantine.
+        kept: Published ids that stay although no row has them.
+        left_out: Quarantined rows of unreadable files.
+        payload_differs: Whether the payload's columns differ from the published ones, and with them every payload.
+
+    Returns:
+        The difference.
+    """
+    kept = pl.Series(ID, [], pl.String) if kept is None else kept
     # Rows with a reason were refused while the file was read. Every other id must occur once.
     usable = corpus.filter(pl.col("reason").is_null())
     unique, conflicting = _without_duplicates(usable)
@@ -124,13 +156,12 @@ def compare(
     unique = unique.drop("reason").join(remembered, on=[ID, CONTENT_HASH], how="left")
     # Join the usable rows with the epoch: every id of either side gets its status.
     wanted = unique.filter(pl.col("reason").is_null())
-    judged = _judged(wanted, before, _kept(before, corpus, unreadable), payload_differs=payload_differs)
+    judged = _judged(wanted, before, kept, payload_differs=payload_differs)
 
     # The quarantine: refused while read, conflicting ids, refused by workers before, and one row per unreadable file.
     refused = [corpus.filter(pl.col("reason").is_not_null()), conflicting]
     refused.append(unique.filter(pl.col("reason").is_not_null()))
-    left_out = [_in_range(pl.DataFrame(pl.from_arrow(unreadable.rows)), low, high)] if unreadable else []
-    quarantine = pl.concat([*(frame.select(_LEFT_OUT) for frame in refused), *left_out]).sort("file", "row")
+    quarantine = pl.concat([*(frame.select(LEFT_OUT) for frame in refused), *left_out]).sort("file", "row")
     counts = {
         "documents": corpus.height + sum(frame.height for frame in left_out),
         "duplicates": usable.height - unique.height - conflicting.height,
@@ -207,7 +238,7 @@ def hash_prefixes(hashes: pa.Array | pa.ChunkedArray) -> np.ndarray:
     return stored[2 * whole.offset : 2 * (whole.offset + len(whole)) : 2].copy()
 
 
-def _in_range(frame: pl.DataFrame, low: str | None, high: str | None) -> pl.DataFrame:
+def in_range(frame: pl.DataFrame, low: str | None, high: str | None) -> pl.DataFrame:
     """Rows whose id lies in the range; without a lower bound null ids too."""
     inside = pl.col(ID).is_null() if low is None else pl.lit(value=False)
     above = pl.lit(value=True) if low is None else pl.col(ID) >= low

@@ -64,9 +64,15 @@ def make_intent(job: Job, found: Changes, staged: Staged, hold: Sequence[Gate], 
             bounds={gate.name: gate.allowed for gate in hold} | _least_cosine(night),
             run=_totals(found, staged, watch),
             engine=engine,
+            checked_in_full=_checked_in_full(job, found),
             **search_entries(job.settings.index),
         ),
     )
+
+
+def _checked_in_full(job: Job, found: Changes) -> int | None:
+    """The last epoch for which the whole corpus was compared."""
+    return job.epoch if found.in_full or job.published is None else job.published.description.checked_in_full
 
 
 def _published_cosine(night: EngineRecord | None) -> dict[str, float]:

@@ -166,6 +166,8 @@ class Description(Record):
         hold: Whether runs leave the index at this epoch until it is resumed.
         text: Full-text search; ``None`` without.
         filters: Columns with a scalar index.
+        checked_in_full: The last epoch for which the whole corpus was compared and every key was read; ``None`` in
+            epochs of versions that always did so.
     """
 
     fingerprint: dict[str, str]
@@ -187,6 +189,7 @@ class Description(Record):
     text: TextRecord | None = None
     filters: list[str] = Field(default_factory=list)
     bounds: dict[str, float] = Field(default_factory=dict)
+    checked_in_full: int | None = None
 
     @property
     def documents(self) -> int:

@@ -1,9 +1,11 @@
 """Digest files: one Parquet file per corpus file, read by range of ids."""
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from indexer.storage.put_once import PutOnceFolder
@@ -58,6 +60,30 @@ class DigestFiles:
         parquet = self._parquet(name)
         groups = [group for group in range(parquet.num_row_groups) if _overlaps(parquet, group, low, high)]
         return parquet.read_row_groups(groups, list(columns))
+
+    def find(self, name: str, ids: pa.Array) -> pa.Table:
+        """Rows of some ids in a file's digest; only the row groups that may hold one of them are read.
+
+        Args:
+            name: As put.
+            ids: The ids, ascending, without nulls.
+
+        Returns:
+            The rows, all columns.
+        """
+        parquet = self._parquet(name)
+        nothing = parquet.schema_arrow.empty_table()
+        if not len(ids):
+            return nothing
+        wanted = ids.to_pylist()
+        groups = [group for group in range(parquet.num_row_groups) if _holds(parquet, group, wanted)]
+        found = [nothing]
+        for group in groups:
+            # Most groups hold none of the ids after all: the other columns are read only where one does.
+            there = pc.is_in(parquet.read_row_group(group, ["id"])["id"], value_set=ids)
+            if pc.any(there).as_py():
+                found.append(parquet.read_row_group(group).filter(there))
+        return pa.concat_tables(found)
 
     def groups(self, name: str) -> list[tuple[str | None, int]]:
         """Least id (``None`` where it is not known) and number of rows of every row group of a digest."""
@@ -118,6 +144,15 @@ def _overlaps(parquet: pq.ParquetFile, group: int, low: str | None, high: str | 
     if statistics is None or not statistics.has_min_max or statistics.null_count:
         return True
     return (high is None or statistics.min < high) and (low is None or statistics.max >= low)
+
+
+def _holds(parquet: pq.ParquetFile, group: int, ids: Sequence[str]) -> bool:
+    """Whether a row group may hold one of the ids, which are ascending."""
+    statistics = parquet.metadata.row_group(group).column(parquet.schema_arrow.get_field_index("id")).statistics
+    if statistics is None or not statistics.has_min_max:
+        return True
+    at = bisect_left(ids, statistics.min)
+    return at < len(ids) and ids[at] <= statistics.max
 
 
 def _least(statistics: pq.Statistics | None) -> str | None:

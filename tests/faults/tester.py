@@ -29,6 +29,7 @@ from tests.faults import index_model, steps
 from tests.faults.epoch_content import Broken
 from tests.faults.mendings import TAKEN_BACK
 from tests.faults.operations import OPERATIONS, World
+from tests.support import both_ways
 from tests.support.checkpoints import tokenizer_only
 
 MOST_SECONDS = 120
@@ -73,6 +74,7 @@ def prepare(without: str | None = None) -> None:
     if without:
         TAKEN_BACK[without]()
     steps.install()
+    both_ways.install()
 
 
 @functools.cache

@@ -1,0 +1,151 @@
+"""Which files differ from those that the published epoch was made of, and the comparison of their documents alone."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from indexer import schema
+from indexer.errors import IndexerError
+from indexer.indexing import diff, increment, published_rows
+from indexer.indexing.diff import RangeDiff
+from indexer.indexing.increment import Known
+from indexer.indexing.job import Job
+from indexer.storage import tables
+from indexer.storage.control import ControlStore
+from indexer.storage.digest_files import DigestFiles
+from indexer.storage.records import Epoch
+
+LOOKED_UP = 20_000
+"""Most ids that are looked up one by one in the published table; for more of them a range of ids is read whole."""
+
+
+@dataclass(frozen=True)
+class FileChanges:
+    """The files of tonight beside those of the published epoch.
+
+    Attributes:
+        added: Name of the digest of every new or changed file by the place of the file in the list.
+        removed: Names of the digests that changed files had, and those of files that are gone.
+        unchanged: Name of the digest of every other file by its place.
+        places: Places of the unchanged files by their paths.
+        corpus_rows: Rows of the published epoch's corpus.
+        has_copies: Whether that corpus has further rows of a document.
+    """
+
+    added: dict[int, str]
+    removed: list[str]
+    unchanged: dict[int, str]
+    places: dict[str, int]
+    corpus_rows: int
+    has_copies: bool
+
+    @property
+    def names(self) -> tuple[list[str], list[str]]:
+        """Names of the digests that are new, and of those that are gone."""
+        return list(self.added.values()), self.removed
+
+
+def since_published(job: Job, unread: Collection[str]) -> FileChanges | None:
+    """Compares the lists of files.
+
+    Args:
+        job: The run's inputs.
+        unread: Names of the digests of files that cannot be read.
+
+    Returns:
+        The changes; ``None`` if the whole corpus has to be compared: the epoch does not say what it was made of, holds
+        documents of files that could not be read, has other payload columns, or its check in full is due.
+    """
+    published = job.published
+    if published is None or unread or job.change.payload or _is_check_due(job, published):
+        return None
+    described = published.description
+    if described.files is None or described.to_retry or described.counts.kept:
+        return None
+    try:
+        before = job.store.digests.get_list(described.files)
+    except IndexerError:
+        return None  # somebody deleted the list
+    now = {file.path: job.corpus.digest_name(file) for file in job.corpus.files}
+    places = {path: at for at, path in enumerate(now)}
+    same = {path for path, name in now.items() if before.get(path) == name}
+    removed = [name for path, name in before.items() if path not in same]
+    if len(now) != len(job.corpus.files) or not job.store.digests.names().issuperset(removed):
+        return None
+    return FileChanges(
+        added={places[path]: name for path, name in now.items() if path not in same},
+        removed=removed,
+        unchanged={places[path]: now[path] for path in same},
+        places={path: places[path] for path in same},
+        corpus_rows=described.counts.documents,
+        has_copies=described.counts.duplicates > 0,
+    )
+
+
+def _is_check_due(job: Job, published: Epoch) -> bool:
+    """Whether the epoch is to be compared in full; epochs of versions that did not record the last time are."""
+    checked = published.description.checked_in_full
+    return checked is None or job.epoch - checked >= job.settings.run.full_check_every
+
+
+def compare_range(
+    names: tuple[str, str, str | None], files: FileChanges, published: Epoch, low: str | None, high: str | None
+) -> RangeDiff:
+    """Compares one range of ids; runs in a task, which opens the control files itself.
+
+    Args:
+        names: URI and name of the index, and the directory for digests of a run that must not write into it.
+        files: The changes.
+        published: The published epoch.
+        low: As for :func:`indexer.indexing.increment.compare`, like the next.
+        high: Id above the last one of the range, or ``None``.
+
+    Raises:
+        ContradictionError: The published epoch is not what its files give.
+    """
+    uri = names[0]
+    digests = ControlStore(*names).digests
+
+    def read(name: str) -> pa.Table:
+        found = digests.read(name, schema.DIGEST_SCHEMA.names, low, high)
+        return published_rows.cut(found, low, high)
+
+    known = Known(
+        published=lambda ids: _published(uri, published, ids, low, high),
+        elsewhere=lambda ids: _elsewhere(digests, files.unchanged, ids),
+        quarantine=_quarantine(uri, published, files.places),
+        has_copies=files.has_copies,
+    )
+    added = {at: read(name) for at, name in files.added.items()}
+    return increment.compare(added, list(map(read, files.removed)), known, low, high)
+
+
+def _published(uri: str, published: Epoch, ids: pl.Series, low: str | None, high: str | None) -> pa.Table:
+    """Published documents with some ids, and maybe others of their range."""
+    if len(ids) > LOOKED_UP:
+        return published_rows.published_keys(uri, published, low, high)
+    narrow = published.tables[-1]
+    columns = [*diff.PUBLISHED_COLUMNS, schema.CHUNK]
+    rows = tables.lookup(uri, narrow.name, narrow.version, ids.to_list(), columns)
+    return rows.filter(pc.field(schema.CHUNK) == 0)
+
+
+def _elsewhere(digests: DigestFiles, unchanged: dict[int, str], ids: pl.Series) -> pl.DataFrame:
+    """Rows of some ids in the unchanged files."""
+    wanted = ids.to_arrow().cast(pa.string())
+    found = [diff.rows_of(digests.find(name, wanted), at) for at, name in unchanged.items()]
+    return pl.concat([diff.rows_of(schema.DIGEST_SCHEMA.empty_table(), 0), *found])
+
+
+def _quarantine(uri: str, published: Epoch, places: dict[str, int]) -> pa.Table:
+    """The published quarantine with the place of every unchanged file in place of its path."""
+    rows = published_rows.published_quarantine(uri, published, diff.LEFT_OUT)
+    paths = rows["file"].unique().to_pylist()
+    known = pl.DataFrame(
+        {"file": paths, "place": [places.get(path) for path in paths]}, {"file": pl.String, "place": pl.Int32}
+    )
+    frame = pl.DataFrame(pl.from_arrow(rows)).join(known, on="file", how="left")
+    return frame.drop("file").rename({"place": "file"}).select(diff.LEFT_OUT).to_arrow()
