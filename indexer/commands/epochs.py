@@ -1,9 +1,10 @@
 """Look at the runs and published epochs of an index, return to one, or delete what old ones hold.
 
 list: the published epochs. runs: every run, also those that were refused or failed, with its report. show EPOCH: all
-that is known of one. diff EPOCH EPOCH: what differs between two. rollback EPOCH: publish its tables again as a new
-epoch; runs are refused until resume. prune: keep the last epochs and free the rest. Exit status: 0 done, 1 failed, 2
-unusable settings, 3 refused.
+that is known of one. diff EPOCH EPOCH: what differs between two. verify: read every key of the latest epoch's tables
+and check them; runs check what changed, and every run.full_check_every epochs all. rollback EPOCH: publish its tables
+again as a new epoch; runs are refused until resume. prune: keep the last epochs and free the rest. Exit status: 0 done,
+1 failed, 2 unusable settings, 3 refused.
 """
 
 import argparse
@@ -14,8 +15,8 @@ from typing import Any
 
 from indexer.commands.command import command_line, load
 from indexer.commands.tables import Cell, print_table
-from indexer.errors import SettingsError
-from indexer.publishing import compare, history
+from indexer.errors import IndexerError, SettingsError
+from indexer.publishing import compare, history, verify
 from indexer.reporting.page import headline
 from indexer.reporting.runs import NIGHTS, RunReports
 from indexer.settings import Settings
@@ -134,6 +135,20 @@ def _value(value: Any) -> Cell:
     return value if value is None or isinstance(value, str | int | float) else json.dumps(value)
 
 
+def _verify(settings: Settings, store: ControlStore, _: argparse.Namespace) -> None:
+    """Checks the latest epoch's tables in full."""
+    latest = store.latest_epoch()
+    if latest is None:
+        raise SettingsError(f"no epoch of index {settings.index.name!r} is published at index.uri; check both")
+    found = verify.verify(settings.index.uri, store, latest)
+    print(json.dumps(found))
+    if found["wrong"]:
+        raise IndexerError(
+            f"epoch {latest.number}: {'; '.join(found['wrong'])}: return to an epoch that holds with jobs.publish "
+            "rollback, or build a new generation with jobs.index --rebuild always"
+        )
+
+
 def _rollback(settings: Settings, store: ControlStore, arguments: argparse.Namespace) -> None:
     """Publishes an old epoch's tables again."""
     (number,) = arguments.epoch
@@ -156,6 +171,7 @@ ACTIONS: dict[str, Callable[[Settings, ControlStore, argparse.Namespace], None]]
     "runs": _runs,
     "show": _show,
     "diff": _diff,
+    "verify": _verify,
     "rollback": _rollback,
     "resume": _resume,
     "prune": _prune,

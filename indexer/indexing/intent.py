@@ -49,6 +49,8 @@ def make_intent(job: Job, found: Changes, staged: Staged, hold: Sequence[Gate], 
             **{key: str(model[key]) for key in ("name", "revision", "dimension", "query_template")},
             "query_instruction": str(model["query_instruction"]),
         },
+        # A comparison in full goes with tables that are read in full.
+        sums={table.name: table.sums for table in stays if table.sums is not None and not found.in_full},
         columns={name: encoded_columns(schemas[name]) for name, base in bases.items() if base == commits.NOTHING},
         description=Description(
             fingerprint=job.model.fingerprint,

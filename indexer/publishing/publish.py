@@ -64,7 +64,10 @@ def finish(uri: str, store: ControlStore, intent: Intent, gates: GateSettings, e
             versions = _commit(uri, store, intent, staged)
         with watch("index"):
             maintained = list(
-                each(maintain_table, ((uri, name, width, intent, gates) for name, width in intent.widths.items()))
+                each(
+                    maintain_table,
+                    ((uri, store.name, name, width, intent, gates) for name, width in intent.widths.items()),
+                )
             )
         if all(commits.holds(uri, table.name, table.measured.version, intent.digest) for table in maintained):
             break
@@ -144,6 +147,7 @@ def _epoch(intent: Intent, maintained: Sequence[MaintainedTable], quarantine: in
             index=table.measured.index,
             probes=table.recall.probes if table.recall else None,
             trained_rows=table.maintenance.trained_rows,
+            sums=table.identity.sums,
             **_searchable(table.measured),
         )
         for table in sorted(maintained, key=lambda table: -intent.widths[table.name])

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-import polars as pl
-
-from indexer import schema
+from indexer.publishing import identity
+from indexer.publishing.identity import Identity
 from indexer.settings import GateSettings
-from indexer.storage import tables, text_index, vector_index
+from indexer.storage import text_index, vector_index
+from indexer.storage.control import ControlStore
 from indexer.storage.records import Intent
 from indexer.storage.search_indices import SearchIndices
 from indexer.storage.vector_index import Maintenance, Recall, TableStats
@@ -19,13 +18,13 @@ class MaintainedTable:
 
     name: str
     measured: TableStats
-    identity: "_Identity"
+    identity: Identity
     recall: Recall | None
     maintenance: Maintenance
     text_found: float | None = None
 
 
-def maintain_table(uri: str, name: str, width: int, intent: Intent, gates: GateSettings) -> MaintainedTable:
+def maintain_table(uri: str, index: str, name: str, width: int, intent: Intent, gates: GateSettings) -> MaintainedTable:
     """Compacts and indexes a committed width table, then measures it."""
     metric = intent.metadata["metric"]
     kind = vector_index.choose_index_type(intent.vector_index, vector_index.measure(uri, name).rows, width)
@@ -36,7 +35,8 @@ def maintain_table(uri: str, name: str, width: int, intent: Intent, gates: GateS
     if measured.index != vector_index.NO_INDEX:
         recall = vector_index.measure_recall(uri, name, measured.version, metric, gates.recall_queries, gates.recall)
     found = text_index.share_found(uri, name, measured.version, measured.text) if measured.text else None
-    return MaintainedTable(name, measured, _identity(uri, name, measured.version), recall, maintenance, found)
+    held = identity.of_commit(uri, ControlStore(uri, index), intent, name, measured.version)
+    return MaintainedTable(name, measured, held, recall, maintenance, found)
 
 
 def _search_indices(name: str, intent: Intent) -> SearchIndices:
@@ -44,26 +44,3 @@ def _search_indices(name: str, intent: Intent) -> SearchIndices:
     narrowest = min(intent.widths, key=lambda table: intent.widths[table])
     described = intent.description
     return SearchIndices(described.text if name == narrowest else None, described.filters)
-
-
-@dataclass(frozen=True)
-class _Identity:
-    """A table's rows without their vectors, condensed to a few numbers: equal for equal sets in any order."""
-
-    rows: int
-    keys: int
-    documents: int
-    digest: int
-
-
-def _identity(uri: str, name: str, version: int) -> _Identity:
-    """Reads keys and hashes of all rows once and condenses them."""
-    hashes = [np.empty(0, np.uint64)]
-    documents = digest = 0
-    for batch in tables.read(uri, name, version, [schema.ID, schema.CHUNK, schema.CONTENT_HASH, schema.PAYLOAD_HASH]):
-        frame = pl.DataFrame(pl.from_arrow(batch))
-        hashes.append(frame.select(schema.ID, schema.CHUNK).hash_rows(seed=0).to_numpy())
-        digest += int(np.add.reduce(frame.hash_rows(seed=0).to_numpy(), dtype=np.uint64))
-        documents += int((frame[schema.CHUNK] == 0).sum())
-    keys = np.concatenate(hashes)
-    return _Identity(keys.size, int(np.unique(keys).size), documents, digest % 2**64)

@@ -24,6 +24,7 @@ from indexer.storage.tables import (
     OWNER_KEY,
     check_owner,
     epoch_of,
+    looked_up,
     open_latest,
     open_version,
 )
@@ -39,6 +40,9 @@ UNSHOWN_REWRITE = "RewrittenIndex"
 
 ADDRESS_BITS = 32
 """A Lance row address is the fragment's id and, in the lower 32 bits, the row's offset in it."""
+
+LOOKED_UP = 64
+"""Ids are looked up in the index if at most one row in so many is dropped; reading all ids is quicker for more."""
 
 NOTHING = 0
 """Base of an epoch that starts from nothing: its rows replace the whole content."""
@@ -232,16 +236,24 @@ def _merge(dataset: lance.LanceDataset, change: Change) -> lance.LanceDataset:
 
 def _kept(dataset: lance.LanceDataset, dropped: pa.ChunkedArray | None) -> Iterator[FragmentMetadata | None]:
     """Every fragment without the dropped rows; ``None`` for a fragment that loses all its rows."""
+    addresses = _addresses(dataset, dropped) if dropped else np.empty(0, np.uint64)
+    fragments = addresses >> np.uint64(ADDRESS_BITS)
     for fragment in dataset.get_fragments():
-        offsets = _offsets(fragment, dropped) if dropped else []
-        yield fragment.delete_rows(offsets) if len(offsets) else fragment.metadata
+        found = addresses[fragments == fragment.fragment_id] & np.uint64((1 << ADDRESS_BITS) - 1)
+        # Only fragments with dropped rows are opened.
+        yield fragment.delete_rows(found.tolist()) if found.size else fragment.metadata
 
 
-def _offsets(fragment: lance.LanceFragment, ids: pa.ChunkedArray) -> list[int]:
-    """Offsets of the rows with one of the ids."""
-    rows = fragment.scanner(columns=[schema.ID], with_row_address=True).to_table()
-    found = rows.filter(pc.is_in(rows[schema.ID], value_set=ids))["_rowaddr"].to_numpy()
-    return [int(address) for address in found & np.uint64((1 << ADDRESS_BITS) - 1)]
+def _addresses(dataset: lance.LanceDataset, ids: pa.ChunkedArray) -> np.ndarray:
+    """Addresses of the rows with one of the ids, uint64: by the index of ids, or by all ids where many are dropped."""
+    if LOOKED_UP * len(ids) > dataset.count_rows():
+        whole = (
+            part.scanner(columns=[schema.ID], with_row_address=True).to_table() for part in dataset.get_fragments()
+        )
+        found = [rows["_rowaddr"].filter(pc.is_in(rows[schema.ID], value_set=ids)) for rows in whole]
+    else:
+        found = [rows["_rowaddr"] for rows in looked_up(dataset, ids.to_pylist(), [], with_row_address=True)]
+    return np.concatenate([np.empty(0, np.uint64), *(part.to_numpy() for part in found)])
 
 
 def _free_id(dataset: lance.LanceDataset) -> int:

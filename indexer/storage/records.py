@@ -42,6 +42,24 @@ class Receipt(ShardRecord):
     seconds: dict[str, float]
 
 
+class Sums(Record):
+    """What a table holds without its vectors, as :class:`indexer.publishing.identity.Identity` has it.
+
+    Attributes:
+        rows: Rows.
+        documents: Rows with chunk 0.
+        digest: Sum of hashes of keys and contents over all rows, hexadecimal.
+        first: The same over the rows with chunk 0.
+        hashing: What the hashes were made with.
+    """
+
+    rows: int
+    documents: int
+    digest: str
+    first: str
+    hashing: str
+
+
 class Intent(Record):
     """Everything an epoch will be, so that any process can finish it.
 
@@ -61,6 +79,7 @@ class Intent(Record):
         description: What the epoch file says of the run.
         columns: Columns of every table that starts from nothing, as :func:`encoded_columns` gives them. Intents of
             versions without this key keep the columns that the table has.
+        sums: Of tables whose sums follow from those of their base; the others are read in full.
     """
 
     epoch: int
@@ -77,6 +96,7 @@ class Intent(Record):
     metadata: dict[str, str]
     description: Description
     columns: dict[str, str] = Field(default_factory=dict)
+    sums: dict[str, Sums] = Field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -99,6 +119,7 @@ class TableState(Record):
         text: Columns with a full-text index; one of the tables has them.
         filters: Kind of scalar index by column.
         search_bytes: Size of these indices.
+        sums: What the table holds; ``None`` in epochs of versions that did not record it.
     """
 
     name: str
@@ -112,6 +133,7 @@ class TableState(Record):
     text: list[str] = Field(default_factory=list)
     filters: dict[str, str] = Field(default_factory=dict)
     search_bytes: int = 0
+    sums: Sums | None = None
 
 
 class Epoch(Record):

@@ -235,9 +235,23 @@ def read(
 def lookup(uri: str, name: str, version: int, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
     """Rows of some documents of a published table, all their chunks, in no particular order."""
     dataset = open_version(uri, name, version)
-    parts = [ids[start : start + IDS_AT_ONCE] for start in range(0, len(ids), IDS_AT_ONCE)]
-    found = [dataset.scanner(columns=list(columns), filter=one_of(schema.ID, part)).to_table() for part in parts]
+    found = list(looked_up(dataset, ids, columns))
     return pa.concat_tables(found) if found else dataset.schema.empty_table().select(list(columns))
+
+
+def looked_up(
+    dataset: lance.LanceDataset, ids: Sequence[str], columns: Sequence[str], *, with_row_address: bool = False
+) -> Iterator[pa.Table]:
+    """Rows of some documents of an open table, all their chunks, in no particular order."""
+    for start in range(0, len(ids), IDS_AT_ONCE):
+        wanted = one_of(schema.ID, ids[start : start + IDS_AT_ONCE])
+        scanner = dataset.scanner(columns=list(columns), filter=wanted, with_row_address=with_row_address)
+        yield scanner.to_table()
+
+
+def count_rows(uri: str, name: str, version: int) -> int:
+    """Rows of a published table."""
+    return int(open_version(uri, name, version).count_rows())
 
 
 def read_staged(

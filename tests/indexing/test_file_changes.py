@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 
 from indexer.indexing import changes
+from indexer.publishing import identity
 from indexer.settings import Settings
 from indexer.storage.control import ControlStore
 from tests.support import both_ways
@@ -18,7 +19,10 @@ DOCUMENTS = words(60)
 def compared(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """How many comparisons of each kind there were; both ways must agree."""
     monkeypatch.setattr(changes, "_of_changed_files", changes._of_changed_files)
+    monkeypatch.setattr(identity, "_updated", identity._updated)
+    monkeypatch.setattr(identity, "FEW", identity.FEW)
     both_ways.COMPARED |= {"alone": 0, "in full": 0}
+    both_ways.SUMMED |= {"updated": 0, "in full": 0}
     both_ways.install()
     return both_ways.COMPARED
 
@@ -53,6 +57,7 @@ def test_nights_of_changed_files(given: Settings, compared: dict[str, int]) -> N
     (corpus / "2.parquet").rename(corpus / "3.parquet")
     assert run_here(given)["epoch"] == 3
     assert compared == {"alone": 3, "in full": 1}
+    assert both_ways.SUMMED == {"updated": 2, "in full": 1}
     assert published_rows(given, 32) == sorted((name, 0) for name, _ in [*DOCUMENTS[:19], *DOCUMENTS[20:]])
 
 
@@ -89,3 +94,4 @@ def test_every_so_many_epochs_the_whole_corpus_is_compared(given: Settings, comp
         run_here(rhythm)
     assert [epoch.description.checked_in_full for epoch in store.epochs()] == [1, 1, 3, 3]
     assert compared == {"alone": 2, "in full": 2}
+    assert both_ways.SUMMED == {"updated": 2, "in full": 2}

@@ -1,0 +1,123 @@
+"""Sums of a table that are updated by what a commit changed, and the check of all of it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import lance
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from indexer.commands import epochs
+from indexer.errors import IndexerError
+from indexer.publishing import identity
+from indexer.publishing.verify import verify
+from indexer.storage.control import ControlStore
+from tests.support.fakes import run_here, settings, words, write
+
+NAME = "docs_d32"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of two epochs, of which the second changed one document, dropped one and added two."""
+    root = tmp_path_factory.mktemp("identity")
+    documents = words(40)
+    write(root / "corpus" / "a.parquet", documents)
+    given = settings(root, index={"widths": [32]})
+    run_here(given)
+    write(root / "corpus" / "a.parquet", [("doc-00000", "other"), *documents[2:], ("x", "new"), ("y", "too")])
+    run_here(given)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even small tables are summed up by what changed."""
+    monkeypatch.setattr(identity, "FEW", 1)
+
+
+def updated(root: Path, version: int) -> identity.Identity | None:
+    uri = str(root / "index")
+    store = ControlStore(uri, "docs")
+    return identity._updated(uri, store, list(store.closed_intents(2))[-1], NAME, version)
+
+
+def test_sums_are_those_of_the_whole_table(root: Path) -> None:
+    uri = str(root / "index")
+    epoch = ControlStore(uri, "docs").epoch(2)
+    whole = identity.of_table(uri, NAME, epoch.tables[0].version)
+    assert updated(root, epoch.tables[0].version) == whole
+    assert epoch.tables[0].sums == whole.sums
+    assert (whole.rows, whole.keys, whole.documents) == (41, 41, 41)
+
+
+def _doubled(dataset: lance.LanceDataset) -> None:
+    dataset.insert(dataset.to_table(filter="id = 'x'"))
+
+
+def _lost(dataset: lance.LanceDataset) -> None:
+    dataset.delete("id = 'doc-00007'")
+
+
+def _exchanged(dataset: lance.LanceDataset) -> None:
+    """As many rows as before, and one of the epoch's is another."""
+    row = dataset.to_table(filter="id = 'y'")
+    dataset.delete("id = 'y'")
+    dataset.insert(
+        row.set_column(
+            row.schema.get_field_index("payload_hash"), "payload_hash", pa.array([b"12345678"], pa.binary(8))
+        )
+    )
+
+
+@pytest.mark.parametrize("change", [_doubled, _lost, _exchanged])
+def test_a_table_with_other_rows_is_read_in_full(root: Path, change: Callable[[lance.LanceDataset], None]) -> None:
+    published = ControlStore(str(root / "index"), "docs").epoch(2).tables[0].version
+    dataset = lance.dataset(f"{root}/index/{NAME}.lance", version=published)
+    dataset.restore()
+    change(dataset)
+    assert updated(root, dataset.version) is None
+
+
+def test_keys_of_a_large_table_are_counted_in_passes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = str(root / "index")
+    version = ControlStore(uri, "docs").epoch(2).tables[0].version
+    whole = identity.of_table(uri, NAME, version)
+    monkeypatch.setattr(identity, "KEYS_AT_ONCE", 10)
+    assert identity.of_table(uri, NAME, version) == whole
+
+
+def _quarantined(columns: pa.Schema) -> pa.Table:
+    hashes = {"content_hash": bytes(16), "payload_hash": bytes(8)}
+    row = {"id": "z", "shard": "", "file": "f", "row": 0, "reason": "null_text", "detail": ""} | hashes
+    return pa.Table.from_pylist([row], columns)
+
+
+def test_verify_says_what_does_not_hold(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = str(root / "index")
+    config = root / "index.toml"
+    config.write_text(f'[corpus]\nuri = "{root}/corpus"\n[model]\nname = "m"\n[index]\nuri = "{uri}"\nwidths = [32]\n')
+    monkeypatch.setattr("sys.argv", ["publish", "--config", str(config), "verify"])
+    epochs.main()
+    assert json.loads(capsys.readouterr().out) == {"epoch": 2, "rows": {NAME: 41}, "documents": {NAME: 41}, "wrong": []}
+    store = ControlStore(uri, "docs")
+    epoch = store.epoch(2)
+    dataset = lance.dataset(f"{uri}/{NAME}.lance", version=epoch.tables[0].version)
+    dataset.restore()
+    _doubled(dataset)
+    other = epoch.tables[0].model_copy(update={"version": dataset.version})
+    file = root / "index" / "_docs" / "quarantine" / f"{2:012d}-{epoch.quarantine[1]}.parquet"
+    rows = pq.read_table(file)
+    pq.write_table(pa.concat_tables([rows, _quarantined(rows.schema)]), file)
+    assert verify(uri, store, epoch.model_copy(update={"tables": [other]}))["wrong"] == [
+        "docs_d32 has 1 rows with the key of another row",
+        "docs_d32 has 42 documents, the epoch 41",
+        "docs_d32 is not what its epoch recorded",
+        "docs_quarantine has 0 rows, the epoch's file 1",
+    ]
+    with pytest.raises(IndexerError, match="epoch 2: docs_quarantine has 0 rows"):
+        epochs.main()
