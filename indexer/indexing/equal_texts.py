@@ -12,13 +12,16 @@ from indexer import schema
 from indexer.cluster.connection import SMALL_ROWS, Cluster
 from indexer.indexing.diff import hash_prefixes, merge_masks
 from indexer.indexing.job import Job
-from indexer.storage import pieces
+from indexer.storage import pieces, scalar_indices, tables
 from indexer.storage.control import ControlStore
 from indexer.storage.pieces import TablePiece
-from indexer.storage.records import Epoch
+from indexer.storage.records import Epoch, TableState
 
 PIECE_ROWS = 1 << 20
 """Rows of a published table that one task looks through."""
+
+LOOKED_UP = 20_000
+"""Most texts whose hashes are looked up in the index; for more, a published table is looked through."""
 
 
 @dataclass(frozen=True)
@@ -85,16 +88,24 @@ def find(
         changed: Published ids whose text changed.
     """
     prefixes, counts = np.unique(arrivals, return_counts=True)
-    known = _known(job, cluster, prefixes)
+    few = _arrived_in(job, cluster, masks, prefixes, arrivals.size) if 0 < arrivals.size <= LOOKED_UP else None
+    known = _known(job, cluster, prefixes, None if few is None else few[schema.CONTENT_HASH].unique())
     wanted = np.union1d(prefixes[counts > 1], hash_prefixes(known[schema.CONTENT_HASH].to_arrow()))
     if not wanted.size:
         return NONE
-    scratch = (job.settings.index.uri, job.settings.index.name, job.scratch)
-    files = ((scratch, job.corpus.digest_name(job.corpus.files[at]), at, masks[at], wanted) for at in sorted(masks))
-    found = list(cluster.map(_arrived, files, in_driver=job.scratch is not None or arrivals.size < SMALL_ROWS))
-    arrived = pl.concat([pl.DataFrame(pl.from_arrow(part)) for part in found]).sort("file", "row")
+    arrived = _arrived_in(job, cluster, masks, wanted, arrivals.size) if few is None else few
     published = pl.concat([pl.Series(schema.ID, [], pl.String), *(pl.Series(pl.from_arrow(ids)) for ids in changed)])
     return _matched(arrived, known, pl.DataFrame(pl.from_arrow(departures)), published)
+
+
+def _arrived_in(
+    job: Job, cluster: Cluster, masks: dict[int, list[bytes]], prefixes: np.ndarray, documents: int
+) -> pl.DataFrame:
+    """New and changed documents whose hashes begin with one of the prefixes, by file and row."""
+    scratch = (job.settings.index.uri, job.settings.index.name, job.scratch)
+    files = ((scratch, job.corpus.digest_name(job.corpus.files[at]), at, masks[at], prefixes) for at in sorted(masks))
+    found = list(cluster.map(_arrived, files, in_driver=job.scratch is not None or documents < SMALL_ROWS))
+    return pl.concat([pl.DataFrame(pl.from_arrow(part)) for part in found]).sort("file", "row")
 
 
 def _matched(arrived: pl.DataFrame, known: pl.DataFrame, departures: pl.DataFrame, published: pl.Series) -> EqualTexts:
@@ -117,12 +128,24 @@ def _sorted(rows: pl.DataFrame, target: pa.Schema) -> pa.Table:
     return rows.select(target.names).sort("file", "row").to_arrow().cast(target)
 
 
-def _known(job: Job, cluster: Cluster, prefixes: np.ndarray) -> pl.DataFrame:
-    """For every text that an epoch may have its hash, the epoch and the least id there; the newest epoch counts."""
+def _known(job: Job, cluster: Cluster, prefixes: np.ndarray, hashes: pl.Series | None) -> pl.DataFrame:
+    """For every text that an epoch may have its hash, the epoch and the least id there; the newest epoch counts.
+
+    Args:
+        job: The run's inputs.
+        cluster: Where tasks run.
+        prefixes: First eight bytes of the texts' hashes, uint64.
+        hashes: The whole hashes, if they are few enough to be looked up.
+    """
     nothing = {"epoch": pl.Int64, schema.CONTENT_HASH: pl.Binary, schema.ID: pl.String}
     known = [pl.DataFrame(schema=nothing)]
+    uri = job.settings.index.uri
     for epoch in job.reusable if prefixes.size else ():
-        found = list(cluster.map(_published, _looked_through(job, epoch, prefixes), in_driver=_is_small(epoch)))
+        narrow = epoch.tables[-1]
+        if hashes is not None and scalar_indices.has_contents(uri, narrow.name, narrow.version):
+            found = [_looked_up(uri, narrow, hashes)]
+        else:
+            found = list(cluster.map(_published, _looked_through(job, epoch, prefixes), in_driver=_is_small(epoch)))
         rows = pl.concat([pl.DataFrame(schema=nothing).drop("epoch"), *(pl.DataFrame(pl.from_arrow(p)) for p in found)])
         least = rows.sort(schema.ID).unique(schema.CONTENT_HASH, keep="first")
         known.append(least.select(pl.lit(epoch.number, pl.Int64).alias("epoch"), schema.CONTENT_HASH, schema.ID))
@@ -130,6 +153,13 @@ def _known(job: Job, cluster: Cluster, prefixes: np.ndarray) -> pl.DataFrame:
         if not prefixes.size:
             break
     return pl.concat(known).unique(schema.CONTENT_HASH, keep="first", maintain_order=True)
+
+
+def _looked_up(uri: str, table: TableState, hashes: pl.Series) -> pa.Table:
+    """Columns content_hash and id of published documents with one of the hashes, through their index."""
+    columns = [schema.ID, schema.CHUNK, schema.CONTENT_HASH]
+    rows = tables.lookup_contents(uri, table.name, table.version, hashes.to_list(), columns)
+    return rows.filter(pc.field(schema.CHUNK) == 0).select(_PUBLISHED_SCHEMA.names).cast(_PUBLISHED_SCHEMA)
 
 
 def _looked_through(job: Job, epoch: Epoch, prefixes: np.ndarray) -> list[tuple[str, TablePiece, np.ndarray]]:
@@ -145,12 +175,15 @@ def _is_small(epoch: Epoch) -> bool:
 
 def _published(uri: str, piece: TablePiece, prefixes: np.ndarray) -> pa.Table:
     """Columns content_hash and id of published documents whose hashes begin with one of the prefixes."""
-    found = [pa.table({schema.CONTENT_HASH: pa.array([], pa.binary()), schema.ID: pa.array([], pa.string())})]
+    found = [_PUBLISHED_SCHEMA.empty_table()]
     for batch in pieces.read(uri, piece, [schema.ID, schema.CHUNK, schema.CONTENT_HASH]):
         rows = pa.Table.from_batches([batch]).filter(pc.field(schema.CHUNK) == 0)
         rows = rows.filter(pa.array(np.isin(hash_prefixes(rows[schema.CONTENT_HASH]), prefixes)))
-        found.append(rows.select([schema.CONTENT_HASH, schema.ID]).cast(found[0].schema))
+        found.append(rows.select([schema.CONTENT_HASH, schema.ID]).cast(_PUBLISHED_SCHEMA))
     return pa.concat_tables(found)
+
+
+_PUBLISHED_SCHEMA = pa.schema([(schema.CONTENT_HASH, pa.binary()), (schema.ID, pa.string())])
 
 
 def _arrived(

@@ -40,7 +40,8 @@ def maintain_table(uri: str, index: str, name: str, width: int, intent: Intent, 
 
 
 def _search_indices(name: str, intent: Intent) -> SearchIndices:
-    """Filter indices for every table; full text for the narrowest, since all tables hold the same texts."""
+    """Filter indices for every table; full text and content hashes for the narrowest: all hold the same texts."""
     narrowest = min(intent.widths, key=lambda table: intent.widths[table])
     described = intent.description
-    return SearchIndices(described.text if name == narrowest else None, described.filters)
+    is_narrowest = name == narrowest
+    return SearchIndices(described.text if is_narrowest else None, described.filters, contents=is_narrowest)

@@ -38,6 +38,12 @@ def one_of(column: str, values: Iterable[str]) -> str:
     return f"{column} IN ({', '.join(map(_quoted, values))})"
 
 
+def one_of_hashes(column: str, values: Iterable[bytes]) -> str:
+    """Filter for the rows whose column of bytes has one of the values."""
+    literals = (f"X'{value.hex()}'" for value in values)
+    return f"{column} IN ({', '.join(literals)})"
+
+
 def between(column: str, low: str | None, high: str | None) -> str | None:
     """Filter for ``low <= column < high``. A bound of ``None`` is left out; without bounds there is no filter."""
     bounds = [] if low is None else [f"{column} >= {_quoted(low)}"]

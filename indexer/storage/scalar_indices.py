@@ -8,7 +8,9 @@ import polars as pl
 import pyarrow as pa
 from pyarrow import types
 
+from indexer.schema import CONTENT_HASH
 from indexer.storage.filters import can_compare
+from indexer.storage.tables import open_version
 
 BITMAP_VALUES = 1_000
 """Most different values of a column with a bitmap for each; columns with more get a B-tree."""
@@ -46,6 +48,11 @@ def _has_few_values(dataset: lance.LanceDataset, column: str) -> bool:
         if len(seen) > BITMAP_VALUES:
             return False
     return True
+
+
+def has_contents(uri: str, name: str, version: int) -> bool:
+    """Whether a published table has an index of its content hashes."""
+    return any(found.field_names == [CONTENT_HASH] for found in open_version(uri, name, version).describe_indices())
 
 
 def build(dataset: lance.LanceDataset, column: str) -> None:

@@ -9,6 +9,14 @@ from indexer import schema
 from indexer.storage import scalar_indices, text_index
 from indexer.storage.description import TextRecord
 
+IDS = "id_idx"
+
+CONTENTS = "content_hash_idx"
+"""Names of the indices that no setting asks for."""
+
+OWN = frozenset({schema.ID, schema.VECTOR, schema.CONTENT_HASH})
+"""Columns whose indices are not those of full-text search and filters."""
+
 
 @dataclass(frozen=True)
 class SearchIndices:
@@ -17,19 +25,31 @@ class SearchIndices:
     Attributes:
         text: Columns and tokenizer of full-text search; ``None`` without.
         filters: Columns with a scalar index.
+        contents: Whether to have an index of content hashes, by which runs find equal texts.
     """
 
     text: TextRecord | None = None
     filters: Sequence[str] = ()
+    contents: bool = False
 
     @property
     def names(self) -> set[str]:
         """Names of the indices."""
         texts = map(text_index.index_name, self.text.columns if self.text else ())
-        return {*texts, *map(scalar_indices.index_name, self.filters)}
+        own = [CONTENTS] if self.contents else []
+        return {*own, *texts, *map(scalar_indices.index_name, self.filters)}
 
 
 NO_SEARCH_INDICES = SearchIndices()
+
+
+def make_own(dataset: lance.LanceDataset, wanted: SearchIndices) -> None:
+    """Builds the index of ids, and that of content hashes where it is wanted."""
+    there = {found.field_names[0] for found in dataset.describe_indices()}
+    if schema.ID not in there:
+        dataset.create_scalar_index(schema.ID, "BTREE", name=IDS)
+    if wanted.contents and schema.CONTENT_HASH not in there:
+        dataset.create_scalar_index(schema.CONTENT_HASH, "BTREE", name=CONTENTS)
 
 
 def make(dataset: lance.LanceDataset, wanted: SearchIndices) -> None:
@@ -53,8 +73,4 @@ def make(dataset: lance.LanceDataset, wanted: SearchIndices) -> None:
 
 def index_bytes(dataset: lance.LanceDataset) -> int:
     """Bytes of the table's full-text and filter indices."""
-    return sum(
-        found.total_size_bytes or 0
-        for found in dataset.describe_indices()
-        if found.field_names[0] not in {schema.ID, schema.VECTOR}
-    )
+    return sum(found.total_size_bytes or 0 for found in dataset.describe_indices() if found.field_names[0] not in OWN)

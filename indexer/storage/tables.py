@@ -14,7 +14,7 @@ from lance.fragment import write_fragments
 
 from indexer import schema
 from indexer.errors import IndexerError, SettingsError, first_line
-from indexer.storage.filters import between, one_of
+from indexer.storage.filters import between, one_of, one_of_hashes
 from indexer.uris import shown
 
 if TYPE_CHECKING:
@@ -236,6 +236,15 @@ def lookup(uri: str, name: str, version: int, ids: Sequence[str], columns: Seque
     """Rows of some documents of a published table, all their chunks, in no particular order."""
     dataset = open_version(uri, name, version)
     found = list(looked_up(dataset, ids, columns))
+    return pa.concat_tables(found) if found else dataset.schema.empty_table().select(list(columns))
+
+
+def lookup_contents(uri: str, name: str, version: int, hashes: Sequence[bytes], columns: Sequence[str]) -> pa.Table:
+    """Rows of the documents of a published table whose content hash is one of some, in no particular order."""
+    dataset = open_version(uri, name, version)
+    parts = [hashes[start : start + IDS_AT_ONCE] for start in range(0, len(hashes), IDS_AT_ONCE)]
+    conditions = [one_of_hashes(schema.CONTENT_HASH, part) for part in parts]
+    found = [dataset.scanner(columns=list(columns), filter=condition).to_table() for condition in conditions]
     return pa.concat_tables(found) if found else dataset.schema.empty_table().select(list(columns))
 
 

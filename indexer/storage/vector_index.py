@@ -40,6 +40,12 @@ RETRYABLE = "Retryable commit conflict"
 ROWS_PER_FRAGMENT = 1 << 20
 """Rows to which maintenance compacts fragments."""
 
+SEGMENT_ROWS = 1 << 20
+"""Rows of a table from which new rows get a segment of their own in the indices of ids and content hashes."""
+
+MOST_SEGMENTS = 16
+"""Most segments of such an index: every look-up asks all, and Lance compacts fragments of one segment only."""
+
 NO_INDEX = "none"
 
 NEAREST = 10
@@ -120,8 +126,8 @@ def _maintain(
     if kind == NO_INDEX and schema.VECTOR in built:
         dataset.drop_index(built.pop(schema.VECTOR))
     rows = dataset.count_rows()
-    if schema.ID not in built and rows:
-        dataset.create_scalar_index(schema.ID, "BTREE")
+    if rows:
+        search_indices.make_own(dataset, wanted)
     search_indices.make(dataset, wanted)
     outgrown = trained_rows is not None and rows >= 2 * trained_rows
     # An index answers in its own metric: another one needs another index.
@@ -129,12 +135,29 @@ def _maintain(
     train = kind != NO_INDEX and (is_other or outgrown)
     if train:
         create_vector_index(uri, name, kind, metric)
-    lance.dataset(table_path(uri, name)).optimize.optimize_indices()
+    _fold_in(lance.dataset(table_path(uri, name)))
     if not train and schema.VECTOR not in built:
         return Maintenance(compaction.fragments_removed, "none", None)
     return Maintenance(
         compaction.fragments_removed, "trained" if train else "extended", rows if train else trained_rows
     )
+
+
+def _fold_in(dataset: lance.LanceDataset) -> None:
+    """Adds new rows to the indices; large ones of ids and content hashes get further segments."""
+    large = [
+        found.name
+        for found in dataset.describe_indices()
+        if found.name in {search_indices.IDS, search_indices.CONTENTS}
+        and dataset.count_rows() > SEGMENT_ROWS
+        and len(found.segments) < MOST_SEGMENTS
+    ]
+    # One segment would be written anew every night.
+    if large:
+        dataset.optimize.optimize_indices(index_names=large, num_indices_to_merge=0)
+    others = [found.name for found in dataset.describe_indices() if found.name not in large]
+    if others:
+        dataset.optimize.optimize_indices(index_names=others)
 
 
 def create_vector_index(uri: str, name: str, kind: str, metric: str) -> None:

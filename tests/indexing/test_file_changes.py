@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from indexer.indexing import changes
+from indexer.indexing import changes, equal_texts
 from indexer.publishing import identity
 from indexer.settings import Settings
 from indexer.storage.control import ControlStore
@@ -19,6 +19,7 @@ DOCUMENTS = words(60)
 def compared(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """How many comparisons of each kind there were; both ways must agree."""
     monkeypatch.setattr(changes, "_of_changed_files", changes._of_changed_files)
+    monkeypatch.setattr(equal_texts, "_known", equal_texts._known)
     monkeypatch.setattr(identity, "_updated", identity._updated)
     monkeypatch.setattr(identity, "FEW", identity.FEW)
     both_ways.COMPARED |= {"alone": 0, "in full": 0}

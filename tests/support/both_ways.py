@@ -1,11 +1,12 @@
-"""Does in both ways what a run does by what changed alone, and must find the same: comparisons and sums of tables."""
+"""Does in both ways what a run does by what changed alone: comparisons, equal texts and sums must be the same."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import polars as pl
 
-from indexer.indexing import changes
+from indexer.indexing import changes, equal_texts
 from indexer.indexing.changes import Changes
 from indexer.indexing.diff import RangeDiff, merge_masks
 from indexer.indexing.job import Job
@@ -31,6 +32,7 @@ class OtherwiseError(AssertionError):
 def install() -> None:
     """Lets every run of this process compare, and sum up tables, in both ways."""
     _install_sums()
+    _install_known()
     alone = changes._of_changed_files
 
     def compared(job: Job, cluster: Any, unread: Mapping[str, Unread]) -> tuple[Changes, list[RangeDiff]] | None:
@@ -61,6 +63,19 @@ def _install_sums() -> None:
         return found
 
     identity._updated = compared
+
+
+def _install_known() -> None:
+    known = equal_texts._known
+
+    def compared(job: Job, cluster: Any, prefixes: np.ndarray, hashes: pl.Series | None) -> pl.DataFrame:
+        found = known(job, cluster, prefixes, hashes)
+        theirs = known(job, cluster, prefixes, None)
+        if sorted(found.rows()) != sorted(theirs.rows()):
+            raise OtherwiseError(f"{found} is not {theirs}")
+        return found
+
+    equal_texts._known = compared
 
 
 def said(merged: Changes, found: list[RangeDiff]) -> dict[str, Any]:
