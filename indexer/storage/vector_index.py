@@ -144,19 +144,17 @@ def _maintain(
 
 
 def _fold_in(dataset: lance.LanceDataset) -> None:
-    """Adds new rows to the indices; large ones of ids and content hashes get further segments."""
-    large = [
-        found.name
-        for found in dataset.describe_indices()
-        if found.name in {search_indices.IDS, search_indices.CONTENTS}
-        and dataset.count_rows() > SEGMENT_ROWS
-        and len(found.segments) < MOST_SEGMENTS
-    ]
+    """Adds new rows to the indices; in those of ids and content hashes of large tables as further segments."""
+    is_large = dataset.count_rows() > SEGMENT_ROWS
+    segments = {found.name: len(found.segments) for found in dataset.describe_indices()}
+    own = segments.keys() & {search_indices.IDS, search_indices.CONTENTS}
     # One segment would be written anew every night.
-    if large:
-        dataset.optimize.optimize_indices(index_names=large, num_indices_to_merge=0)
-    others = [found.name for found in dataset.describe_indices() if found.name not in large]
-    if others:
+    extended = sorted(name for name in own if is_large and segments[name] < MOST_SEGMENTS)
+    merged = sorted(own.difference(extended))
+    for names, most in ((extended, 0), (merged, max((segments[name] for name in merged), default=0))):
+        if names:
+            dataset.optimize.optimize_indices(index_names=names, num_indices_to_merge=most)
+    if others := sorted(segments.keys() - own):
         dataset.optimize.optimize_indices(index_names=others)
 
 

@@ -12,8 +12,9 @@ from indexer import schema
 from indexer.errors import CannotFinish, IndexerError
 from indexer.inference import matryoshka
 from indexer.schema import Layout
-from indexer.storage import commits, filters, tables, vector_index
+from indexer.storage import commits, filters, scalar_indices, tables, vector_index
 from indexer.storage.commits import Change
+from indexer.storage.search_indices import SearchIndices
 
 LAYOUT = Layout("docs", 1, (64, 32), "float32", "cosine", pa.schema([pa.field("kind", pa.string())]))
 
@@ -152,6 +153,39 @@ def test_the_vector_index_of_a_table_that_has_doubled_is_trained_anew(uri: str) 
         found = vector_index.maintain(uri, NAME, "IVF_FLAT", "cosine", 300)
         assert (found.vector_index, found.trained_rows) == (done, trained)
         assert vector_index.measure(uri, NAME).unindexed == 0
+
+
+def test_new_rows_of_a_large_table_get_segments_until_there_are_many(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vector_index, "SEGMENT_ROWS", 100)
+    monkeypatch.setattr(vector_index, "MOST_SEGMENTS", 3)
+    wanted = SearchIndices(contents=True)
+    version = commits.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, rows(0, 200))))
+    segments, fragments = [], []
+    for epoch in range(2, 8):
+        vector_index.maintain(uri, NAME, "none", "cosine", wanted=wanted)
+        found = vector_index.measure(uri, NAME)
+        version = found.version
+        assert found.unindexed == 0
+        dataset = lance.dataset(f"{uri}/{NAME}.lance")
+        segments.append({index.name: len(index.segments) for index in dataset.describe_indices()})
+        fragments.append(len(dataset.get_fragments()))
+        dropped = pa.chunked_array([[f"{epoch:05d}", f"{200 + 10 * epoch - 1:05d}"]])
+        added = tables.stage(uri, NAME, rows(200 + 10 * epoch, 210 + 10 * epoch))
+        version = commits.commit(uri, NAME, change(epoch, version, added, dropped))
+        assert scalar_indices.has_contents(uri, NAME, version)
+    assert [{*counts.values()} for counts in segments] == [{1}, {2}, {3}, {1}, {2}, {3}]
+    assert fragments == [1, 2, 3, 4, 2, 3]
+    left = sorted({*range(200), *range(220, 280)} - {*range(2, 8), 229, 239, 249, 259, 269})
+    assert ids(uri, version) == [f"{row:05d}" for row in left]
+    some = [f"{row:05d}" for row in (0, 7, 100, 229, 231, 275)]
+    assert sorted(tables.lookup(uri, NAME, version, some, ["id"])["id"].to_pylist()) == [
+        "00000",
+        "00100",
+        "00231",
+        "00275",
+    ]
+    same = tables.lookup_contents(uri, NAME, version, [bytes(16), b"x" * 16], ["id"])
+    assert same.num_rows == len(left)
 
 
 def test_an_untouched_table_of_another_schema_is_made_anew(uri: str) -> None:
