@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.support.workload import MAX_TOKENS, Outcome, Work
+from benchmarks.support.workload import Outcome, Work
 from indexer.cluster.connection import Cluster
 from indexer.cluster.leases import Done
 from indexer.corpus.shards import Shard
@@ -15,7 +15,7 @@ from indexer.indexing import run
 from indexer.indexing.worklist import FEWEST_DOCUMENTS
 from indexer.inference.engine import Embedder
 from indexer.inference.sequences import TokenSequences
-from indexer.settings import ClusterSettings, Settings
+from indexer.settings import MIN_WIDTH, ClusterSettings, Settings
 from indexer.storage.records import Receipt
 
 SHARDS = 40
@@ -101,10 +101,12 @@ def job(work: Work, number: int) -> Outcome:
 def settings_of(work: Work, number: int) -> Settings:
     """Settings of a job into a new index at four widths, from the model's own down."""
     widest = work.model.checkpoint.dimension
+    widths = [widest, widest // 2, widest // 4, widest // 8]
     return Settings(
         corpus={"uri": work.corpus},
-        model={"name": work.checkpoint, "max_tokens": MAX_TOKENS, "dtype": work.dtype},
-        index={"uri": str(work.root / f"index-{number}"), "widths": [widest, widest // 2, widest // 4, widest // 8]},
+        model=work.model_settings,
+        engine=dict(work.engine),
+        index={"uri": str(work.root / f"index-{number}"), "widths": [width for width in widths if width >= MIN_WIDTH]},
         cluster={"address": "local"},
         run={"progress": "none", "shard_mb": min(8.0, sum(map(len, work.texts)) / _shard_count(work) / 2**20)},
     )

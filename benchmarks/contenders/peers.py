@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow.parquet as pq
 from lance import dataset
 
-from benchmarks.support.workload import MAX_TOKENS, Outcome, Work
+from benchmarks.support import machine
+from benchmarks.support.workload import Outcome, Work
 
 ATTENTIONS = ("sdpa", "eager")
 
@@ -69,6 +70,7 @@ class _Transformers:
         from transformers import AutoModel, AutoTokenizer
 
         self._torch = torch
+        self._max_tokens = work.max_tokens
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._tokenizer: Any = AutoTokenizer.from_pretrained(work.checkpoint, padding_side="left")
         dtype = getattr(torch, work.dtype)
@@ -85,7 +87,7 @@ class _Transformers:
                     list(texts[at : at + batch]),
                     padding=True,
                     truncation=True,
-                    max_length=MAX_TOKENS,
+                    max_length=self._max_tokens,
                     return_tensors="pt",
                 ).to(self._device)
                 hidden = self._model(**part).last_hidden_state[:, -1]
@@ -124,10 +126,7 @@ def sentence_transformers(work: Work, number: int) -> Outcome:  # noqa: ARG001
 def sentence_transformers_pool(work: Work, number: int) -> Outcome:  # noqa: ARG001
     """sentence-transformers with its pool of processes, one per core or GPU."""
     begun = time.perf_counter()
-    import torch
-
-    gpus = torch.cuda.device_count()
-    devices = [f"cuda:{at}" for at in range(gpus)] or ["cpu"] * len(os.sched_getaffinity(0))
+    devices = [f"cuda:{at}" for at in range(machine.gpus())] or ["cpu"] * len(os.sched_getaffinity(0))
     model = _sentence_transformer(work)
     pool = model.start_multi_process_pool(devices)
     model.encode(work.texts[: WARM * len(devices)], pool=pool, batch_size=work.batch)
@@ -148,7 +147,7 @@ def _sentence_transformer(work: Work) -> Any:
         model_kwargs={"dtype": getattr(torch, work.dtype)},
         processor_kwargs={"padding_side": "left"},
     )
-    model.max_seq_length = MAX_TOKENS
+    model.max_seq_length = work.max_tokens
     return model
 
 
@@ -158,7 +157,7 @@ def stock_vllm(work: Work, number: int) -> Outcome:  # noqa: ARG001
     quiet_vllm()
     from vllm import LLM
 
-    model = LLM(work.checkpoint, runner="pooling", dtype=work.dtype, max_model_len=MAX_TOKENS)
+    model = LLM(work.checkpoint, runner="pooling", **work.vllm_arguments)
     model.embed(work.texts[:WARM], use_tqdm=False)
     start = time.perf_counter()
     model.embed(work.texts, use_tqdm=False)
@@ -171,7 +170,9 @@ def ray_data(work: Work, number: int) -> Outcome:  # noqa: ARG001
 
 
 def ray_data_lance(work: Work, number: int) -> Outcome:  # noqa: ARG001
-    """The same into a Lance table through Ray's own writer."""
+    """The same into a Lance table by lance-ray."""
+    import lance_ray  # noqa: F401  # absent: say so before an engine starts
+
     return _ray_data(work, lance=True)
 
 
@@ -192,8 +193,8 @@ def _ray_data(work: Work, *, lance: bool) -> Outcome:
     config = vLLMEngineProcessorConfig(
         model_source=work.checkpoint,
         task_type="embed",
-        engine_kwargs={"max_model_len": MAX_TOKENS, "dtype": work.dtype},
-        concurrency=1,
+        engine_kwargs=work.vllm_arguments,
+        concurrency=max(1, machine.gpus()),
         batch_size=128,
         accelerator_type=None,
         log_engine_metrics=False,  # they need Ray Serve, one more package
@@ -209,7 +210,9 @@ def _ray_data(work: Work, *, lance: bool) -> Outcome:
     begun = time.time()
     data = process(ray.data.read_parquet(work.corpus))
     if lance:
-        data.write_lance(target)
+        from lance_ray import write_lance
+
+        write_lance(data, target)
     else:
         data.write_parquet(target)
     end = time.time()

@@ -68,7 +68,7 @@ def _bars(result: Mapping[str, Any], figure: str, label: str, path: Path) -> Non
     runs = result["runs"]
     canvas, axes = pyplot.subplots(1, len(runs), figsize=(1.5 + 4.5 * len(runs), 4), squeeze=False)
     for axis, (title, run) in zip(axes[0], runs.items(), strict=True):
-        shown = {name: row[figure] for name, row in run["contenders"].items() if "absent" not in row}
+        shown = {name: row[figure] for name, row in run["contenders"].items() if row.get(figure) is not None}
         colours = [OURS if name in OUR_NAMES else OTHERS for name in shown]
         bars = axis.barh(list(shown), list(shown.values()), color=colours)
         axis.bar_label(bars, fmt="{:.0%}" if figure == "mfu" else "{:,.0f}", padding=3, fontsize=8)

@@ -16,6 +16,7 @@ PACKAGES = (
     "ray",
     "pylance",
     "lancedb",
+    "lance-ray",
     "numpy",
     "pyarrow",
     "polars",
@@ -36,6 +37,13 @@ def describe() -> dict[str, Any]:
         "commit": _commit(),
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
     }
+
+
+def gpus() -> int:
+    """GPUs of this machine."""
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def _version(name: str) -> str | None:

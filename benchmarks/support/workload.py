@@ -2,10 +2,11 @@
 
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ from indexer.testing.corpora import random_texts
 from indexer.testing.random_weights import SMALL, TRUE_LAYERS, TRUE_SHAPES, Kind
 
 MAX_TOKENS = 4096
+"""Cap on the tokens of a text; a checkpoint may take fewer."""
 
 FILES = 6
 
@@ -75,6 +77,7 @@ class Work:
         dtype: Torch dtype the model runs in.
         batch: Best batch of Transformers on this machine; 32 until it is tuned.
         attention: Best attention implementation of Transformers, likewise.
+        engine: vLLM engine arguments and our own keys, for our contenders; vLLM's own peers get vLLM's.
     """
 
     root: Path
@@ -83,6 +86,7 @@ class Work:
     dtype: str
     batch: int = 32
     attention: str = "sdpa"
+    engine: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def corpus(self) -> str:
@@ -108,8 +112,24 @@ class Work:
     @property
     def model(self) -> Model:
         """The model as the job runs it."""
-        settings = ModelSettings(name=self.checkpoint, max_tokens=MAX_TOKENS, dtype=self.dtype)
-        return open_model(settings, EngineSettings())
+        return open_model(ModelSettings(**self.model_settings), EngineSettings(**self.engine))
+
+    @property
+    def model_settings(self) -> dict[str, Any]:
+        """Settings of the model."""
+        return {"name": self.checkpoint, "max_tokens": self.max_tokens, "dtype": self.dtype}
+
+    @cached_property
+    def max_tokens(self) -> int:
+        """Most tokens of a text: those of the checkpoint, :data:`MAX_TOKENS` at most."""
+        own = open_model(ModelSettings(name=self.checkpoint, dtype=self.dtype), EngineSettings())
+        return min(MAX_TOKENS, own.max_tokens)
+
+    @property
+    def vllm_arguments(self) -> dict[str, Any]:
+        """Arguments of vLLM for peers that are vLLM."""
+        given = EngineSettings(**self.engine).arguments
+        return {"dtype": self.dtype, "max_model_len": self.max_tokens} | given
 
 
 def checkpoint_of(model: str, kind: Kind, dtype: str) -> str:

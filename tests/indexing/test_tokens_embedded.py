@@ -17,7 +17,7 @@ from indexer.search.published import open_published
 from indexer.settings import Settings
 from indexer.storage.tables import to_matrix
 from indexer.testing import checkpoints, corpora
-from tests.support import fakes
+from tests.support import fakes, sources
 from tests.support.conventions import TINY
 from tests.support.local_cluster import LocalCluster
 
@@ -133,6 +133,27 @@ def _least_cosine(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) ->
     return min(float(vector @ theirs[name] / norms[name]) for name, vector in ours.items())
 
 
+def of_sources(root: Path, names: tuple[str, ...]) -> dict[str, tuple[int, float]]:
+    """By source: tokens of its night, and the least cosine to the index of the first source."""
+    model = checkpoints.qwen3_checkpoint(root / "model", TINY, dtype="float32")
+    texts = corpora.random_texts(40, words=(5, 30))
+    rows = [(f"d{row}", f'{text},\n"{row}"', "ab"[row % 2]) for row, text in enumerate(texts)]
+    found = {}
+    known: dict[str, np.ndarray] = {}
+    for name in names:
+        folder = root / name
+        with sources.source(name, folder / "corpus", rows) as uri:
+            settings = given(folder, model)
+            settings = settings.model_copy(update={"corpus": settings.corpus.model_copy(update={"uri": uri})})
+            tokens = night(settings)
+        ours = vectors(settings, 64)
+        known = known or ours
+        kinds = open_published(settings.index.uri, "docs").read(64, ["id", "kind"]).to_pylist()
+        assert {row["id"]: row["kind"] for row in kinds} == {name: kind for name, _, kind in rows}, name
+        found[name] = (tokens, _least_cosine(ours, known))
+    return found
+
+
 @pytest.fixture(scope="module")
 def found(engine_process: Executor, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return engine_process.submit(nights, tmp_path_factory.mktemp("nights")).result()
@@ -162,3 +183,21 @@ def test_a_text_that_grew_at_its_end_embeds_at_most_two_chunks(found: dict[str, 
 
 def test_vectors_equal_those_that_are_computed_anew(found: dict[str, Any]) -> None:
     assert min(found["cosines"]) >= 0.99999
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("parquet", "jsonl", "lance"),
+        # A night takes seconds, and tests/corpus shows that these have the same texts.
+        pytest.param(sources.SOURCES, marks=pytest.mark.slow),
+    ],
+    ids=["some", "all"],
+)
+def test_every_source_gives_the_vectors_that_parquet_gives(
+    engine_process: Executor, tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    found = engine_process.submit(of_sources, tmp_path, names).result()
+    assert set(found) == set(names)
+    assert {tokens for tokens, _ in found.values()} == {found["parquet"][0]} != {0}
+    assert min(cosine for _, cosine in found.values()) >= 0.99999
