@@ -1,7 +1,10 @@
 """What a table holds, condensed to a few numbers: read in full, or updated by what a commit dropped and added."""
 
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
 import polars as pl
@@ -18,8 +21,14 @@ COLUMNS = (schema.ID, schema.CHUNK, schema.CONTENT_HASH, schema.PAYLOAD_HASH)
 HASHING = f"polars {pl.__version__}"
 """What the rows' hashes are made with: those of another version cannot be added to them."""
 
-KEYS_AT_ONCE = 1 << 25
-"""Keys whose hashes are held at once. Of a larger table, keys are read several times."""
+KEYS_AT_ONCE = 1 << 22
+"""Keys whose hashes are held at once; those of a larger table, 8 bytes a row, lie in temporary files."""
+
+MOST_FILES = 256
+"""Most of these files, all of which are open at once."""
+
+IN_MEMORY_BYTES = 1 << 20
+"""Bytes from which such a file is on the disk."""
 
 FEW = 64
 """Sums are kept up to date by changes of at most one row in so many; reading all rows is quicker for larger ones."""
@@ -61,11 +70,28 @@ class Identity:
 
 
 def of_table(uri: str, name: str, version: int) -> Identity:
-    """Reads keys and hashes of all rows."""
-    found = _summed(tables.read(uri, name, version, COLUMNS))
-    passes = -(-found.rows // KEYS_AT_ONCE)
-    keys = sum(_different_keys(uri, name, version, at, passes) for at in range(passes))
+    """Reads keys and hashes of all rows once."""
+    parts = min(MOST_FILES, tables.count_rows(uri, name, version) // KEYS_AT_ONCE + 1)
+    with ExitStack() as stack:
+        files = [stack.enter_context(tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)) for _ in range(parts)]
+        found = _summed(_noting_keys(tables.read(uri, name, version, COLUMNS), files))
+        keys = sum(map(_different, files))
     return Identity(found.rows, keys, found.documents, found.digest, found.first)
+
+
+def _noting_keys(batches: Iterable[pa.RecordBatch], files: Sequence[IO[bytes]]) -> Iterator[pa.RecordBatch]:
+    """The batches; the hash of every key goes into the file of its share."""
+    for batch in batches:
+        hashes = pl.DataFrame(pl.from_arrow(batch)).select(COLUMNS[:2]).hash_rows(seed=0).to_numpy()
+        for part, file in enumerate(files):
+            file.write(hashes[hashes % len(files) == part].tobytes())
+        yield batch
+
+
+def _different(file: IO[bytes]) -> int:
+    """How many different hashes a file has."""
+    file.seek(0)
+    return int(np.unique(np.frombuffer(file.read(), np.uint64)).size)
 
 
 def of_commit(uri: str, store: ControlStore, intent: Intent, name: str, version: int) -> Identity:
@@ -121,15 +147,6 @@ def _updated(uri: str, store: ControlStore, intent: Intent, name: str, version: 
 def _looked_up(uri: str, name: str, version: int, ids: list[str]) -> Iterator[pa.RecordBatch]:
     """Keys and hashes of some documents."""
     yield from tables.lookup(uri, name, version, ids, COLUMNS).to_batches()
-
-
-def _different_keys(uri: str, name: str, version: int, at: int, passes: int) -> int:
-    """Different keys of a table among those whose hashes fall to one of several passes."""
-    hashes = [np.empty(0, np.uint64)]
-    for batch in tables.read(uri, name, version, COLUMNS[:2]):
-        found = pl.DataFrame(pl.from_arrow(batch)).hash_rows(seed=0).to_numpy()
-        hashes.append(found[found % passes == at])
-    return int(np.unique(np.concatenate(hashes)).size)
 
 
 @dataclass(frozen=True)

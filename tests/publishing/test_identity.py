@@ -81,7 +81,7 @@ def test_a_table_with_other_rows_is_read_in_full(root: Path, change: Callable[[l
     assert updated(root, dataset.version) is None
 
 
-def test_keys_of_a_large_table_are_counted_in_passes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_of_a_large_table_are_counted_in_parts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = str(root / "index")
     version = ControlStore(uri, "docs").epoch(2).tables[0].version
     whole = identity.of_table(uri, NAME, version)
