@@ -4,8 +4,6 @@
 faster for byte-pair encodings such as Qwen's.
 """
 
-from functools import cache
-
 import numpy as np
 from tokenizers import Tokenizer
 
@@ -94,13 +92,24 @@ def reference_ids(tokenizer: Tokenizer, texts: list[str]) -> TokenSequences:
     return TokenSequences.of(encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False))
 
 
-@cache
-def fast_tokenizer(content: str) -> FastTokenizer | None:
+_known: dict[str, FastTokenizer | None] = {}
+"""By the content of ``tokenizer.json``: a process loads and proves each once."""
+
+
+def fast_tokenizer(content: str, reference: Tokenizer) -> FastTokenizer | None:
     """fastokens for a tokenizer; ``None`` if it fails or gives other ids on :data:`HOSTILE`, which is said once.
 
     Args:
         content: What ``tokenizer.json`` holds.
+        reference: The same tokenizer, as ``tokenizers`` loads it.
     """
+    if content not in _known:
+        _known[content] = _proven(content, reference)
+    return _known[content]
+
+
+def _proven(content: str, reference: Tokenizer) -> FastTokenizer | None:
+    """fastokens, compared with the reference."""
     try:
         fast = FastTokenizer(content)
         found = fast.encode(list(HOSTILE))
@@ -110,7 +119,7 @@ def fast_tokenizer(content: str) -> FastTokenizer | None:
     except Exception as error:  # noqa: BLE001  # whatever the error, tokenizers can do the work
         say(f"texts are tokenised by tokenizers, since fastokens cannot: {error}")
         return None
-    expected = reference_ids(Tokenizer.from_str(content), list(HOSTILE))
+    expected = reference_ids(reference, list(HOSTILE))
     differing = [row for row in range(len(HOSTILE)) if not np.array_equal(found[row], expected[row])]
     if differing:
         say(

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ class TextEncoder:
         if not file.is_file():
             raise SettingsError(f"model.name: {path} has no tokenizer.json; only fast tokenizers are supported")
         whole = json.loads(file.read_text(encoding="utf-8"))
-        self.full = Tokenizer.from_str(json.dumps({**whole, "truncation": None, "padding": None}))
+        self._file = str(file)
         self.special = [token["content"] for token in whole["added_tokens"] if token["special"]]
         content = _without_control_tokens(whole, keep_added=not is_qwen3(path))
         if lower_case:
@@ -121,6 +122,14 @@ class TextEncoder:
         if any(self.plain.token_to_id(token["content"]) != token["id"] for token in content["added_tokens"]):
             raise SettingsError("model.name: the tokenizer's added tokens cannot be told from its special tokens")
         self._has_boundaries = _has_hard_boundaries(content)
+
+    @cached_property
+    def full(self) -> Tokenizer:
+        """The tokenizer with its control tokens and its template, without a limit."""
+        tokenizer = Tokenizer.from_file(self._file)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
 
     def beginnings(self, texts: Sequence[str], limit: int) -> Beginnings:
         """The first ``limit`` tokens of each text, the same as if the whole text were tokenised."""
@@ -147,7 +156,7 @@ class TextEncoder:
 
     def _ids(self, texts: list[str]) -> TokenSequences:
         """Ids of one portion, by fastokens if it is proven for this tokenizer."""
-        fast = fast_tokenizer(self.text)
+        fast = fast_tokenizer(self.text, self.plain)
         return reference_ids(self.plain, texts) if fast is None else fast.encode(texts)
 
     def _cut(self, texts: list[str], limit: int) -> Beginnings:

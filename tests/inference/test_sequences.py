@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from indexer.inference import fast_tokenizer as module
 from indexer.inference.fast_tokenizer import HOSTILE, FastTokenizer, fast_tokenizer, reference_ids
 from indexer.inference.sequences import TokenSequences
 from indexer.inference.tokenizer import TextEncoder
@@ -36,15 +37,15 @@ def encoder(qwen_tokenizer_path: str) -> TextEncoder:
 
 
 def test_qwen_is_tokenised_by_fastokens(encoder: TextEncoder, capsys: pytest.CaptureFixture[str]) -> None:
-    assert isinstance(fast_tokenizer(encoder.text), FastTokenizer)
+    assert isinstance(fast_tokenizer(encoder.text, encoder.plain), FastTokenizer)
     assert not capsys.readouterr().err
 
 
 def test_other_tokenizers_keep_the_reference_and_say_so_once(
-    minilm_path: str, capsys: pytest.CaptureFixture[str]
+    minilm_path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """fastokens does not know BERT's normaliser."""
-    fast_tokenizer.cache_clear()
+    monkeypatch.setattr(module, "_known", {})
     encoder = TextEncoder(minilm_path)
     assert encoder.encode(["a", "b"]).tolist() == [[1037], [1038]]
     assert encoder.encode(["c"]).tolist() == [[1039]]
@@ -61,7 +62,8 @@ def test_a_difference_on_the_hostile_texts_is_seen(
         return TokenSequences(np.append(found.ids[:-1], found.ids[-1] + 1).astype(np.int32), found.lengths)
 
     monkeypatch.setattr(FastTokenizer, "encode", otherwise)
-    assert fast_tokenizer.__wrapped__(encoder.text) is None
+    monkeypatch.setattr(module, "_known", {})
+    assert fast_tokenizer(encoder.text, encoder.plain) is None
     assert f"other ids for 1 of {len(HOSTILE)} texts" in capsys.readouterr().err
 
 
@@ -78,7 +80,7 @@ POINTS = [point for point in range(1, 0x3100) if not 0xD800 <= point < 0xE000] +
 
 def test_fastokens_gives_the_references_ids(encoder: TextEncoder) -> None:
     """200,000 texts: pieces of many scripts and any characters, joined in every way."""
-    fast = fast_tokenizer(encoder.text)
+    fast = fast_tokenizer(encoder.text, encoder.plain)
     assert fast is not None
     drawn = random.Random(0)
     for _ in range(100):
