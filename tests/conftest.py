@@ -8,7 +8,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 import pytest
 
 from indexer.testing import checkpoints
-from tests.support.checkpoints import FAST_DTYPE
+from tests.support.checkpoints import FAST_DTYPE, FEW
 from tests.support.rays import ray_head
 
 
@@ -24,13 +24,13 @@ def ray_cluster() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def qwen_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A 4-layer Qwen3 embedding model."""
-    return checkpoints.qwen3_checkpoint(tmp_path_factory.mktemp("qwen3"), dtype=FAST_DTYPE)
+    return checkpoints.qwen3_checkpoint(tmp_path_factory.mktemp("qwen3"), FEW, dtype=FAST_DTYPE)
 
 
 @pytest.fixture(scope="session")
 def reranker_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A 4-layer Qwen3 reranker, a causal language model."""
-    return checkpoints.qwen3_checkpoint(tmp_path_factory.mktemp("reranker"), kind="reranker", dtype=FAST_DTYPE)
+    return checkpoints.qwen3_checkpoint(tmp_path_factory.mktemp("reranker"), FEW, kind="reranker", dtype=FAST_DTYPE)
 
 
 @pytest.fixture(scope="session")

@@ -31,4 +31,4 @@ def qwen3_checkpoint(
     Returns:
         The directory.
     """
-    return write_weights(qwen_tokenizer(path, kind), shape, kind=kind, dtype=dtype, seed=seed)
+    return write_weights(qwen_tokenizer(path, kind, shape.ordinary_tokens), shape, kind=kind, dtype=dtype, seed=seed)

@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from indexer.testing.random_weights import Kind, package_path, write_json
+from indexer.testing.random_weights import ORDINARY_TOKENS, Kind, package_path, write_json
 
 QWEN_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -57,19 +57,20 @@ RERANKER_CHAT_TEMPLATE = (
 """The turns of Qwen3's chat template, without its tools."""
 
 
-def qwen_tokenizer(path: str | Path, kind: Kind = "embedding") -> str:
+def qwen_tokenizer(path: str | Path, kind: Kind = "embedding", ordinary_tokens: int = ORDINARY_TOKENS) -> str:
     """Writes Qwen3's tokenizer with the files of a hub repository.
 
     Args:
         path: Directory, made when missing.
         kind: ``embedding`` appends ``<|endoftext|>`` after every text, ``reranker`` has a chat template instead.
+        ordinary_tokens: The most frequent tokens that are kept; control tokens have the ids behind them.
 
     Returns:
         The directory.
     """
     root = Path(path)
     root.mkdir(parents=True, exist_ok=True)
-    tokenizer = Tokenizer.from_str(_qwen_json())
+    tokenizer = Tokenizer.from_str(_qwen_json(ordinary_tokens))
     if kind == "embedding":
         end = QWEN_SPECIAL[0]
         template = processors.TemplateProcessing(
@@ -95,11 +96,11 @@ def qwen_tokenizer(path: str | Path, kind: Kind = "embedding") -> str:
 
 
 @cache
-def _qwen_json() -> str:
+def _qwen_json(ordinary_tokens: int) -> str:
     """The tokenizer without post-processing, as ``tokenizer.json``; 3 s of work once per process."""
     file = package_path("qwen_tokenizer") / "resources" / "qwen.tiktoken"
     lines = (line.split() for line in file.read_bytes().splitlines())
-    ranks = {base64.b64decode(token): int(rank) for token, rank in lines}
+    ranks = {base64.b64decode(token): int(rank) for token, rank in lines if int(rank) < ordinary_tokens}
     letters = _byte_letters()
     spelled = {token: "".join(letters[byte] for byte in token) for token in ranks}
     vocabulary = {spelled[token]: rank for token, rank in ranks.items()}

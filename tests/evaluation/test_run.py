@@ -25,7 +25,7 @@ from indexer.storage import scratch
 from indexer.testing.checkpoints import minilm_path, qwen3_checkpoint
 from jobs.demo import python_docs
 from tests.support.browser import opened
-from tests.support.checkpoints import FAST_DTYPE, cross_encoder
+from tests.support.checkpoints import FAST_DTYPE, FEW, cross_encoder
 
 pytestmark = pytest.mark.timeout(1200)
 """An evaluation starts engines several times, which takes a minute each where processors are slow."""
@@ -62,10 +62,10 @@ def evaluate_settings(root: Path, **sections: Any) -> EvaluateSettings:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:  # noqa: ARG001
-    """An index of the documentation of some 400 functions of the standard library, and of topics with many chunks."""
+    """An index of the documentation of some 190 functions of the standard library, and of topics with many chunks."""
     found = python_docs.documents()
-    chosen = [document for document in found if document.kind == "function"][::4][:380]
-    chosen += [document for document in found if document.kind == "topic"][:20]
+    chosen = [document for document in found if document.kind == "function"][::8][:190]
+    chosen += [document for document in found if document.kind == "topic"][:8]
     return indexed(tmp_path_factory.mktemp("evaluation"), chosen)
 
 
@@ -294,7 +294,7 @@ def test_queries_are_written_by_a_generator_and_filtered(
     root: Path, reranker: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Random weights write noise: what is shown is that it goes through generator, filter and measures."""
-    generator = qwen3_checkpoint(tmp_path_factory.mktemp("generator"), kind="reranker", dtype=FAST_DTYPE)
+    generator = qwen3_checkpoint(tmp_path_factory.mktemp("generator"), FEW, kind="reranker", dtype=FAST_DTYPE)
     compare = ONLY_EXACT | {"widths": [384]}
     written = {"name": generator, "count": 20, "query_tokens": 12, "max_tokens": 512, "least_score": 0.0}
     given = evaluate_settings(root, compare=compare, reranker=reranker, synthetic=written)

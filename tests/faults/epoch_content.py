@@ -10,7 +10,7 @@ from indexer.search.modes import SearchOptions
 from indexer.search.published import Published, open_published
 from indexer.storage import tables
 
-WORDS = 4
+WORDS = 2
 """Words of an epoch's texts that are searched for."""
 
 Content = dict[int, dict[str, tuple[tuple[tuple[str, str], ...], bytes]]]

@@ -15,7 +15,7 @@ import pytest
 from indexer.search import published
 from indexer.testing.checkpoints import qwen3_checkpoint
 from indexer.testing.corpora import tiny_corpus
-from tests.support.checkpoints import FAST_DTYPE
+from tests.support.checkpoints import FAST_DTYPE, FEW
 from tests.support.rays import end_ray
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +59,7 @@ def test_ten_kills_change_nothing(tmp_path: Path) -> None:
     """Same keys; vectors equal but for the rounding of other batches."""
     drawn = random.Random(0)
     tiny_corpus(tmp_path / "corpus", DOCUMENTS)
-    qwen3_checkpoint(tmp_path / "model", dtype=FAST_DTYPE)
+    qwen3_checkpoint(tmp_path / "model", FEW, dtype=FAST_DTYPE)
     folder = tempfile.mkdtemp(prefix="ray-")
     environment = os.environ | {"RAY_TMPDIR": folder}
     subprocess.run(command(tmp_path, "whole"), cwd=ROOT, env=environment, check=True, timeout=600)

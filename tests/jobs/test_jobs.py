@@ -22,7 +22,7 @@ import yaml
 from indexer.inference.tokenizer import TextEncoder
 from indexer.testing.checkpoints import minilm_path, qwen3_checkpoint
 from indexer.testing.corpora import tiny_corpus
-from tests.support.checkpoints import marked_reranker
+from tests.support.checkpoints import FEW, marked_reranker
 from tests.support.rays import RAY, end_ray, ray_processes
 
 pytestmark = pytest.mark.heavy
@@ -189,7 +189,7 @@ def liked(config: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, 
     """A reranker that likes one token, and the documents that have it."""
     path = tmp_path_factory.mktemp("reranker")
     texts = _texts(config)
-    encoder = TextEncoder(qwen3_checkpoint(path, kind="reranker"))
+    encoder = TextEncoder(qwen3_checkpoint(path, FEW, kind="reranker"))
     having: dict[int, set[str]] = {}
     for name, ids in zip(texts, encoder.encode(list(texts.values())).tolist(), strict=True):
         for token in ids:
@@ -267,7 +267,7 @@ def test_unusable_settings_end_with_status_2(
 def test_a_terminated_run_leaves_nothing_behind_and_is_resumed(
     job: Job, config: Path, environment: dict[str, str], ray_folder: str, tmp_path: Path
 ) -> None:
-    tiny_corpus(tmp_path / "corpus", 1200)
+    tiny_corpus(tmp_path / "corpus", 600)
     flags = ["--corpus.uri", str(tmp_path / "corpus"), "--index.uri", str(tmp_path / "index")]
     command = [sys.executable, "-m", "jobs.index", "--config", str(config), *flags]
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as running:
@@ -280,7 +280,7 @@ def test_a_terminated_run_leaves_nothing_behind_and_is_resumed(
     _wait_for(lambda: not ray_processes(ray_folder), seconds=30)
     done = job("index", *flags)
     assert "resuming epoch 1" in done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["tables"][0]["rows"] == 1200
+    assert json.loads(done.stdout.splitlines()[-1])["tables"][0]["rows"] == 600
 
 
 @pytest.fixture(scope="module")

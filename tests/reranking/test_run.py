@@ -99,24 +99,7 @@ def test_every_pair_gets_its_score_and_keeps_its_columns(
     assert run(given, exits_on=1) == summary
 
 
-def test_a_killed_worker_loses_and_doubles_no_pair(
-    tmp_path: Path, pairs: list[dict[str, Any]], reranker_path: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pairs[44]["document"] = POISON
-    pq.write_table(pa.Table.from_pylist(pairs), tmp_path / "pairs.parquet")
-    given = settings(tmp_path, reranker_path, run={"retries": 0})
-    (poison, *_) = set(_ids(reranker_path, POISON)) - set(_ids(reranker_path, "document"))
-    with pytest.raises(IndexerError, match="1 of 5 shards failed"):
-        run(given, exits_on=poison)
-    assert len(results(given)) == 80
-    summary = run(given)
-    assert summary["resumed_shards"] == 4
-    assert "4 of 5 shards are written already" in capsys.readouterr().err
-    assert [row["kept"] for row in results(given)] == list(range(100))
-    assert [row["score"] for row in results(given)] == pytest.approx(expected_scores(reranker_path, pairs))
-
-
-def test_neither_query_nor_document_is_written_anywhere_but_in_the_results(
+def test_a_killed_worker_loses_no_pair_and_writes_no_text_anywhere_but_in_the_results(
     tmp_path: Path, pairs: list[dict[str, Any]], reranker_path: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for row in pairs:
@@ -125,15 +108,20 @@ def test_neither_query_nor_document_is_written_anywhere_but_in_the_results(
     pq.write_table(pa.Table.from_pylist(pairs), tmp_path / "pairs.parquet")
     given = settings(tmp_path, reranker_path, run={"retries": 0, "progress": "lines"})
     (poison, *_) = set(_ids(reranker_path, POISON)) - set(_ids(reranker_path, f"{CANARY} document"))
-    with pytest.raises(IndexerError) as failure:
+    with pytest.raises(IndexerError, match="1 of 5 shards failed") as failure:
         run(given, exits_on=poison)
+    assert len(results(given)) == 80
     summary = run(given)
-    assert summary["resumed_shards"] > 0
+    assert summary["resumed_shards"] == 4
+    assert [row["kept"] for row in results(given)] == list(range(100))
+    assert [row["score"] for row in results(given)] == pytest.approx(expected_scores(reranker_path, pairs))
     logs = [path for path in Path(os.environ["RAY_TMPDIR"]).rglob("*") if path.is_file()]
     assert any("worker" in path.name for path in logs)
     kept = [path for path in (tmp_path / "out").rglob("*") if path.is_file() and ".parquet" not in path.name]
     assert any("receipts" in path.parts for path in kept)
-    said = [json.dumps(summary), str(failure.value), *capsys.readouterr()]
+    printed = capsys.readouterr()
+    assert "4 of 5 shards are written already" in printed.err
+    said = [json.dumps(summary), str(failure.value), *printed]
     for content in (*(text.encode() for text in said), *(path.read_bytes() for path in (*logs, *kept))):
         assert CANARY.encode() not in content
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,12 @@ from indexer.testing import random_weights
 from indexer.testing.checkpoints import minilm_path, qwen3_checkpoint
 
 YES, NO = 9693, 2152
+
+FEW_TOKENS = 10_000
+"""Ordinary tokens of checkpoints that load in a tenth of the time; "yes" and "no" are among them."""
+
+FEW = replace(random_weights.SMALL, ordinary_tokens=FEW_TOKENS)
+"""Shape of checkpoints if a test needs no particular one."""
 
 HAS_BFLOAT16 = "avx512bw" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
 """Whether this processor computes in bfloat16: with AVX2 only, 1.4 GFLOP/s were measured, against 157 in float32."""
@@ -46,7 +53,7 @@ def marked_reranker(path: Path, marker: int) -> str:
     """
     from safetensors.torch import load_file, save_file
 
-    qwen3_checkpoint(path, kind="reranker", dtype="float32")
+    qwen3_checkpoint(path, FEW, kind="reranker", dtype="float32")
     file = path / "model.safetensors"
     weights = load_file(file)
     for name, weight in weights.items():
@@ -77,8 +84,8 @@ def converted_reranker(original: str, path: Path) -> str:
     weights["score.weight"] = (embeddings[YES] - embeddings[NO]).unsqueeze(0).to(weights["model.norm.weight"].dtype)
     save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((path / "config.json").read_text())
-    labels = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}, "num_labels": 1, "pad_token_id": 151643}
-    config |= {"architectures": ["Qwen3ForSequenceClassification"], **labels}
+    labels = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}, "num_labels": 1}
+    config |= {"pad_token_id": config["eos_token_id"], "architectures": ["Qwen3ForSequenceClassification"], **labels}
     (path / "config.json").write_text(json.dumps(config))
     return str(path)
 

@@ -9,8 +9,9 @@ from typing import Any
 from indexer.testing import corpora
 from indexer.testing.checkpoints import minilm_path, qwen3_checkpoint
 from indexer.testing.random_weights import Shape, write_json
+from tests.support.checkpoints import FEW_TOKENS
 
-TINY = Shape(hidden=64, heads=2, kv_heads=1, head_dim=32, intermediate=128, layers=2)
+TINY = Shape(hidden=64, heads=2, kv_heads=1, head_dim=32, intermediate=128, layers=2, ordinary_tokens=FEW_TOKENS)
 
 QWEN3_PROMPTS = {
     "query": "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:",
