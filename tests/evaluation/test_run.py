@@ -36,6 +36,9 @@ ASKED = 60
 
 EAGER = {"enforce_eager": True}
 
+ONE_WORKER = {"workers": 1}
+"""An engine takes longer to start than to read the corpus."""
+
 ONLY_EXACT: dict[str, Any] = {"vector_indices": [], "precisions": ["float32"], "text_search": False}
 
 
@@ -45,6 +48,7 @@ def index_settings(root: Path) -> Settings:
         model={"name": minilm_path(), "max_tokens": 256, "overflow": "chunk", "chunk_overlap": 32, "dtype": "float32"},
         engine=EAGER,
         index={"uri": str(root / "index"), "widths": WIDTHS},
+        cluster=ONE_WORKER,
         run={"progress": "none"},
     )
 
@@ -55,6 +59,7 @@ def evaluate_settings(root: Path, **sections: Any) -> EvaluateSettings:
         "compare": {"timed_queries": 10, "vector_indices": ["IVF_PQ"]},
         "output": {"uri": str(root / "out")},
         "engine": EAGER,
+        "cluster": ONE_WORKER,
         "run": {"progress": "none"},
     }
     return EvaluateSettings(**{name: base.get(name, {}) | sections.get(name, {}) for name in {*base, *sections}})
@@ -62,10 +67,10 @@ def evaluate_settings(root: Path, **sections: Any) -> EvaluateSettings:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:  # noqa: ARG001
-    """An index of the documentation of some 190 functions of the standard library, and of topics with many chunks."""
+    """An index of the documentation of some 300 functions of the standard library, and of topics with many chunks."""
     found = python_docs.documents()
-    chosen = [document for document in found if document.kind == "function"][::8][:190]
-    chosen += [document for document in found if document.kind == "topic"][:8]
+    chosen = [document for document in found if document.kind == "function"][::5][:300]
+    chosen += [document for document in found if document.kind == "topic"][:3]
     return indexed(tmp_path_factory.mktemp("evaluation"), chosen)
 
 
