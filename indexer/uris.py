@@ -18,6 +18,9 @@ QUERY_KEYS = frozenset(
 WITH_PORTS = frozenset({"http", "https", "hdfs", "viewfs"})
 """Schemes whose authority is a host; an object store's is a bucket, without a port."""
 
+AZURE_PLACE = re.compile(r"[a-z0-9-]{3,63}@[a-z0-9]{3,24}\.(?:dfs|blob)\.core\.windows\.net")
+"""A container of an Azure account, as ``abfss://`` names it; neither can be a secret."""
+
 CREDENTIALS = "holds credentials; they are read from the environment only, e.g. AWS_SECRET_ACCESS_KEY"
 
 
@@ -48,7 +51,8 @@ def check_uri(uri: str) -> str:
         parts = urlsplit(uri)
     except ValueError:
         raise ValueError("is no URI that can be read") from None
-    if "@" in parts.netloc or "%" in parts.netloc:
+    is_azure = parts.scheme in {"abfs", "abfss"} and AZURE_PLACE.fullmatch(parts.netloc)
+    if not is_azure and ("@" in parts.netloc or "%" in parts.netloc):
         raise ValueError(CREDENTIALS)
     host, colon, port = parts.netloc.partition(":")
     if colon and not (parts.scheme in WITH_PORTS and host and port.isdecimal()):

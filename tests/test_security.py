@@ -220,6 +220,8 @@ def test_joining_a_cluster_without_authentication_warns(ray_folder: Path) -> Non
         f"s3://bucket/docs?region=eu&se={SECRET}",
         f"s3://bucket/docs?endpoint_override=http://key:{SECRET}@host",
         f"https://host/c?sig={SECRET}",
+        f"abfss://key:{SECRET}@account.dfs.core.windows.net/docs",
+        f"s3://{SECRET.lower()}@account.dfs.core.windows.net/docs",
         f"s3:/key:{SECRET}@bucket/docs",
         f"s3://[{SECRET}/docs",
     ],
@@ -256,6 +258,7 @@ def test_random_secrets_in_a_uri_are_refused() -> None:
         "s3://bucket/docs/@scope/part-?.parquet", "s3://bucket/docs?region=eu-west-1&scheme=http", "gs://bucket/a=b/*",
         "s3://bucket/docs?endpoint_override=localhost:9000", "hdfs://namenode:8020/docs", "file:///data/a@b.parquet",
         "/data/user@host:docs/x.parquet", "docs/key=1/secret?.parquet",
+        "abfss://docs@account.dfs.core.windows.net/a", "hf://datasets/owner/name@main/a",
     ],
 )  # fmt: skip
 def test_uris_without_credentials_pass(uri: str) -> None:

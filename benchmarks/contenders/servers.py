@@ -6,11 +6,14 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import IO
 
+from benchmarks.contenders.peers import quiet_vllm
 from benchmarks.support.workload import Outcome, Work
 
 CLIENTS = 32
@@ -30,6 +33,7 @@ def vllm_serve(work: Work, number: int) -> Outcome:  # noqa: ARG001  # every con
     """``vllm serve`` on one GPU or all cores, asked through its OpenAI endpoint."""
     import vllm  # noqa: F401  # absent: say so before a server starts
 
+    quiet_vllm()
     arguments = [
         f"--{name.replace('_', '-')}={value if isinstance(value, str) else json.dumps(value)}"
         for name, value in work.vllm_arguments.items()
@@ -73,16 +77,26 @@ def _measured(work: Work, command: Sequence[str], port_flag: str, path: str, fie
 @contextmanager
 def _server(command: Sequence[str], port: int) -> Iterator[None]:
     """A server that answers."""
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT) as server,
+    ):
         try:
             end = time.monotonic() + START_SECONDS
             while not _is_healthy(port):
                 if server.poll() is not None or time.monotonic() > end:
-                    raise RuntimeError(f"{command[0]} did not start (status {server.poll()})")
+                    raise RuntimeError(f"the server did not start: {_cause(said)}")
                 time.sleep(0.5)
             yield
         finally:
             server.terminate()
+
+
+def _cause(said: IO[bytes]) -> str:
+    """The first line of a server's output that names an error, else the last line."""
+    said.seek(0)
+    lines = [line for line in said.read().decode(errors="replace").splitlines() if line.strip()] or ["no output"]
+    return next((line for line in lines if "Error: " in line), lines[-1]).strip()
 
 
 def _is_healthy(port: int) -> bool:

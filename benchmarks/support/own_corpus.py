@@ -44,7 +44,14 @@ def prepare(work: Work, settings: CorpusSettings) -> tuple[Work, WholeCorpus]:
     if not texts:
         raise SystemExit(f"corpus: none of {len(drawn)} files has a text in its first {each} rows")
     counted = WholeCorpus(sum(_rows(corpus, at) for at in range(len(corpus.files))), len(corpus.files))
-    return write(replace(work, documents=len(texts)), texts), counted
+    return write(replace(work, documents=len(texts)), _cut(work, texts)), counted
+
+
+def _cut(work: Work, texts: list[str]) -> list[str]:
+    """The texts without what is above the model's limit, at a space: some peers refuse longer ones."""
+    ends = work.model.tokenizer.documents(texts).char_end
+    cut = [text[:end] for text, end in zip(texts, ends.tolist(), strict=True)]
+    return [part if part == text else part.rpartition(" ")[0] or part for part, text in zip(cut, texts, strict=True)]
 
 
 def _rows(corpus: Corpus, at: int) -> int:

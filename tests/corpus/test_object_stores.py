@@ -75,5 +75,7 @@ def test_a_store_may_be_named_in_the_query(monkeypatch: pytest.MonkeyPatch) -> N
         open_corpus(CorpusSettings(uri="s3://bucket/docs?project_id=x"))
 
 
-def test_a_question_mark_is_a_glob() -> None:
+def test_paths_begin_with_the_bucket() -> None:
     assert open_store("s3://bucket/a=b/part-?.parquet")[1] == "bucket/a=b/part-?.parquet"
+    place, path = open_store("abfss://box@account.dfs.core.windows.net/docs/a")
+    assert (path, place.uri(path)) == ("box/docs/a", "abfss://box@account.dfs.core.windows.net/docs/a")

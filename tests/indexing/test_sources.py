@@ -26,7 +26,6 @@ CUT = {"csv": b'id,text,kind\nd,"cut', "jsonl": b""}
 FOUND = {
     "parquet": [("no text", "empty_text")],
     "jsonl": [("no text", "empty_text"), (None, "malformed")],
-    "jsonl.gz": [("no text", "empty_text")],
     "csv": [("no text", "null_text"), (None, "malformed")],
     "lance": [("no text", "empty_text")],
 }

@@ -188,7 +188,7 @@ def test_vectors_equal_those_that_are_computed_anew(found: dict[str, Any]) -> No
 @pytest.mark.parametrize(
     "names",
     [
-        ("parquet", "jsonl", "lance"),
+        ("parquet", "jsonl"),
         # A night takes seconds, and tests/corpus shows that these have the same texts.
         pytest.param(sources.SOURCES, marks=pytest.mark.slow),
     ],
