@@ -28,7 +28,6 @@ def make_intent(job: Job, found: Changes, staged: Staged, hold: Sequence[Gate], 
     schemas = layout.schemas()
     bases = {name: commits.NOTHING if name in remade else versions.get(name, commits.NOTHING) for name in schemas}
     quarantine = pa.concat_tables([schema.QUARANTINE_SCHEMA.empty_table(), *staged.quarantine])
-    model = job.model.describe()
     night = job.store.engine(job.epoch, job.model.fingerprint_digest)
     engine = night or (job.published.description.engine if job.published else None)
     return Intent(
@@ -43,12 +42,7 @@ def make_intent(job: Job, found: Changes, staged: Staged, hold: Sequence[Gate], 
         quarantine=tables.stage(uri, layout.quarantine, quarantine) if quarantine.num_rows else [],
         removals=staged.removals,
         documents=found.counts["unchanged"] + found.counts["kept"] + staged.documents,
-        metadata={
-            "fingerprint": canonical(job.model.fingerprint),
-            "metric": layout.metric,
-            **{key: str(model[key]) for key in ("name", "revision", "dimension", "query_template")},
-            "query_instruction": str(model["query_instruction"]),
-        },
+        metadata=_metadata(job),
         # A comparison in full goes with tables that are read in full.
         sums={table.name: table.sums for table in stays if table.sums is not None and not found.in_full},
         columns={name: encoded_columns(schemas[name]) for name, base in bases.items() if base == commits.NOTHING},
@@ -59,7 +53,7 @@ def make_intent(job: Job, found: Changes, staged: Staged, hold: Sequence[Gate], 
             text_columns=job.settings.corpus.text_columns,
             skip_empty=job.corpus.skip_empty,
             files=job.store.digests.put_list(job.epoch, found.digests),
-            model=ModelRecord(**model),
+            model=ModelRecord(**job.model.describe()),
             to_retry=staged.to_retry,
             counts=Counts(**found.counts | {name: getattr(staged, name) for name in REUSED}),
             gates={gate.name: gate.measured for gate in hold} | _published_cosine(night),
@@ -70,6 +64,14 @@ def make_intent(job: Job, found: Changes, staged: Staged, hold: Sequence[Gate], 
             **search_entries(job.settings.index),
         ),
     )
+
+
+def _metadata(job: Job) -> dict[str, str]:
+    """What the tables themselves tell of their vectors."""
+    model = job.model.describe()
+    told = ("name", "revision", "dimension", "query_template", "query_instruction")
+    fingerprint = {"fingerprint": canonical(job.model.fingerprint), "metric": job.layout.metric}
+    return fingerprint | {key: str(model[key]) for key in told}
 
 
 def _checked_in_full(job: Job, found: Changes) -> int | None:

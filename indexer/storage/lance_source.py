@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import lance
 import pyarrow as pa
 
 FAULTS = (OSError, ValueError, RuntimeError, pa.ArrowException)
@@ -30,12 +29,12 @@ class Fragment:
 
 def fragments(uri: str) -> list[Fragment]:
     """Fragments of the latest version of a dataset; raises :data:`FAULTS`."""
-    return [_described(fragment) for fragment in lance.dataset(uri).get_fragments()]
+    return [_described(fragment) for fragment in _open(uri).get_fragments()]
 
 
 def find_fragment(uri: str, number: int) -> Fragment | None:
     """A fragment of the latest version, ``None`` if there is none; raises :data:`FAULTS`."""
-    fragment = lance.dataset(uri).get_fragment(number)
+    fragment = _open(uri).get_fragment(number)
     return None if fragment is None else _described(fragment)
 
 
@@ -44,7 +43,7 @@ class FragmentReader:
 
     def __init__(self, uri: str, number: int) -> None:
         """Opens it; raises :data:`FAULTS`."""
-        fragment = lance.dataset(uri).get_fragment(number)
+        fragment = _open(uri).get_fragment(number)
         if fragment is None:
             raise OSError("the latest version of the dataset has no such fragment")
         self._fragment = fragment
@@ -71,6 +70,14 @@ class FragmentReader:
             batch_readahead=1,
         )
         yield from scanner.to_batches()
+
+
+def _open(uri: str) -> Any:
+    """The latest version of a dataset."""
+    # 0.2 s that processes which read other formats need not wait for.
+    import lance  # noqa: PLC0415
+
+    return lance.dataset(uri)
 
 
 def _described(fragment: Any) -> Fragment:
