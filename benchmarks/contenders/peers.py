@@ -224,6 +224,8 @@ def _ray_data(work: Work, *, lance: bool) -> Outcome:
     tokens = sum(
         work.lengths[int(name)] for name, at in zip(written["id"], written["embedded"], strict=True) if at > first
     )
+    if not tokens:
+        raise RuntimeError("too few documents for a rate: all left the engine in one batch; raise --documents")
     return Outcome(tokens, end - first, first - begun, {})
 
 

