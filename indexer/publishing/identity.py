@@ -21,7 +21,7 @@ COLUMNS = (schema.ID, schema.CHUNK, schema.CONTENT_HASH, schema.PAYLOAD_HASH)
 HASHING = f"polars {pl.__version__}"
 """What the rows' hashes are made with: those of another version cannot be added to them."""
 
-KEYS_AT_ONCE = 1 << 22
+KEYS_AT_ONCE = 1 << 20
 """Keys whose hashes are held at once; those of a larger table, 8 bytes a row, lie in temporary files."""
 
 MOST_FILES = 256

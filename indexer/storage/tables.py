@@ -41,6 +41,12 @@ NOT_FOUND = "not found"
 IDS_AT_ONCE = 500
 """Ids named in one filter."""
 
+READ_AHEAD_BYTES = 64 << 20
+"""Bytes of a table that are read before they are taken."""
+
+READ_AHEAD_BATCHES = 4
+"""Batches that are decoded before they are taken."""
+
 
 def create_missing(uri: str, schemas: Mapping[str, pa.Schema], owner: str, known: Container[str] = ()) -> None:
     """Creates missing tables, empty. Replaces tables with other columns that no epoch has committed to.
@@ -228,7 +234,12 @@ def read(
     Yields:
         Batches, in no particular order.
     """
-    scanner = open_version(uri, name, version).scanner(columns=list(columns), filter=between(schema.ID, low, high))
+    dataset = open_version(uri, name, version)
+    condition = between(schema.ID, low, high)
+    # Lance would read up to 2 GiB ahead of whoever takes the batches.
+    scanner = dataset.scanner(
+        columns=list(columns), filter=condition, io_buffer_size=READ_AHEAD_BYTES, batch_readahead=READ_AHEAD_BATCHES
+    )
     yield from scanner.to_batches()
 
 
