@@ -1,7 +1,7 @@
 """Column names and Arrow schemas: the contract between the stages.
 
 A row of a width table is one chunk of one document, keyed by (``id``, ``chunk``). Chunk 0 is the whole document unless
-chunking is on.
+chunking is on. A row of the table of documents is one document: its payload and the key of chunk 0, without a vector.
 """
 
 import hashlib
@@ -94,6 +94,15 @@ def width_schema(width: int, precision: str, payload: pa.Schema, *, chunk_hashes
     return pa.schema([*KEY_FIELDS, *payload, *HASH_FIELDS, *chunk, vector])
 
 
+def documents_schema(payload: pa.Schema) -> pa.Schema:
+    """Schema of the table of documents: key columns of chunk 0, payload and hashes, without metadata.
+
+    Args:
+        payload: Columns copied from the corpus, in their order.
+    """
+    return pa.schema([*KEY_FIELDS, *payload, *HASH_FIELDS])
+
+
 @dataclass(frozen=True)
 class Layout:
     """The tables of one generation of an index: their names and schemas.
@@ -106,6 +115,8 @@ class Layout:
         metric: ``cosine``, ``dot`` or ``l2``.
         payload: Columns copied from the corpus.
         chunk_hashes: Whether every chunk has a hash of its token ids.
+        repeated: Payload columns that the width tables have too, where a table of documents has the payload; ``None``
+            where every width table has all of it.
     """
 
     name: str
@@ -115,6 +126,7 @@ class Layout:
     metric: str
     payload: pa.Schema
     chunk_hashes: bool = False
+    repeated: tuple[str, ...] | None = None
 
     def table(self, width: int) -> str:
         """Name of a width table, e.g. ``docs_d256`` or, in the third generation, ``docs_g3_d256``."""
@@ -125,13 +137,25 @@ class Layout:
         """Name of the quarantine table."""
         return self._name("quarantine")
 
+    @property
+    def documents(self) -> str | None:
+        """Name of the table of documents; ``None`` where the width tables have the whole payload."""
+        is_needed = self.repeated is not None and set(self.repeated) != set(self.payload.names)
+        return self._name("documents") if is_needed else None
+
     def schema(self, width: int) -> pa.Schema:
         """Schema of a width table."""
-        return width_schema(width, self.precision, self.payload, chunk_hashes=self.chunk_hashes)
+        stored = self.payload
+        if self.repeated is not None:
+            stored = pa.schema([field for field in stored if field.name in self.repeated])
+        return width_schema(width, self.precision, stored, chunk_hashes=self.chunk_hashes)
 
     def schemas(self) -> dict[str, pa.Schema]:
-        """Schema of every table by name, the quarantine's last."""
-        return {self.table(width): self.schema(width) for width in self.widths} | {self.quarantine: QUARANTINE_SCHEMA}
+        """Schema of every table by name: those of the widths, then the documents', the quarantine's last."""
+        found = {self.table(width): self.schema(width) for width in self.widths}
+        if self.documents is not None:
+            found[self.documents] = documents_schema(self.payload)
+        return found | {self.quarantine: QUARANTINE_SCHEMA}
 
     def describe(self) -> dict[str, Any]:
         """What another run must share to write into the same tables, as JSON-ready values."""
@@ -142,6 +166,7 @@ class Layout:
             "payload": {field.name: str(field.type) for field in self.payload},
             # Left out where it is not so: names of shards that were staged before there were hashes stay.
             **({"chunk_hashes": True} if self.chunk_hashes else {}),
+            **({"repeated": list(self.repeated)} if self.repeated is not None else {}),
         }
 
     @property

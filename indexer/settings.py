@@ -36,7 +36,7 @@ class CorpusSettings(Section):
     id_column: str = Field("id", description="column with the document id, string or integer, unique in the corpus")
     text_columns: list[str] = Field(["text"], min_length=1, description="text columns, joined with a newline")
     payload: list[str] = Field(
-        [], description="columns copied to every table; the next run applies a change and embeds nothing"
+        [], description="columns stored with the documents; the next run applies a change and embeds nothing"
     )
     strict: bool = Field(
         default=True,
@@ -140,9 +140,14 @@ class IndexSettings(Section):
         [], description="payload columns that full-text search looks into; the next run builds or drops the index"
     )
     filters: list[str] = Field(
-        [], description="payload columns with an index for filters; the next run builds or drops it"
+        [], description="payload columns in every table, with an index for filters; the next run builds or drops it"
     )
     text: TextSettings = Field(TextSettings(), description="read with text_search")
+    payload: Literal["auto", "once", "copies"] = Field(
+        "auto",
+        description="once: payload columns stand in a table of documents, and only filters in every table too; "
+        "copies: all of them in every table; auto: as the index has it, once in a new one",
+    )
 
     @model_validator(mode="after")
     def _widths_are_possible(self) -> Self:

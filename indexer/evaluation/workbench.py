@@ -23,10 +23,13 @@ from indexer.search.published import Published
 from indexer.search_settings import TextSettings
 from indexer.storage import cleanup, scratch, tables, text_index, vector_index
 from indexer.storage.description import TextRecord
-from indexer.storage.records import TableState
+from indexer.storage.records import DocumentsState, TableState
 from indexer.storage.vector_index import NO_INDEX
 
 RECALL_QUERIES = 100
+
+DOCUMENTS = "documents"
+"""Name of the copy of the table of documents."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class Workbench:
         self._recall = recall
         self._own = {state.width: state for state in published.epoch.tables}
         self._copies: dict[tuple[Any, ...], TableState] = {}
+        self._documents: DocumentsState | None = None
+        self._searched: dict[str, TableState | DocumentsState] = {}
 
     def trial(self, configuration: Configuration) -> Trial:
         """The tables of a configuration.
@@ -75,22 +80,27 @@ class Workbench:
         """
         found = [self._published_state(configuration, width) for width in configuration.widths]
         states = [state for state in found if state is not None]
-        uri = self._published.uri
+        uri, documents = self._published.uri, self._published.epoch.documents
         text = self._published_text() if configuration.mode != "vector" else None
         if len(states) < len(found) or (configuration.mode != "vector" and text is None):
-            uri = self._uri
+            uri, documents = self._uri, self._copied_documents()
             states = [self._copied(configuration, width) for width in configuration.widths]
-            text = self._with_text(states[-1], configuration.precision) if configuration.mode != "vector" else None
+            if configuration.mode != "vector":
+                text = self._with_text(documents or states[-1])
         indexed = sum(
             scratch.index_bytes(uri, state.name, state.version, [schema.VECTOR]) for state in states if state.probes
         )
         opened = {state.width: state for state in states}
         if text is not None:
             indexed += scratch.index_bytes(uri, text.name, text.version, text.text, text_index.INVERTED)
+        if isinstance(text, TableState):
             opened[text.width] = text
-        epoch = self._published.epoch.model_copy(update={"tables": list(opened.values())})
-        table_bytes = sum(state.bytes for state in states)
-        return Trial(configuration, self._published.at(uri, epoch), table_bytes, indexed)
+        elif text is not None:
+            documents = text
+        update = {"tables": list(opened.values()), "documents": documents}
+        table_bytes = sum(state.bytes for state in states) + (0 if documents is None else documents.bytes)
+        opened_epoch = self._published.epoch.model_copy(update=update)
+        return Trial(configuration, self._published.at(uri, opened_epoch), table_bytes, indexed)
 
     @cached_property
     def text(self) -> TextRecord:
@@ -104,7 +114,8 @@ class Workbench:
 
     def drop(self) -> None:
         """Deletes the copies."""
-        for name in {state.name for state in self._copies.values()}:
+        documents = [] if self._documents is None else [self._documents.name]
+        for name in {*(state.name for state in self._copies.values()), *documents}:
             cleanup.drop(self._uri, name, scratch.OWNER)
 
     def _published_state(self, configuration: Configuration, width: int) -> TableState | None:
@@ -152,20 +163,45 @@ class Workbench:
             self._copies[key] = plain.model_copy(update=update)
         return self._copies[key]
 
-    def _published_text(self) -> TableState | None:
+    def _published_text(self) -> TableState | DocumentsState | None:
         """The published table with the full-text index, if it has the texts that are evaluated."""
         found = self._published.epoch.text_table
         if found is None or self._altered is not None:
             return None
-        return found.model_copy(update={"index": NO_INDEX, "probes": None})
+        return found.model_copy(update={"index": NO_INDEX, "probes": None} if isinstance(found, TableState) else {})
 
-    def _with_text(self, plain: TableState, precision: str) -> TableState:
+    def _with_text(self, plain: TableState | DocumentsState) -> TableState | DocumentsState:
         """A later version of a copy, with full-text indices."""
-        key = ("text", plain.width, precision)
-        if key not in self._copies:
+        if plain.name not in self._searched:
             version = scratch.index_text(self._uri, plain.name, self.text)
-            self._copies[key] = plain.model_copy(update={"version": version, "text": self.text.columns})
-        return self._copies[key]
+            self._searched[plain.name] = plain.model_copy(update={"version": version, "text": self.text.columns})
+        return self._searched[plain.name]
+
+    def _copied_documents(self) -> DocumentsState | None:
+        """A copy of the table of documents, altered ones as they are altered; ``None`` for an index without it."""
+        source = self._published.epoch.documents
+        if source is None or self._documents is not None:
+            return self._documents
+        target = tables.table_schema(self._published.uri, source.name, source.version).remove_metadata()
+        scratch.write(self._uri, DOCUMENTS, target, self._document_batches(source, target.names))
+        vector_index.maintain(self._uri, DOCUMENTS, NO_INDEX, self._metric)
+        found = vector_index.measure(self._uri, DOCUMENTS)
+        self._documents = DocumentsState(name=DOCUMENTS, version=found.version, rows=found.rows, bytes=found.bytes)
+        return self._documents
+
+    def _document_batches(self, source: DocumentsState, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Rows of the table of documents, altered documents as they are altered."""
+        for batch in tables.read(self._published.uri, source.name, source.version, columns):
+            yield self._unaltered(batch)
+        if self._altered is not None:
+            first = self._altered.rows.filter(pc.equal(self._altered.rows[schema.CHUNK], 0))
+            yield from first.select(list(columns)).to_batches()
+
+    def _unaltered(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows of documents that are not altered."""
+        if self._altered is None:
+            return batch
+        return batch.filter(pc.invert(pc.is_in(batch[schema.ID], value_set=self._altered.ids)))
 
     def _plain(self, name: str, width: int, precision: str) -> None:
         target = self._schema(width, precision)
@@ -176,16 +212,16 @@ class Workbench:
         source = width if width in self._own else None
         target = pa.schema([self._schema(width, precision).field(name) for name in (*columns, schema.VECTOR)])
         for batch in self._published.batches([*columns, schema.VECTOR], source):
-            kept = batch
-            if self._altered is not None:
-                kept = batch.filter(pc.invert(pc.is_in(batch[schema.ID], value_set=self._altered.ids)))
+            kept = self._unaltered(batch)
             yield _with_vectors(kept, tables.to_matrix(kept[schema.VECTOR]), width, precision, target)
         if self._altered is not None:
             for rows in self._altered.rows.select(list(columns)).combine_chunks().to_batches():
                 yield _with_vectors(rows, self._altered.vectors, width, precision, target)
 
     def _schema(self, width: int, precision: str) -> pa.Schema:
-        source = self._published.schema()
+        """Columns of a copy: those that the widest table stores."""
+        widest = self._published.state()
+        source = tables.table_schema(self._published.uri, widest.name, widest.version)
         vector = pa.field(schema.VECTOR, pa.list_(schema.ARROW_PRECISION[precision], width), nullable=False)
         return pa.schema([*(field for field in source if field.name != schema.VECTOR), vector])
 

@@ -53,8 +53,8 @@ def stored_payload(uri: str, published: Epoch, payload: pa.Schema) -> pa.Schema 
     described = published.description.layout.payload
     if list(described.items()) == [(field.name, str(field.type)) for field in payload]:
         return None
-    narrow = published.tables[-1]
-    known = tables.table_schema(uri, narrow.name, narrow.version)
+    stored = published.payload_table
+    known = tables.table_schema(uri, stored.name, stored.version)
     return pa.schema([known.field(name) for name in known.names if name in described])
 
 

@@ -219,27 +219,33 @@ def _tokenised(documents: DocumentBatch, tokenizer: EmbedTokenizer) -> Batch:
 
 
 def _tables(batches: Sequence[Batch], layout: Layout) -> dict[str, pa.Table]:
-    """Rows of every width table; the tables share all columns but the vector."""
-    parts: dict[int, list[pa.Table]] = {width: [] for width in layout.widths}
+    """Rows of every table; the width tables share all columns but the vector."""
+    schemas = layout.schemas()
+    parts: dict[str, list[pa.Table]] = {}
     for batch in batches:
         kept = batch.kept
-        columns = _columns(batch, kept)
-        for width, vectors in matryoshka.columns(batch.vectors[kept], layout.widths, layout.precision).items():
-            target = layout.schema(width)
-            parts[width].append(pa.table([columns.get(name, vectors) for name in target.names], schema=target))
-    return {layout.table(width): pa.concat_tables(tables_) for width, tables_ in parts.items() if tables_}
+        chunks = _columns(batch, kept, schemas[layout.table(layout.widths[0])])
+        vectors = matryoshka.columns(batch.vectors[kept], layout.widths, layout.precision)
+        found = {layout.table(width): chunks | {schema.VECTOR: column} for width, column in vectors.items()}
+        if layout.documents is not None:
+            found[layout.documents] = _columns(batch, kept & (batch.tokens.chunk == 0), schemas[layout.documents])
+        for name, columns in found.items():
+            target = schemas[name]
+            parts.setdefault(name, []).append(pa.table([columns[field] for field in target.names], schema=target))
+    return {name: pa.concat_tables(tables_) for name, tables_ in parts.items()}
 
 
-def _columns(batch: Batch, kept: np.ndarray) -> dict[str, pa.Array | pa.ChunkedArray]:
-    """Columns that all width tables share, one row per kept chunk."""
+def _columns(batch: Batch, kept: np.ndarray, target: pa.Schema) -> dict[str, pa.Array | pa.ChunkedArray]:
+    """Columns of a table but its vectors, one row per kept chunk; of the payload those that the table has."""
     document = pa.array(batch.tokens.row[kept])
     hashes = pa.array(batch.hashes, schema.CHUNK_HASH_TYPE)
+    payload = [name for name in batch.payload.schema.names if name in target.names]
     return {
         schema.ID: batch.ids.take(document),
         schema.CHUNK: pa.array(batch.tokens.chunk[kept]),
         schema.CHAR_START: pa.array(batch.tokens.char_start[kept]),
         schema.CHAR_END: pa.array(batch.tokens.char_end[kept]),
-        **{name: batch.payload.column(name).take(document) for name in batch.payload.schema.names},
+        **{name: batch.payload.column(name).take(document) for name in payload},
         schema.CONTENT_HASH: batch.content_hash.take(document),
         schema.PAYLOAD_HASH: batch.payload_hash.take(document),
         **({schema.CHUNK_HASH: hashes.filter(pa.array(kept))} if len(batch.hashes) == len(kept) else {}),

@@ -13,7 +13,7 @@ from indexer.indexing.staged import Staged
 from indexer.publishing.gates import Gate
 from indexer.storage import commits, tables
 from indexer.storage.description import Counts, Description, EngineRecord, LayoutRecord, ModelRecord, RunTotals
-from indexer.storage.records import Intent, canonical, encoded_columns
+from indexer.storage.records import Intent, Sums, canonical, encoded_columns
 
 REUSED = ("moved", "payload_changed", "copied")
 """Counts of documents that got vectors that existed."""
@@ -22,7 +22,7 @@ REUSED = ("moved", "payload_changed", "copied")
 def make_intent(job: Job, found: Changes, staged: Staged, hold: Sequence[Gate], watch: Journal) -> Intent:
     """Describes the epoch that the staged shards become."""
     uri, layout = job.settings.index.uri, job.layout
-    remade = {layout.table(width) for width in job.change.remade}
+    remade = job.change.remade
     stays = [table for table in (job.published.tables if job.published else []) if table.name not in remade]
     versions = job.published.versions() if job.published else {}
     schemas = layout.schemas()
@@ -35,6 +35,7 @@ def make_intent(job: Job, found: Changes, staged: Staged, hold: Sequence[Gate], 
         generation=layout.generation,
         bases=bases,
         widths={layout.table(width): width for width in layout.widths},
+        **({"documents_table": layout.documents} if layout.documents is not None else {}),
         quarantine_table=layout.quarantine,
         vector_index=job.settings.index.vector_index,
         trained_rows={table.name: table.trained_rows for table in stays if table.trained_rows is not None},
@@ -44,7 +45,7 @@ def make_intent(job: Job, found: Changes, staged: Staged, hold: Sequence[Gate], 
         documents=found.counts["unchanged"] + found.counts["kept"] + staged.documents,
         metadata=_metadata(job),
         # A comparison in full goes with tables that are read in full.
-        sums={table.name: table.sums for table in stays if table.sums is not None and not found.in_full},
+        sums={} if found.in_full else _sums(job),
         columns={name: encoded_columns(schemas[name]) for name, base in bases.items() if base == commits.NOTHING},
         description=Description(
             fingerprint=job.model.fingerprint,
@@ -77,6 +78,14 @@ def _metadata(job: Job) -> dict[str, str]:
 def _checked_in_full(job: Job, found: Changes) -> int | None:
     """The last epoch for which the whole corpus was compared."""
     return job.epoch if found.in_full or job.published is None else job.published.description.checked_in_full
+
+
+def _sums(job: Job) -> dict[str, Sums]:
+    """Sums of the published tables that are not written anew."""
+    published = job.published.searched if job.published else []
+    return {
+        table.name: table.sums for table in published if table.sums is not None and table.name not in job.change.remade
+    }
 
 
 def _published_cosine(night: EngineRecord | None) -> dict[str, float]:

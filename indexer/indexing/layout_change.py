@@ -18,12 +18,12 @@ class LayoutChange:
 
     Attributes:
         differences: Every change in words, with both values.
-        remade: Widths whose tables are staged as a whole: they get other columns or vectors, or are not published.
+        remade: Tables that are staged as a whole: they get other columns or vectors, or are not published.
         payload: Whether the payload's columns change: then every document is read again.
     """
 
     differences: list[str] = field(default_factory=list)
-    remade: frozenset[int] = frozenset()
+    remade: frozenset[str] = frozenset()
     payload: bool = False
 
 
@@ -41,14 +41,23 @@ def layout_change(published: Epoch, layout: Layout, stored: pa.Schema | None, ve
     """
     described = published.description.layout
     payload = list(_of_payload(described.payload, layout, stored))
-    other_vectors = described.precision != layout.precision
-    before = {table.width for table in published.tables}
-    everything = bool(payload) or other_vectors
+    columns = [_of_widths(described.payload, described.repeated), _of_widths(layout.payload.names, layout.repeated)]
+    everything = bool(payload) or described.precision != layout.precision or columns[0] != columns[1]
+    remade = {layout.table(width) for width in layout.widths}
+    if not everything:
+        remade -= {table.name for table in published.tables}
+    if layout.documents is not None and (payload or published.documents is None):
+        remade.add(layout.documents)
     return LayoutChange(
         differences=[*_of_settings(described, layout), *payload, *_of_indices(published, layout, vector_index)],
-        remade=frozenset(layout.widths if everything else set(layout.widths) - before),
+        remade=frozenset(remade),
         payload=bool(payload),
     )
+
+
+def _of_widths(payload: Iterable[str], repeated: Iterable[str] | None) -> set[str]:
+    """Payload columns of the width tables."""
+    return set(payload if repeated is None else repeated)
 
 
 def impossible(published: Epoch, layout: Layout) -> Iterator[Contradiction]:
@@ -70,13 +79,19 @@ def gives(epoch: Epoch, layout: Layout) -> bool:
 
 
 def _of_settings(described: LayoutRecord, layout: Layout) -> Iterator[str]:
-    """Changed widths, precision and metric."""
+    """Changed widths, precision and metric, and where the payload stands."""
     if set(described.widths) != set(layout.widths):
         yield _change("index.widths", _listed(described.widths), _listed(layout.widths))
     if described.precision != layout.precision:
         yield _change("index.precision", described.precision, layout.precision)
     if described.metric != layout.metric:
         yield _change("index.metric", described.metric, layout.metric)
+    before, now = described.repeated, layout.repeated
+    if before is None or now is None:
+        if (before is None) != (now is None):
+            yield _change("index.payload", *("copies" if columns is None else "once" for columns in (before, now)))
+    elif before != list(now):
+        yield _change("index.filters", str(before), str(list(now)))
 
 
 def _of_payload(before: dict[str, str], layout: Layout, stored: pa.Schema | None) -> Iterator[str]:

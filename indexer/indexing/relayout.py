@@ -1,4 +1,7 @@
-"""Copies the published rows that stay into tables that are written anew: other widths, precision or columns."""
+"""Copies the published rows that stay into tables that are written anew: other widths, precision or columns.
+
+A column that the source lacks comes from the published table of documents, by the document's id.
+"""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -12,28 +15,34 @@ from indexer.indexing.job import Job, Target
 from indexer.indexing.stored_vectors import at_width, source_table
 from indexer.storage import pieces, tables
 from indexer.storage.control import ControlStore
+from indexer.storage.documents_table import DocumentsTable
 from indexer.storage.pieces import TablePiece
-from indexer.storage.records import Receipt, canonical
+from indexer.storage.records import DocumentsState, Epoch, Receipt, TableState, canonical
 
 PIECE_BYTES = 1 << 27
 """Bytes of float32 vectors that one task copies."""
 
+PIECE_DOCUMENTS = 1 << 15
+"""Rows that one task copies into or from the table of documents, whose texts may be long."""
+
 
 @dataclass(frozen=True)
 class CopiedPiece:
-    """Rows of a published table that go into a table of another width or type.
+    """Rows of a published table that go into a table with other columns or vectors.
 
     Attributes:
         shard_id: Digest of everything that makes the result.
         piece: The rows.
-        width: Width of the table they go into.
+        table: The table that they go into.
+        documents: Name and version of the published table of documents; ``None`` without.
         removals: Files with the ids whose rows stay behind.
         payload_differs: Whether the payload's columns change: these documents' files cannot be read for it now.
     """
 
     shard_id: str
     piece: TablePiece
-    width: int
+    table: str
+    documents: tuple[str, int] | None
     removals: tuple[str, ...]
     payload_differs: bool
 
@@ -48,14 +57,26 @@ def copied_pieces(job: Job, stays: int, removals: Sequence[str]) -> Iterator[Cop
     """
     if job.published is None or not stays:
         return
-    salt = [job.layout.describe(), [str(field.type) for field in job.layout.payload], job.epoch, sorted(removals)]
-    for width in sorted(job.change.remade, reverse=True):
-        source = source_table(job.published, width)
-        rows = max(1, PIECE_BYTES // (4 * source.width))
+    layout, there = job.layout, job.published.documents
+    salt = [layout.describe(), [str(field.type) for field in layout.payload], job.epoch, sorted(removals)]
+    documents = None if there is None else (there.name, there.version)
+    widths = {layout.table(width): width for width in layout.widths}
+    for name in sorted(job.change.remade, reverse=True):
+        width = widths.get(name)
+        source, rows = _source(job.published, width)
         for piece in pieces.cut(job.settings.index.uri, source.name, source.version, rows):
             named = canonical([*salt, width, piece.name, piece.version, piece.fragment, piece.start, piece.rows])
             shard_id = hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
-            yield CopiedPiece(shard_id, piece, width, tuple(removals), job.change.payload)
+            yield CopiedPiece(shard_id, piece, name, documents, tuple(removals), job.change.payload)
+
+
+def _source(published: Epoch, width: int | None) -> tuple[TableState | DocumentsState, int]:
+    """The table that a width's rows, or without one the documents' rows, are copied from, and rows of a piece."""
+    if width is None:
+        return published.payload_table, PIECE_DOCUMENTS
+    source = source_table(published, width)
+    rows = max(1, PIECE_BYTES // (4 * source.width))
+    return source, rows if published.documents is None else min(rows, PIECE_DOCUMENTS)
 
 
 def copy(target: Target, work: CopiedPiece) -> Receipt:
@@ -66,12 +87,15 @@ def copy(target: Target, work: CopiedPiece) -> Receipt:
     """
     control = ControlStore(target.uri, target.layout.name)
     gone = control.removals(work.removals)
-    wanted = target.layout.schema(work.width)
+    wanted = target.layout.schemas()[work.table]
     stored = tables.table_schema(target.uri, work.piece.name, work.piece.version)
-    columns = [name for name in wanted.names if name in stored.names]
+    columns = [column for column in wanted.names if column in stored.names]
+    documents = None if work.documents is None else DocumentsTable(target.uri, *work.documents)
     staged = [wanted.empty_table()]
     for batch in pieces.read(target.uri, work.piece, columns):
         rows = pa.Table.from_batches([batch])
+        if schema.VECTOR not in wanted.names:
+            rows = rows.filter(pc.equal(rows[schema.CHUNK], 0))
         if len(gone):
             rows = rows.filter(pc.invert(pc.is_in(rows[schema.ID], value_set=gone)))
         if work.payload_differs:
@@ -79,12 +103,13 @@ def copy(target: Target, work: CopiedPiece) -> Receipt:
             unknown = pa.scalar(bytes(schema.PAYLOAD_HASH_TYPE.byte_width), schema.PAYLOAD_HASH_TYPE)
             at = rows.schema.get_field_index(schema.PAYLOAD_HASH)
             rows = rows.set_column(at, schema.PAYLOAD_HASH, pa.repeat(unknown, rows.num_rows))
-        staged.append(_rows(rows, work.width, target.layout.precision, wanted))
+        if documents is not None:
+            rows = documents.joined(rows, wanted.names)
+        staged.append(_rows(rows, target.layout.precision, wanted))
     whole = pa.concat_tables(staged)
-    name = target.layout.table(work.width)
     receipt = Receipt(
         shard_id=work.shard_id,
-        fragments={name: tables.stage(target.uri, name, whole)} if whole.num_rows else {},
+        fragments={work.table: tables.stage(target.uri, work.table, whole)} if whole.num_rows else {},
         documents=0,
         chunks=0,
         quarantined=0,
@@ -97,10 +122,12 @@ def copy(target: Target, work: CopiedPiece) -> Receipt:
     return control.receipts(target.epoch).put(receipt)
 
 
-def _rows(rows: pa.Table, width: int, precision: str, wanted: pa.Schema) -> pa.Table:
+def _rows(rows: pa.Table, precision: str, wanted: pa.Schema) -> pa.Table:
     """Rows with the columns of another table."""
     columns = {name: rows[name] for name in rows.schema.names}
-    columns[schema.VECTOR] = at_width(rows[schema.VECTOR], width, precision)
+    if schema.VECTOR in wanted.names:
+        width = wanted.field(schema.VECTOR).type.list_size
+        columns[schema.VECTOR] = at_width(rows[schema.VECTOR], width, precision)
     return pa.table([_cast(columns.get(field.name), field, rows.num_rows) for field in wanted], wanted)
 
 

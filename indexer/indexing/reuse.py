@@ -13,6 +13,7 @@ from indexer.errors import IndexerError
 from indexer.indexing.job import Target
 from indexer.indexing.quarantine import each_part
 from indexer.indexing.stored_vectors import StoredVectors, chunk_columns
+from indexer.schema import Layout
 from indexer.storage import tables
 from indexer.storage.control import ControlStore
 from indexer.storage.records import Receipt
@@ -98,14 +99,12 @@ def _reuse(target: Target, shard: Shard, sources: Sources, lookup: Lookup, epoch
     if unread.num_rows:
         fragments[target.layout.quarantine] = tables.stage(target.uri, target.layout.quarantine, unread)
     chunks = 0
-    for width in target.layout.widths if batches else ():
-        names = chunk_columns(target.layout)
-        rows = [_with_epoch(lookup(number, ids, width).select(names), number) for number, ids in wanted.items()]
-        columns = target.layout.schema(width)
-        staged = [_rows(*pair, pa.concat_tables(rows), columns) for pair in zip(batches, found, strict=True)]
-        table = target.layout.table(width)
-        fragments[table] = tables.stage(target.uri, table, pa.concat_tables(staged))
-        chunks = sum(part.num_rows for part in staged)
+    for name, known in _known(target.layout, lookup, wanted) if batches else ():
+        columns = target.layout.schemas()[name]
+        staged = [_rows(*pair, known, columns) for pair in zip(batches, found, strict=True)]
+        fragments[name] = tables.stage(target.uri, name, pa.concat_tables(staged))
+        if name != target.layout.documents:
+            chunks = sum(part.num_rows for part in staged)
     receipt = Receipt(
         shard_id=shard.shard_id,
         fragments=fragments,
@@ -119,6 +118,18 @@ def _reuse(target: Target, shard: Shard, sources: Sources, lookup: Lookup, epoch
         seconds={},
     )
     return control.receipts(target.epoch).put(receipt)
+
+
+def _known(layout: Layout, lookup: Lookup, wanted: Mapping[int, Sequence[str]]) -> Iterator[tuple[str, pa.Table]]:
+    """For every table the rows that are looked up, with their epoch."""
+    names = chunk_columns(layout)
+    rows = pa.table({})
+    for width in layout.widths:
+        found = [_with_epoch(lookup(number, ids, width).select(names), number) for number, ids in wanted.items()]
+        rows = pa.concat_tables(found)
+        yield layout.table(width), rows
+    if layout.documents is not None:
+        yield layout.documents, rows.filter(pc.equal(rows[schema.CHUNK], 0))
 
 
 def _epochs(found: Sequence[Sequence[tuple[int, str]]]) -> list[int]:
@@ -139,7 +150,8 @@ def _rows(batch: DocumentBatch, sources: Sequence[tuple[int, str]], rows: pa.Tab
         raise IndexerError("the tables lack a document whose vectors were to be reused; run again")
     document, there = pa.array(pairs[:, 0]), rows.take(pa.array(pairs[:, 1]))
     columns = {name: there[name] for name in there.schema.names}
-    columns |= {name: batch.payload.column(name).take(document) for name in batch.payload.schema.names}
+    payload = [name for name in batch.payload.schema.names if name in target.names]
+    columns |= {name: batch.payload.column(name).take(document) for name in payload}
     columns |= {
         schema.ID: pa.array(batch.ids, pa.string()).take(document),
         schema.CONTENT_HASH: batch.content_hash.take(document),

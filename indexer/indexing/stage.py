@@ -61,7 +61,7 @@ def _make_tables(job: Job) -> None:
         tables.create_missing(uri, layout.schemas(), layout.name)
     elif remade:
         known = {name for epoch in job.store.epochs() for name in epoch.versions()}
-        wanted = {layout.table(width): layout.schema(width) for width in remade}
+        wanted = {name: columns for name, columns in layout.schemas().items() if name in remade}
         tables.create_gone(uri, wanted, layout.name, known)
 
 

@@ -79,6 +79,7 @@ def _summary(status: Status) -> dict[str, Any]:
         "gates": {},
         "maintenance": {},
         "tables": [],
+        "documents_table": None,
         "seconds": 0,
         "stages": {},
         "worker_stages": {},
@@ -91,9 +92,11 @@ def _of_epoch(epoch: "Epoch") -> dict[str, Any]:
     """Keys that describe an epoch."""
     described = epoch.description
     tables = [table.model_dump(include={"name", "width", "rows", "bytes", "index"}) for table in epoch.tables]
+    documents = None if epoch.documents is None else epoch.documents.model_dump(include={"name", "rows", "bytes"})
     return {
         "epoch": epoch.number,
         "quarantine_reasons": described.quarantine_reasons,
         "gates": described.gates,
         "tables": tables,
+        "documents_table": documents,
     }

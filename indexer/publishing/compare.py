@@ -54,6 +54,7 @@ def _settings(epoch: Epoch) -> dict[str, Any]:
     return {
         "corpus.text_columns": described.text_columns,
         "corpus.payload": layout.pop("payload"),
+        "index.payload": "copies" if layout.pop("repeated") is None else "once",
         **{f"index.{name}": value for name, value in layout.items()},
         **{f"model.{name}": value for name, value in described.model.model_dump().items()},
         **{f"fingerprint.{name}": value for name, value in described.fingerprint.items()},
@@ -74,10 +75,13 @@ def _made_with(epoch: Epoch) -> dict[str, str]:
 
 
 def _tables(epoch: Epoch) -> dict[str, Any]:
-    """Rows, bytes and index of every table by its width."""
-    return {
+    """Rows, bytes and index of every table by its width, rows and bytes of the table of documents."""
+    found = {
         f"{table.width} {name}": getattr(table, name) for table in epoch.tables for name in ("rows", "bytes", "index")
     }
+    if epoch.documents is not None:
+        found |= {f"documents {name}": getattr(epoch.documents, name) for name in ("rows", "bytes")}
+    return found
 
 
 def _documents(uri: str, ours: Epoch, theirs: Epoch) -> dict[str, int | None]:

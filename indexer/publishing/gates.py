@@ -122,8 +122,10 @@ def check_vectors(
 
 def table_gates(intent: Intent, maintained: Sequence[MaintainedTable], gates: GateSettings) -> list[Gate]:
     """Gates on the committed tables; :func:`enforce` applies them."""
-    first = maintained[0].identity
-    other = sum(table.identity != first for table in maintained)
+    first = next(table.identity for table in maintained if table.name in intent.widths)
+    other = sum(
+        table.identity != (first if table.name in intent.widths else first.of_documents) for table in maintained
+    )
     missing = abs(first.documents - intent.documents)
     unindexed = sum(table.measured.unindexed for table in maintained)
     recall = min((table.recall.share for table in maintained if table.recall), default=1.0)

@@ -28,13 +28,13 @@ def _listed(epoch: Epoch, *, held: bool) -> dict[str, Any]:
         "epoch": epoch.number,
         "published": epoch.published,
         "generation": epoch.generation,
-        "rows": {table.name: table.rows for table in epoch.tables},
+        "rows": {table.name: table.rows for table in epoch.searched},
         **counts.model_dump(include={"new", "changed", "deleted"}),
         "documents": run.documents,
         "indexed": run.indexed,
         "quarantined": run.quarantined,
         "tokens_per_second": run.tokens_per_second,
-        "bytes": {table.name: table.bytes for table in epoch.tables},
+        "bytes": {table.name: table.bytes for table in epoch.searched},
         "rollback_of": epoch.description.rollback_of,
         "held": held,
     }
@@ -160,10 +160,10 @@ class Pruned:
 
 
 def _unneeded(uri: str, name: str, published: Sequence[Epoch]) -> set[str]:
-    """Tables up to the published generation, removed widths too; a later generation may be under construction."""
+    """Tables up to the published generation, removed ones too; a later generation may be under construction."""
     if not published:
         return set()
-    pattern = re.compile(rf"{re.escape(name)}(?:_g(\d+))?_(?:d\d+|quarantine)")
+    pattern = re.compile(rf"{re.escape(name)}(?:_g(\d+))?_(?:d\d+|documents|quarantine)")
     found = ((table, pattern.fullmatch(table)) for table in cleanup.owned_tables(uri, name))
     return {table for table, match in found if match and int(match[1] or 1) <= published[-1].generation}
 

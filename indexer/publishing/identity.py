@@ -58,6 +58,11 @@ class Identity:
     first: int
 
     @property
+    def of_documents(self) -> "Identity":
+        """What the table of documents must be: the rows with chunk 0 alone, each once."""
+        return Identity(self.documents, self.documents, self.documents, self.first, self.first)
+
+    @property
     def sums(self) -> Sums:
         """As an epoch records it."""
         return Sums(

@@ -20,7 +20,7 @@ from indexer.storage import commits, tables
 from indexer.storage.commits import Change
 from indexer.storage.control import ControlStore
 from indexer.storage.description import MaintenanceRecord
-from indexer.storage.records import Epoch, Intent, Receipt, TableState, decoded_columns, now
+from indexer.storage.records import DocumentsState, Epoch, Intent, Receipt, TableState, decoded_columns, now
 from indexer.storage.tags import protect
 from indexer.storage.vector_index import TableStats
 
@@ -66,7 +66,7 @@ def finish(uri: str, store: ControlStore, intent: Intent, gates: GateSettings, e
             maintained = list(
                 each(
                     maintain_table,
-                    ((uri, store.name, name, width, intent, gates) for name, width in intent.widths.items()),
+                    ((uri, store.name, name, intent.widths.get(name), intent, gates) for name in _searched(intent)),
                 )
             )
         if all(commits.holds(uri, table.name, table.measured.version, intent.digest) for table in maintained):
@@ -84,6 +84,11 @@ def finish(uri: str, store: ControlStore, intent: Intent, gates: GateSettings, e
     described = epoch.description.model_copy(update={"quarantine_reasons": reasons})
     protect(uri, epoch.versions(), epoch.number)
     return store.put_epoch(epoch.model_copy(update={"description": described}))
+
+
+def _searched(intent: Intent) -> list[str]:
+    """Names of all tables but the quarantine."""
+    return [*intent.widths, *([intent.documents_table] if intent.documents_table is not None else [])]
 
 
 def _receipts(store: ControlStore, intent: Intent) -> list[Receipt]:
@@ -116,12 +121,31 @@ def _commit(uri: str, store: ControlStore, intent: Intent, staged: Sequence[Rece
             base=base,
             added=added + (intent.quarantine if is_quarantine else []),
             dropped=None if is_quarantine else dropped,
-            metadata=intent.metadata | ({} if is_quarantine else {"width": str(intent.widths[name])}),
+            metadata=intent.metadata | ({"width": str(intent.widths[name])} if name in intent.widths else {}),
             owner=store.name,
             columns=decoded_columns(intent.columns[name]) if name in intent.columns else None,
         )
         versions[name] = commits.commit(uri, name, change)
     return versions
+
+
+def _of_widths(intent: Intent, maintained: Sequence[MaintainedTable]) -> list[MaintainedTable]:
+    """The width tables."""
+    return [table for table in maintained if table.name in intent.widths]
+
+
+def _documents(intent: Intent, maintained: Sequence[MaintainedTable]) -> DocumentsState:
+    """Record of the table of documents."""
+    (found,) = (table for table in maintained if table.name == intent.documents_table)
+    measured = found.measured
+    return DocumentsState(
+        name=found.name,
+        version=measured.version,
+        rows=measured.rows,
+        bytes=measured.bytes,
+        sums=found.identity.sums,
+        **_searchable(measured),
+    )
 
 
 def _searchable(measured: TableStats) -> dict[str, Any]:
@@ -150,7 +174,7 @@ def _epoch(intent: Intent, maintained: Sequence[MaintainedTable], quarantine: in
             sums=table.identity.sums,
             **_searchable(table.measured),
         )
-        for table in sorted(maintained, key=lambda table: -intent.widths[table.name])
+        for table in sorted(_of_widths(intent, maintained), key=lambda table: -intent.widths[table.name])
     ]
     return Epoch(
         number=intent.epoch,
@@ -159,6 +183,7 @@ def _epoch(intent: Intent, maintained: Sequence[MaintainedTable], quarantine: in
         tables=states,
         quarantine=(intent.quarantine_table, quarantine),
         intent=intent.digest,
+        **({} if intent.documents_table is None else {"documents": _documents(intent, maintained)}),
         description=intent.description.model_copy(
             update={
                 "gates": intent.description.gates | {gate.name: gate.measured for gate in found},

@@ -24,10 +24,14 @@ class MaintainedTable:
     text_found: float | None = None
 
 
-def maintain_table(uri: str, index: str, name: str, width: int, intent: Intent, gates: GateSettings) -> MaintainedTable:
-    """Compacts and indexes a committed width table, then measures it."""
+def maintain_table(
+    uri: str, index: str, name: str, width: int | None, intent: Intent, gates: GateSettings
+) -> MaintainedTable:
+    """Compacts and indexes a committed table, then measures it; ``width`` is ``None`` for the table of documents."""
     metric = intent.metadata["metric"]
-    kind = vector_index.choose_index_type(intent.vector_index, vector_index.measure(uri, name).rows, width)
+    kind = vector_index.NO_INDEX
+    if width is not None:
+        kind = vector_index.choose_index_type(intent.vector_index, vector_index.measure(uri, name).rows, width)
     wanted = _search_indices(name, intent)
     maintenance = vector_index.maintain(uri, name, kind, metric, intent.trained_rows.get(name), wanted)
     measured = vector_index.measure(uri, name)
@@ -40,8 +44,11 @@ def maintain_table(uri: str, index: str, name: str, width: int, intent: Intent, 
 
 
 def _search_indices(name: str, intent: Intent) -> SearchIndices:
-    """Filter indices for every table; full text and content hashes for the narrowest: all hold the same texts."""
+    """Filter indices for every table; content hashes for the narrowest; full text for the documents', else likewise.
+
+    All tables hold the same texts.
+    """
     narrowest = min(intent.widths, key=lambda table: intent.widths[table])
     described = intent.description
-    is_narrowest = name == narrowest
-    return SearchIndices(described.text if is_narrowest else None, described.filters, contents=is_narrowest)
+    has_text = name == (intent.documents_table or narrowest)
+    return SearchIndices(described.text if has_text else None, described.filters, contents=name == narrowest)

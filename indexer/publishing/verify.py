@@ -7,7 +7,7 @@ from indexer.publishing import identity
 from indexer.publishing.identity import Identity
 from indexer.storage import tables
 from indexer.storage.control import ControlStore
-from indexer.storage.records import Epoch
+from indexer.storage.records import Epoch, TableState
 
 
 def verify(uri: str, store: ControlStore, epoch: Epoch) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def verify(uri: str, store: ControlStore, epoch: Epoch) -> dict[str, Any]:
     Raises:
         IndexerError: A table or a control file is gone or cannot be read.
     """
-    found = {table.name: identity.of_table(uri, table.name, table.version) for table in epoch.tables}
+    found = {table.name: identity.of_table(uri, table.name, table.version) for table in epoch.searched}
     return {
         "epoch": epoch.number,
         "rows": {name: held.rows for name, held in found.items()},
@@ -34,15 +34,15 @@ def verify(uri: str, store: ControlStore, epoch: Epoch) -> dict[str, Any]:
 
 
 def _wrong_tables(epoch: Epoch, found: Mapping[str, Identity]) -> Iterator[str]:
-    """What does not hold of the width tables."""
+    """What does not hold of the tables, the quarantine apart."""
     first, documents = found[epoch.tables[0].name], epoch.description.documents
-    for table in epoch.tables:
+    for table in epoch.searched:
         held = found[table.name]
         if held.keys != held.rows:
             yield f"{table.name} has {held.rows - held.keys:,} rows with the key of another row"
         if held.documents != documents:
             yield f"{table.name} has {held.documents:,} documents, the epoch {documents:,}"
-        if held != first:
+        if held != (first if isinstance(table, TableState) else first.of_documents):
             yield f"{table.name} has other keys or contents than {epoch.tables[0].name}"
         # Hashes of another version cannot be compared.
         if table.sums is not None and table.sums.hashing == identity.HASHING and table.sums != held.sums:

@@ -13,6 +13,7 @@ import numpy as np
 
 from indexer import schema
 from indexer.inference import matryoshka
+from indexer.search.conditions import Wanted
 from indexer.search.fusion import fuse
 from indexer.search.hits import KEY, SPAN, Hit, similarity
 from indexer.search.snapshot import Snapshot
@@ -20,8 +21,7 @@ from indexer.search.threads import in_threads
 from indexer.search.vector_search import NearestOptions
 from indexer.search.words import text_state
 from indexer.search_settings import Mode
-from indexer.storage import filters, tables, where
-from indexer.storage.filters import Condition
+from indexer.storage import tables
 from indexer.storage.records import TableState
 
 FUSED = 100
@@ -58,30 +58,19 @@ class SearchOptions:
         return self.mode != "text"
 
 
-def check(snapshot: Snapshot, options: SearchOptions) -> Condition | None:
+def check(snapshot: Snapshot, options: SearchOptions) -> Wanted:
     """Refuses options that the epoch cannot serve, before an engine starts.
 
     Returns:
-        The condition that rows must meet before they are searched.
+        The conditions that rows must meet before they are searched.
 
     Raises:
         SettingsError: There is no such width, no full-text index, or a filter does not fit its column.
     """
-    wanted = condition(snapshot, options)
-    snapshot.check(options.width, wanted)
+    wanted = snapshot.wanted(options.width, options.where, options.filters)
     if options.mode != "vector":
         text_state(snapshot.epoch)
     return wanted
-
-
-def condition(snapshot: Snapshot, options: SearchOptions) -> Condition | None:
-    """The condition that rows must meet before they are searched, from ``where`` and ``filters``."""
-    if options.where is None and not options.filters:
-        return None
-    table = snapshot.schema(options.width)
-    given = None if options.where is None else where.condition(options.where, table)
-    both = filters.all_of(given, filters.matches(options.filters, table))
-    return None if both is None else Condition(both)
 
 
 def find(
@@ -113,19 +102,19 @@ def find(
     if options.mode == "text":
         words = snapshot.words  # opened once, before the threads
         yield from in_threads(
-            lambda query: _at_words(snapshot, words.documents(query, k, wanted, options.columns), query), queries
+            lambda query: _at_words(snapshot, words.documents(query, k, wanted.words, options.columns), query), queries
         )
         return
     if vectors is None:
         raise TypeError("a search by vectors needs the queries' vectors")
     depth, one_each = (k, per_document) if options.mode == "vector" else (max(k, FUSED), True)
-    nearest = NearestOptions(depth, wanted, options.oversample, options.columns, one_each)
+    nearest = NearestOptions(depth, wanted.vectors, options.oversample, options.columns, one_each)
     near = snapshot.vectors.stream(vectors, snapshot.state(options.width), nearest)
     if options.mode == "vector":
         yield from near
         return
     words = snapshot.words
-    by_words = in_threads(lambda query: words.documents(query, depth, wanted, options.columns), queries)
+    by_words = in_threads(lambda query: words.documents(query, depth, wanted.words, options.columns), queries)
     for vector, hits, worded in zip(vectors, near, by_words, strict=True):
         yield _fused(snapshot, vector, hits, worded, k, options)
 

@@ -1,7 +1,7 @@
 """The tables of one epoch, read and searched without an engine."""
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +10,14 @@ import pyarrow as pa
 
 from indexer import schema
 from indexer.errors import SettingsError
+from indexer.search import conditions
+from indexer.search.conditions import Wanted
 from indexer.search.epoch_lease import EpochLease
+from indexer.search.epoch_rows import EpochRows
 from indexer.search.hits import Hit, joined_text, span_text
 from indexer.search.vector_search import NearestOptions, VectorSearch
 from indexer.search.words import Words
 from indexer.storage import tables
-from indexer.storage.filters import Condition
 from indexer.storage.records import Epoch, TableState
 
 if TYPE_CHECKING:
@@ -42,8 +44,8 @@ class Snapshot:
         self.uri = uri
         self.epoch = epoch
         self._lease = None if lease is None else weakref.finalize(self, lease.release)
-        self.vectors = VectorSearch(uri, epoch)
-        self._schemas: dict[str, pa.Schema] = {}  # a version never changes
+        self._rows = EpochRows(uri, epoch)
+        self.vectors = VectorSearch(uri, epoch, self._rows)
 
     def let_go(self) -> None:
         """Ends the protection of the epoch's versions."""
@@ -51,7 +53,7 @@ class Snapshot:
             self._lease()
 
     def table(self, width: int | None = None) -> "Table":
-        """LanceDB table of a width, the widest by default, at the published version.
+        """LanceDB table of a width, the widest by default, at the published version, with the columns it stores.
 
         Raises:
             SettingsError: There is no table of that width.
@@ -60,7 +62,7 @@ class Snapshot:
         return tables.search_table(self.uri, state.name, state.version)
 
     def read(self, width: int | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-        """Rows of a width's table as Arrow.
+        """Rows of a width's table as Arrow, with the payload wherever it stands.
 
         Args:
             width: Width, the widest by default.
@@ -74,16 +76,12 @@ class Snapshot:
         return pa.Table.from_batches(self.batches(chosen, width), pa.schema([target.field(name) for name in chosen]))
 
     def schema(self, width: int | None = None) -> pa.Schema:
-        """Schema of a width's table."""
-        state = self.state(width)
-        if state.name not in self._schemas:
-            self._schemas[state.name] = tables.table_schema(self.uri, state.name, state.version)
-        return self._schemas[state.name]
+        """Schema of the rows of a width's table with their whole payload."""
+        return self._rows.schema(self.state(width))
 
     def batches(self, columns: Sequence[str], width: int | None = None) -> Iterator[pa.RecordBatch]:
         """Streams columns of a width's table, rows in no particular order."""
-        state = self.state(width)
-        yield from tables.read(self.uri, state.name, state.version, columns)
+        yield from self._rows.batches(self.state(width), columns)
 
     def at(self, uri: str, epoch: Epoch) -> "Snapshot":
         """The same index with other tables: copies, or a part of them."""
@@ -110,15 +108,13 @@ class Snapshot:
             )
         return columns
 
-    def check(self, width: int | None, where: Condition | None) -> None:
-        """Refuses what no search of this epoch could use.
+    def wanted(self, width: int | None, where: str | None, filters: Mapping[str, Any]) -> Wanted:
+        """The conditions that rows must meet before they are searched; see :func:`conditions.resolve`.
 
         Raises:
-            SettingsError: There is no table of that width, or the condition is not valid.
+            SettingsError: There is no table of that width, or no search of this epoch could use the condition.
         """
-        state = self.state(width)
-        if where is not None:
-            tables.check_condition(self.uri, state.name, state.version, where)
+        return conditions.resolve(self.uri, self._rows, self.state(width), where, filters)
 
     def nearest(
         self,
@@ -137,7 +133,7 @@ class Snapshot:
             vectors: float32, shape (n, dimension): full-width query vectors.
             k: Results per vector.
             width: Width to search at, the widest by default.
-            where: SQL condition on columns of the table.
+            where: SQL condition on columns of the rows.
             oversample: Above 1, this many times ``k`` hits are found and re-ranked at the full width.
             columns: Payload columns and span of the hits, all by default.
             per_document: Whether only the best chunk of a document is a result.
@@ -148,7 +144,8 @@ class Snapshot:
         Raises:
             SettingsError: There is no such width, or the condition is not valid.
         """
-        options = NearestOptions(k, where, oversample, columns, per_document)
+        wanted = self.wanted(width, where, {}).vectors
+        options = NearestOptions(k, wanted, oversample, columns, per_document)
         return list(self.vectors.stream(vectors, self.state(width), options))
 
     @cached_property
@@ -174,11 +171,12 @@ class Snapshot:
             SettingsError: The payload does not hold the text.
         """
         columns = self.text_columns
-        rows = self.rows(ids, [schema.ID, schema.CHUNK, schema.CHAR_START, schema.CHAR_END, *columns]).to_pylist()
         skip = self.epoch.description.skip_empty
         if chunks is None:
+            rows = self._rows.payload(ids, [schema.ID, *columns]).to_pylist()
             whole = {row[schema.ID]: joined_text(row, columns, skip_empty=skip) for row in rows}
             return [whole.get(name) for name in ids]
+        rows = self.rows(ids, [schema.ID, schema.CHUNK, schema.CHAR_START, schema.CHAR_END, *columns]).to_pylist()
         spans = {(row[schema.ID], row[schema.CHUNK]): span_text(row, columns, skip_empty=skip) for row in rows}
         return [spans.get(key) for key in zip(ids, chunks, strict=True)]
 
@@ -198,14 +196,13 @@ class Snapshot:
         payload = self.epoch.description.layout.payload
         if name not in payload:
             raise SettingsError(f"the tables have no column {name!r}; the payload is {', '.join(payload) or 'empty'}")
-        rows = self.rows(ids, [schema.ID, name])
+        rows = self._rows.payload(ids, [schema.ID, name])
         values = dict(zip(rows[schema.ID].to_pylist(), rows[name].to_pylist(), strict=True))
         return [values.get(key) for key in ids]
 
     def rows(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
         """Rows of some documents, all their chunks, in no particular order, from the narrowest table."""
-        state = min(self.epoch.tables, key=lambda table: table.width)
-        return tables.lookup(self.uri, state.name, state.version, ids, columns)
+        return self._rows.lookup(min(self.epoch.tables, key=lambda table: table.width), ids, columns)
 
     def state(self, width: int | None = None) -> TableState:
         """The epoch's record of a width's table, the widest by default.

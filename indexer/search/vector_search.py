@@ -12,11 +12,12 @@ import numpy as np
 from indexer import schema
 from indexer.errors import SettingsError, first_line
 from indexer.inference import matryoshka
+from indexer.search.epoch_rows import EpochRows
 from indexer.search.hits import DISTANCE, KEY, Hit, best_chunks, make_hit, shown_columns, similarity
 from indexer.search.threads import in_threads
 from indexer.storage import exact_search, tables, vector_index
+from indexer.storage.filters import Condition
 from indexer.storage.records import Epoch, TableState
-from indexer.storage.where import condition
 
 if TYPE_CHECKING:
     from indexer.storage.tables import Table
@@ -33,7 +34,7 @@ class NearestOptions:
     """How the nearest chunks are found; as in :meth:`indexer.search.snapshot.Snapshot.nearest`."""
 
     k: int
-    where: str | None = None
+    where: Condition | None = None
     oversample: int = 1
     columns: Sequence[str] | None = None
     per_document: bool = False
@@ -42,14 +43,15 @@ class NearestOptions:
 class VectorSearch:
     """Search of one epoch by vectors, for any number of threads."""
 
-    def __init__(self, uri: str, epoch: Epoch) -> None:
+    def __init__(self, uri: str, epoch: Epoch, rows: EpochRows) -> None:
         """Wraps an epoch; tables are opened when they are first searched.
 
         Args:
             uri: LanceDB database.
             epoch: The epoch.
+            rows: Gives the hits' payload.
         """
-        self._uri, self._epoch = uri, epoch
+        self._uri, self._epoch, self._rows = uri, epoch, rows
         self._widest = max(epoch.tables, key=lambda table: table.width)
         self._tables: dict[str, Table] = {}
         self._opening = threading.Lock()
@@ -68,12 +70,11 @@ class VectorSearch:
         Raises:
             SettingsError: The condition is not valid.
         """
-        names = self._opened(state).schema.names
+        names = self._rows.schema(state).names
         shown = shown_columns(names) if options.columns is None else list(options.columns)
-        where = None if options.where is None else condition(options.where, self._opened(state).schema)
         # Without chunks every row is a document of its own.
         one_each = options.per_document and self._epoch.description.model.has_chunks
-        ready = replace(options, where=where, columns=shown, per_document=one_each)
+        ready = replace(options, columns=shown, per_document=one_each)
         narrow = matryoshka.cut(vectors, state.width)
         if state.probes is None and ready.oversample == 1 and not ready.per_document and len(vectors) >= MANY:
             return self._in_one_pass(narrow, state, ready)
@@ -83,14 +84,15 @@ class VectorSearch:
     def _answer(self, state: TableState, options: NearestOptions, narrow: np.ndarray, full: np.ndarray) -> list[Hit]:
         """Hits of one vector."""
         find = partial(self._found, state, options, narrow, full)
-        return best_chunks(find, options.k) if options.per_document else find(options.k)
+        hits = best_chunks(find, options.k) if options.per_document else find(options.k)
+        return self._rows.with_payload(state, [hits], options.columns or ())[0]
 
     def _found(
         self, state: TableState, options: NearestOptions, narrow: np.ndarray, full: np.ndarray, count: int
     ) -> list[Hit]:
         """The best chunks for one vector."""
         query = vector_index.vector_query(self._opened(state), narrow, self._metric, state.index, state.probes)
-        query = query.select([*KEY, *(options.columns or ()), DISTANCE]).limit(count * options.oversample)
+        query = query.select([*KEY, *self._stored(state, options), DISTANCE]).limit(count * options.oversample)
         try:
             rows = (query.where(options.where) if options.where else query).to_list()
         except (ValueError, RuntimeError) as error:
@@ -102,20 +104,28 @@ class VectorSearch:
         """Hits of many vectors in a table without an index."""
         place = (self._uri, state.name, state.version)
         found = exact_search.nearest(*place, vectors, options.k, self._metric, options.where)
+        stored = self._stored(state, options)
         while part := list(islice(found, PAYLOADS)):
             payload: dict[tuple[str, int], dict[str, Any]] = {}
-            if options.columns:
+            if stored:
                 ids = sorted({name for one in part for name in one.ids})
-                rows = tables.lookup(*place, ids, [*KEY, *options.columns]).to_pylist()
+                rows = tables.lookup(*place, ids, [*KEY, *stored]).to_pylist()
                 payload = {(row.pop(schema.ID), row.pop(schema.CHUNK)): row for row in rows}
-            for one in part:
-                keys = zip(one.ids, one.chunks, one.distances.tolist(), strict=True)
-                yield [
+            hits = [
+                [
                     self._hit(
                         {schema.ID: name, schema.CHUNK: chunk, DISTANCE: distance} | payload.get((name, chunk), {})
                     )
-                    for name, chunk, distance in keys
+                    for name, chunk, distance in zip(one.ids, one.chunks, one.distances.tolist(), strict=True)
                 ]
+                for one in part
+            ]
+            yield from self._rows.with_payload(state, hits, options.columns or ())
+
+    def _stored(self, state: TableState, options: NearestOptions) -> list[str]:
+        """Columns of hits that the searched table has."""
+        beside = self._rows.beside(state, options.columns or ())
+        return [name for name in options.columns or () if name not in beside]
 
     def _rescored(self, vector: np.ndarray, hits: Sequence[Hit]) -> list[Hit]:
         """Re-ranks hits by their vectors in the widest table."""

@@ -1,4 +1,4 @@
-"""Full-text search of an epoch. It ranks documents, whose searched columns every chunk repeats."""
+"""Full-text search of an epoch. It ranks documents, whose searched columns every chunk of a width table repeats."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,10 @@ from indexer import schema
 from indexer.errors import SettingsError
 from indexer.search.hits import Hit, shown_columns
 from indexer.storage import filters, tables, text_index
-from indexer.storage.records import Epoch, TableState
+from indexer.storage.records import DocumentsState, Epoch, TableState
 
 
-def text_state(epoch: Epoch) -> TableState:
+def text_state(epoch: Epoch) -> TableState | DocumentsState:
     """The table with the epoch's full-text index.
 
     Raises:
@@ -54,7 +54,8 @@ class Words:
         """
         described = self._epoch.description
         # A filter on the chunk reads that column of every row, which is not needed where every row is a document.
-        first = filters.first_chunk() if described.model.has_chunks else None
+        is_of_chunks = described.model.has_chunks and isinstance(self._state, TableState)
+        first = filters.first_chunk() if is_of_chunks else None
         shown = shown_columns(self._dataset.schema.names) if columns is None else list(columns)
         rows = text_index.search(
             self._dataset,

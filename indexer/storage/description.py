@@ -16,6 +16,8 @@ class LayoutRecord(Record):
         metric: ``cosine``, ``dot`` or ``l2``.
         payload: Type of every payload column by name.
         chunk_hashes: Whether every chunk has a hash of its token ids.
+        repeated: Payload columns that the width tables have too, where a table of documents has the payload; ``None``
+            where every width table has all of it.
     """
 
     widths: list[int]
@@ -23,6 +25,7 @@ class LayoutRecord(Record):
     metric: str
     payload: dict[str, str]
     chunk_hashes: bool = False
+    repeated: list[str] | None = None
 
 
 class TextRecord(Record):

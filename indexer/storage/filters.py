@@ -34,8 +34,9 @@ class Condition(str):
 
 
 def one_of(column: str, values: Iterable[str]) -> str:
-    """Filter for the rows whose column has one of the values."""
-    return f"{column} IN ({', '.join(map(_quoted, values))})"
+    """Filter for the rows whose column has one of the values; no row without values."""
+    listed = ", ".join(map(_quoted, values))
+    return f"{column} IN ({listed})" if listed else NOTHING
 
 
 def one_of_hashes(column: str, values: Iterable[bytes]) -> str:

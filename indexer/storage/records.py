@@ -68,13 +68,14 @@ class Intent(Record):
         generation: Generation of the tables.
         bases: Published version of every table the epoch starts from, 0 where it starts from nothing.
         widths: Width of every width table by name, widest first.
+        documents_table: Name of the table of documents, ``None`` without.
         quarantine_table: Name of the quarantine table.
         vector_index: The setting: ``auto``, ``none`` or an index type.
         trained_rows: Rows each vector index was last trained on.
         receipts: Shards whose fragments are added.
         quarantine: Fragments that the driver staged. With the receipts' fragments they replace the quarantine table.
         removals: Files with the ids whose rows are deleted.
-        documents: Documents each width table must then hold.
+        documents: Documents each table must then hold.
         metadata: Schema metadata every table gets.
         description: What the epoch file says of the run.
         columns: Columns of every table that starts from nothing, as :func:`encoded_columns` gives them. Intents of
@@ -97,6 +98,7 @@ class Intent(Record):
     description: Description
     columns: dict[str, str] = Field(default_factory=dict)
     sums: dict[str, Sums] = Field(default_factory=dict)
+    documents_table: str | None = None
 
     @property
     def digest(self) -> str:
@@ -105,7 +107,7 @@ class Intent(Record):
 
 
 class TableState(Record):
-    """One published table.
+    """One published width table.
 
     Attributes:
         name: Table name.
@@ -136,6 +138,19 @@ class TableState(Record):
     sums: Sums | None = None
 
 
+class DocumentsState(Record):
+    """The published table of documents. Its attributes are those of :class:`TableState`."""
+
+    name: str
+    version: int
+    rows: int
+    bytes: int
+    text: list[str] = Field(default_factory=list)
+    filters: dict[str, str] = Field(default_factory=dict)
+    search_bytes: int = 0
+    sums: Sums | None = None
+
+
 class Epoch(Record):
     """A published state of the index.
 
@@ -147,6 +162,7 @@ class Epoch(Record):
         quarantine: Name and version of the quarantine table.
         description: As in the intent.
         intent: Digest of its intent; empty if a version before 0.2 made it.
+        documents: The table of documents; ``None`` where the width tables have the whole payload.
     """
 
     number: int
@@ -156,15 +172,26 @@ class Epoch(Record):
     quarantine: tuple[str, int]
     description: Description
     intent: str = ""
+    documents: DocumentsState | None = None
 
     @property
-    def text_table(self) -> TableState | None:
+    def searched(self) -> list[TableState | DocumentsState]:
+        """All tables but the quarantine, the width tables first, widest first."""
+        return [*self.tables, *([self.documents] if self.documents is not None else [])]
+
+    @property
+    def payload_table(self) -> TableState | DocumentsState:
+        """The smallest table with the whole payload: that of documents, else the narrowest."""
+        return self.searched[-1]
+
+    @property
+    def text_table(self) -> TableState | DocumentsState | None:
         """The table with the full-text index."""
-        return next((table for table in self.tables if table.text), None)
+        return next((table for table in self.searched if table.text), None)
 
     def versions(self) -> dict[str, int]:
         """Version of every table by name."""
-        return {table.name: table.version for table in self.tables} | dict([self.quarantine])
+        return {table.name: table.version for table in self.searched} | dict([self.quarantine])
 
 
 def encoded_columns(columns: pa.Schema) -> str:

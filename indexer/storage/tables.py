@@ -245,7 +245,11 @@ def read(
 
 def lookup(uri: str, name: str, version: int, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
     """Rows of some documents of a published table, all their chunks, in no particular order."""
-    dataset = open_version(uri, name, version)
+    return lookup_in(open_version(uri, name, version), ids, columns)
+
+
+def lookup_in(dataset: lance.LanceDataset, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
+    """As :func:`lookup`, in a table that is open."""
     found = list(looked_up(dataset, ids, columns))
     return pa.concat_tables(found) if found else dataset.schema.empty_table().select(list(columns))
 

@@ -68,6 +68,12 @@ def condition(where: str, table: pa.Schema) -> Condition:
     return Condition("".join(token.text for token in tokens))
 
 
+def names(where: str) -> set[str]:
+    """Words of a condition that may be names of columns."""
+    found = (token for token in TOKEN.finditer(where) if token.lastgroup == "name")
+    return {token.group().strip('`"') for token in found}
+
+
 def _compared(parts: Sequence[_Token], at: int) -> Iterator[_Token]:
     """Literals that the column at a place is compared with."""
     if at > 1 and parts[at - 1].kind == "comparison" and parts[at - 2].kind in LITERALS:

@@ -26,6 +26,9 @@ DOCUMENTS = 1000
 STAGED = 2
 """Shards that are staged when the run is killed."""
 
+HIDDEN = {"tables", "documents_table", "gates", "maintenance"}
+"""Keys of a summary that are left out."""
+
 CONFIG = """
 [corpus]
 uri = "{root}/corpus"
@@ -66,7 +69,7 @@ def _run(title: str, job: str, *arguments: str) -> None:
     print("$", f"python -m jobs.{job}", *arguments, flush=True)
     done = subprocess.run([*_command(job), *arguments], stdout=subprocess.PIPE, text=True, check=True)
     for line in done.stdout.splitlines():
-        shown = {key: value for key, value in json.loads(line).items() if key not in {"tables", "gates", "maintenance"}}
+        shown = {key: value for key, value in json.loads(line).items() if key not in HIDDEN}
         print(json.dumps(shown), flush=True)
 
 

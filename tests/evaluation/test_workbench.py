@@ -17,7 +17,7 @@ from indexer.evaluation.measures import NDCG
 from indexer.evaluation.rerank import Rerank
 from indexer.evaluation.run import Evaluation
 from indexer.evaluation.trial import Latency
-from indexer.evaluation.workbench import Workbench
+from indexer.evaluation.workbench import Workbench, rewrite
 from indexer.evaluation_settings import SyntheticSettings
 from indexer.inference.sequences import TokenSequences
 from indexer.inference.tokenizer import TextEncoder
@@ -25,6 +25,7 @@ from indexer.search import modes
 from indexer.search.modes import SearchOptions
 from indexer.search.published import Published, open_published
 from indexer.settings import EngineSettings, EvaluateSettings
+from indexer.testing.fakes import FakeEngine
 from tests.support import fakes
 
 
@@ -109,6 +110,20 @@ def test_text_is_searched_as_readers_search_it(bench: Workbench, small: Publishe
                 ]
             assert copy.index_bytes > 0
             assert there.timed(vectors, queries, 4).p95 > 0
+
+
+def test_rewritten_documents_have_their_new_text_in_every_copy(small: Published, tmp_path: Path) -> None:
+    altered = rewrite(small, {"doc-00007": "entirely other"}, FakeEngine(fakes.WIDTHS[0]).embed)
+    bench = Workbench(small, str(tmp_path / "tables"), altered, 0.95)
+    trial = bench.trial(Configuration(96, "float32", mode="hybrid"))
+    assert trial.opened.texts(["doc-00007", "doc-00008"]) == ["entirely other", dict(fakes.words(50))["doc-00008"]]
+    assert len(set(trial.opened.read(96, ["id", "text"])["id"].to_pylist())) == trial.opened.read(96).num_rows == 50
+    text = SearchOptions(mode="text")
+    hits = list(modes.find(trial.opened, ["entirely", "document 7 of seed"], None, 50, text))
+    assert [hit.id for hit in hits[0]] == ["doc-00007"]
+    assert "doc-00007" not in {hit.id for hit in hits[1]}
+    bench.drop()
+    assert not list((tmp_path / "tables").glob("*"))
 
 
 def test_a_pair_is_scored_once_for_all_configurations(bench: Workbench, small: Published) -> None:

@@ -38,6 +38,7 @@ class Setup:
     text_search: tuple[str, ...] = ()
     filters: tuple[str, ...] = ()
     metric: str = "cosine"
+    stored: str = "auto"
 
 
 Document = tuple[str, tuple[tuple[str, str], ...]]

@@ -42,6 +42,9 @@ def content(uri: str, name: str, number: int) -> dict[str, Any]:
         if len(known) != rows.num_rows:
             raise Broken(f"{name}: epoch {number} has an id twice in width {state.width}")
         found[state.width] = known
+        documents = _documents(published)
+        if documents is not None and documents != sorted(known):
+            raise Broken(f"{name}: epoch {number} has in its table of documents {documents}, not {sorted(known)}")
     quarantine = published.quarantine()
     refused = zip(quarantine["id"].to_pylist(), quarantine["reason"].to_pylist(), strict=True)
     return {
@@ -49,6 +52,15 @@ def content(uri: str, name: str, number: int) -> dict[str, Any]:
         "quarantine": sorted(refused, key=str),
         "words": _found_by_words(published, found),
     }
+
+
+def _documents(published: Published) -> list[str] | None:
+    """Ids of the table of documents, sorted; ``None`` without such a table."""
+    state = published.epoch.documents
+    if state is None:
+        return None
+    batches = tables.read(published.uri, state.name, state.version, ["id"])
+    return sorted(name for batch in batches for name in batch["id"].to_pylist())
 
 
 def _found_by_words(published: Published, content: Content) -> dict[str, list[str]]:

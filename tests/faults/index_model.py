@@ -34,6 +34,8 @@ WIDTHS = ((64, 32), (64,), (64, 48, 32), (32,))
 
 PAYLOADS = (("kind", "lang"), ("lang",), ("kind", "lang", "key"), ())
 
+STORED = ("auto", "once", "copies")
+
 WAYS_OUT = 6
 """Steps that may be asked for before an index is up to date again."""
 
@@ -52,11 +54,11 @@ class IndexModel:
         loose: Whether the corpus was changed while a run read it, so that its epoch may be of both.
     """
 
-    def __init__(self, root: Path, name: str, model: str, drawn: random.Random, *, searched: bool = False) -> None:
+    def __init__(self, root: Path, name: str, model: str, drawn: random.Random, begin: Setup) -> None:
         """Writes a corpus; nothing is indexed yet."""
         self.root = root
         self.name = name
-        self.setup = Setup(**SEARCHED) if searched else Setup()
+        self.setup = begin
         self.corpus = CorpusModel(root / f"corpus-{name}", drawn)
         self.known: dict[int, str] = {}
         self.lost: set[int] = set()
@@ -100,6 +102,7 @@ class IndexModel:
                 "text_search": list(given.text_search),
                 "filters": list(given.filters),
                 "metric": given.metric,
+                "payload": given.stored,
             },
             run={"shard_mb": 0.0008},
             gates={"max_removed": 1.0, "max_quarantined": 1.0, "max_changed": 1.0},
@@ -213,6 +216,8 @@ class IndexModel:
             sorted(setup.payload),
         ):
             raise Broken(f"{self.name}: epoch {number} has the layout {layout}")
+        if setup.stored != "auto" and (setup.stored == "once") != (layout.repeated is not None):
+            raise Broken(f"{self.name}: epoch {number} stores the payload with {layout.repeated} in every table")
         wrong = _difference(found, wanted)
         if wrong:
             raise Broken(f"{self.name}: epoch {number} after a run with {setup}: {wrong}")
@@ -276,6 +281,7 @@ def other_setup(setup: Setup, drawn: random.Random) -> Setup:
         {"metric": "dot" if setup.metric == "cosine" else "cosine"},
     ]
     if "text" in setup.payload:
+        changes.append({"stored": drawn.choice([kind for kind in STORED if kind != setup.stored])})
         changes.append({"text_search": () if setup.text_search else ("text",)})
         filters = drawn.choice(((), ("lang", "kind"), ("kind",)))
         changes.append({"filters": tuple(name for name in filters if name in setup.payload)})

@@ -8,6 +8,7 @@ from pathlib import Path
 from indexer.errors import IndexerError
 from indexer.publishing import history
 from tests.faults import meddling
+from tests.faults.corpus_model import Setup
 from tests.faults.epoch_content import Broken
 from tests.faults.index_model import IndexModel, other_setup
 from tests.faults.steps import Killed, at_step, fail, kill
@@ -36,10 +37,11 @@ class World:
         random: Draws everything.
         index: Folder of the LanceDB database.
         models: The indices in it.
+        stores_once: Whether there may be tables of documents.
         history: What was done.
     """
 
-    def __init__(self, root: Path, seed: str, model: str, *, searched: bool = False) -> None:
+    def __init__(self, root: Path, seed: str, model: str, begin: Setup) -> None:
         """Begins with corpora and no index."""
         self.random = random.Random(seed)
         self.index = root / "index"
@@ -47,7 +49,8 @@ class World:
         self.user_tables: dict[str, bytes] = {}
         # The second one's first tables have the names of the second generation of the first one's.
         names = ("docs", "docs_g2") if self.random.random() < SECOND_INDEX else ("docs",)
-        self.models = [IndexModel(root, name, model, self.random, searched=searched) for name in names]
+        self.stores_once = begin.stored != "copies"
+        self.models = [IndexModel(root, name, model, self.random, begin) for name in names]
         self.history: list[str] = []
         self.backed_up_tables: dict[str, bytes] = {}
         self._backed_up: dict[str, dict[int, str]] = {}
@@ -268,7 +271,8 @@ def optimize(world: World) -> str:
 
 def user_table(world: World) -> str:
     """Somebody makes a table of his own, with a name that the index may come to want."""
-    name = world.random.choice(("docs_d32", "docs_g2_d64", "docs_g3_d64", "docs_g3_quarantine"))
+    names = ["docs_d32", "docs_g2_d64", "docs_g3_d64", "docs_g3_quarantine"]
+    name = world.random.choice([*names, "docs_documents"] if world.stores_once else names)
     if name in meddling.table_folders(world.index):
         return f"{name} is there"
     world.user_tables[name] = meddling.user_table(world.index, name)

@@ -26,7 +26,9 @@ from indexer.inference import tokenizer
 from indexer.inference.embed_inputs import EmbedTokenizer
 from indexer.inference.model import Model
 from tests.faults import index_model, steps
+from tests.faults.corpus_model import Setup
 from tests.faults.epoch_content import Broken
+from tests.faults.index_model import SEARCHED, STORED
 from tests.faults.mendings import TAKEN_BACK
 from tests.faults.operations import OPERATIONS, World
 from tests.support import both_ways
@@ -93,7 +95,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def play(root: Path, seed: str, operations: int, counts: Counter[str], *, searched: bool) -> list[str]:
+def play(root: Path, seed: str, operations: int, counts: Counter[str], begin: Setup) -> list[str]:
     """One world, from nothing.
 
     Args:
@@ -101,14 +103,14 @@ def play(root: Path, seed: str, operations: int, counts: Counter[str], *, search
         seed: Seed of everything that is drawn.
         operations: How many.
         counts: Counts what was done.
-        searched: Whether the indices have full-text search and filters.
+        begin: The settings that the indices begin with.
 
     Returns:
         What happened, up to what must not; the last line is an error then.
     """
     path = tokenizer_only(root, index_model.DIMENSION)
     index_model.use_model(path)
-    world = World(root, seed, path, searched=searched)
+    world = World(root, seed, path, begin)
     chosen, weights = list(OPERATIONS), list(OPERATIONS.values())
     for _ in range(operations):
         (operation,) = world.random.choices(chosen, weights)
@@ -125,7 +127,9 @@ def play(root: Path, seed: str, operations: int, counts: Counter[str], *, search
 
 
 def chaos(operations: int, seed: int, first: int = 0, *, plain: bool = False) -> tuple[Counter[str], list[str]]:
-    """Worlds until there were so many operations, or until something is broken; every other one can be searched.
+    """Worlds until there were so many operations, or until something is broken.
+
+    Every other world can be searched. The payload stands once or is copied in turn; plain worlds have copies alone.
 
     Returns:
         What was done, counted, and the history of the world that broke.
@@ -133,9 +137,9 @@ def chaos(operations: int, seed: int, first: int = 0, *, plain: bool = False) ->
     counts: Counter[str] = Counter()
     world = first
     while (left := operations - counts.total()) > 0:
-        searched = bool(world % 2) and not plain
+        begin = Setup(**SEARCHED if world % 2 and not plain else {}, stored="copies" if plain else STORED[world % 3])
         with tempfile.TemporaryDirectory(prefix="chaos-") as root:
-            history = play(Path(root), f"{seed}-{world}", min(LIFETIME, left), counts, searched=searched)
+            history = play(Path(root), f"{seed}-{world}", min(LIFETIME, left), counts, begin)
         if history:
             again = f"python -m tests.faults.tester --seed {seed} --world {world} --ops {LIFETIME}"
             return counts, [*history, f"after {counts.total()} operations; again with: {again}"]

@@ -10,6 +10,7 @@ import pytest
 from indexer.errors import RefusedError, SettingsError
 from indexer.publishing import history
 from indexer.search.published import open_published
+from indexer.search.words import text_state
 from indexer.settings import Settings
 from indexer.storage import tables, text_index
 from indexer.storage.control import ControlStore
@@ -30,7 +31,7 @@ def texts(count: int) -> list[tuple[str, str]]:
 
 
 def settings(root: Path, **index: Any) -> Settings:
-    given = {"uri": str(root / "index"), "widths": fakes.WIDTHS, **index}
+    given = {"uri": str(root / "index"), "widths": fakes.WIDTHS, "payload": "copies", **index}
     return fakes.settings(root, corpus={"payload": ["kind", "text"]}, index=given)
 
 
@@ -43,24 +44,27 @@ def latest(given: Settings) -> Epoch:
 
 def found(given: Settings, query: str, columns: list[str] | None = None) -> list[str]:
     """Ids that full-text search finds in the published epoch."""
-    state = next(table for table in latest(given).tables if table.text)
+    state = text_state(latest(given))
     dataset = tables.open_version(given.index.uri, state.name, state.version)
     rows = text_index.search(dataset, query, columns or state.text, 100, None, ["id", "chunk"])
     return [row["id"] for row in rows]
 
 
-def test_indices_are_made_kept_and_dropped_without_embedding(tmp_path: Path) -> None:
+@pytest.mark.parametrize("payload", ["copies", "once"])
+def test_indices_are_made_kept_and_dropped_without_embedding(tmp_path: Path, payload: str) -> None:
     rows = texts(60)
     fakes.write(tmp_path / "corpus" / "a.parquet", rows)
-    plain, searched = settings(tmp_path), settings(tmp_path, **SEARCHED)
+    plain, searched = settings(tmp_path, payload=payload), settings(tmp_path, payload=payload, **SEARCHED)
     assert fakes.run_here(plain)["tokens"] > 0
     added = fakes.run_here(searched)
     assert (added["epoch"], added["tokens"], added["unchanged"]) == (2, 0, 60)
     assert added["gates"]["text_found"] == 1.0
-    wide, narrow = latest(searched).tables
-    assert (wide.text, narrow.text) == ([], ["text"]), "the narrowest table alone"
-    assert wide.filters == narrow.filters == {"kind": "BITMAP"}
-    assert narrow.search_bytes > wide.search_bytes > 0
+    *others, texted = latest(searched).searched
+    assert [table.text for table in others] == [[]] * len(others)
+    assert texted.text == ["text"], "the table of documents, else the narrowest alone"
+    assert texted.name == ("docs_documents" if payload == "once" else "docs_d96")
+    assert all(table.filters == {"kind": "BITMAP"} for table in latest(searched).searched)
+    assert all(texted.search_bytes > table.search_bytes > 0 for table in others)
     assert fakes.run_here(searched)["status"] == "unchanged"
 
     rows[7] = ("doc-007", "zeppelin over an iceberg")
@@ -73,7 +77,7 @@ def test_indices_are_made_kept_and_dropped_without_embedding(tmp_path: Path) -> 
 
     dropped = fakes.run_here(plain)
     assert (dropped["epoch"], dropped["tokens"]) == (4, 0)
-    assert [(table.text, table.filters, table.search_bytes) for table in latest(plain).tables] == [([], {}, 0)] * 2
+    assert all((table.text, table.filters, table.search_bytes) == ([], {}, 0) for table in latest(plain).searched)
     store = ControlStore(plain.index.uri, plain.index.name)
     history.rollback(plain.index.uri, store, 2)
     assert found(searched, "number55") == ["doc-055"], "a rollback brings the indices of its epoch back"

@@ -168,7 +168,7 @@ def test_a_changed_fingerprint_builds_a_new_generation_beside_the_old(given: Set
     assert len(published_rows(changed, 64)) == 60
     assert run(changed, rebuild=True)["indexed"] == 0
     pruned = history.prune(given.index.uri, store(given), keep=1)
-    assert pruned.tables == 3
+    assert pruned.tables == 4
     assert not list(Path(given.index.uri).glob("docs_d*.lance/data/*"))
     assert len(published_rows(changed, 64)) == 60
 

@@ -38,10 +38,10 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identity, "FEW", 1)
 
 
-def updated(root: Path, version: int) -> identity.Identity | None:
+def updated(root: Path, version: int, name: str = NAME) -> identity.Identity | None:
     uri = str(root / "index")
     store = ControlStore(uri, "docs")
-    return identity._updated(uri, store, list(store.closed_intents(2))[-1], NAME, version)
+    return identity._updated(uri, store, list(store.closed_intents(2))[-1], name, version)
 
 
 def test_sums_are_those_of_the_whole_table(root: Path) -> None:
@@ -51,6 +51,9 @@ def test_sums_are_those_of_the_whole_table(root: Path) -> None:
     assert updated(root, epoch.tables[0].version) == whole
     assert epoch.tables[0].sums == whole.sums
     assert (whole.rows, whole.keys, whole.documents) == (41, 41, 41)
+    assert epoch.documents is not None
+    assert updated(root, epoch.documents.version, epoch.documents.name) == whole.of_documents
+    assert epoch.documents.sums == whole.of_documents.sums
 
 
 def _doubled(dataset: lance.LanceDataset) -> None:
@@ -103,7 +106,12 @@ def test_verify_says_what_does_not_hold(
     config.write_text(f'[corpus]\nuri = "{root}/corpus"\n[model]\nname = "m"\n[index]\nuri = "{uri}"\nwidths = [32]\n')
     monkeypatch.setattr("sys.argv", ["publish", "--config", str(config), "verify"])
     epochs.main()
-    assert json.loads(capsys.readouterr().out) == {"epoch": 2, "rows": {NAME: 41}, "documents": {NAME: 41}, "wrong": []}
+    assert json.loads(capsys.readouterr().out) == {
+        "epoch": 2,
+        "rows": {NAME: 41, "docs_documents": 41},
+        "documents": {NAME: 41, "docs_documents": 41},
+        "wrong": [],
+    }
     store = ControlStore(uri, "docs")
     epoch = store.epoch(2)
     dataset = lance.dataset(f"{uri}/{NAME}.lance", version=epoch.tables[0].version)
@@ -117,6 +125,7 @@ def test_verify_says_what_does_not_hold(
         "docs_d32 has 1 rows with the key of another row",
         "docs_d32 has 42 documents, the epoch 41",
         "docs_d32 is not what its epoch recorded",
+        "docs_documents has other keys or contents than docs_d32",
         "docs_quarantine has 0 rows, the epoch's file 1",
     ]
     with pytest.raises(IndexerError, match="epoch 2: docs_quarantine has 0 rows"):

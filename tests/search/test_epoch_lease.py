@@ -95,7 +95,7 @@ def test_tables_of_an_old_generation_are_kept_too(given: Settings, tmp_path: Pat
         assert (pruned.tables, pruned.readers) == (0, 1)
         clean_up(narrow)
         assert rows(reader) == 40
-    assert prune(narrow).tables == 3
+    assert prune(narrow).tables == 4
 
 
 def test_the_tag_of_a_killed_reader_ends(given: Settings) -> None:

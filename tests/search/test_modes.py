@@ -30,8 +30,8 @@ def text(row: int) -> str:
     return f"{filler} At last the {beast}." if row < LONG else f"The {beast}."
 
 
-@pytest.fixture(scope="module")
-def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+@pytest.fixture(scope="module", params=["once", "copies"])
+def snapshot(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     """40 documents, the first ones of several chunks, whose last one alone names the beast."""
     root = tmp_path_factory.mktemp("modes")
     columns = {
@@ -54,6 +54,7 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
             "widths": fakes.WIDTHS,
             "text_search": ["text"],
             "filters": ["day", "price", "at", "tags"],
+            "payload": request.param,
         },
     )
     fakes.run_here(given)

@@ -246,6 +246,13 @@ def test_another_night_goes_on(tmp_path: Path) -> None:
         assert not np.array_equal(new[changed, 0], old[changed, 0])
         kept = old.keys() & new.keys() - {(changed, 0)}
         assert all(np.array_equal(old[key], new[key]) for key in kept)
+    assert published(given).epoch.documents is None, "the payload stays where it was"
+    before = contents(given)
+    once = given.model_copy(update={"index": given.index.model_copy(update={"payload": "once"})})
+    summary = fakes.run_here(once)
+    assert (summary["epoch"], summary["tokens"], summary["indexed"]) == (5, 0, 0)
+    assert published(given).epoch.documents is not None
+    assert contents(given) == before
 
 
 def test_a_rollback_gives_up_the_pending_epoch(tmp_path: Path) -> None:
