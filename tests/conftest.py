@@ -7,9 +7,11 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 
 import pytest
 
+from indexer.indexing import sandbox
 from indexer.testing import checkpoints
 from tests.support.checkpoints import FAST_DTYPE, FEW
 from tests.support.rays import ray_head
+from tests.support.reading import ReaderHere
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +21,23 @@ def ray_cluster() -> Iterator[None]:
         os.environ |= {"RAY_ADDRESS": head.address, "RAY_TMPDIR": head.folder}
         yield
         del os.environ["RAY_ADDRESS"], os.environ["RAY_TMPDIR"]
+
+
+READING_PROCESS = sandbox._start
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _readers_here() -> Iterator[None]:
+    """Files are read in this process, except by tests of the process itself and of the jobs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sandbox, "_start", ReaderHere)
+        yield
+
+
+@pytest.fixture
+def reading_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are read in a process of their own, as in a run."""
+    monkeypatch.setattr(sandbox, "_start", READING_PROCESS)
 
 
 @pytest.fixture(scope="session")

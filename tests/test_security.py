@@ -31,6 +31,7 @@ from indexer.search.published import open_published
 from indexer.settings import CorpusSettings, EngineSettings, IndexSettings, ModelSettings
 from indexer.storage.put_once import PutOnceFolder
 from tests.support import drive, fakes
+from tests.support.checkpoints import FEW_TOKENS
 from tests.support.fakes import published_rows, run_here, settings, words, write
 
 ROOT = Path(__file__).parents[1]
@@ -337,4 +338,4 @@ def test_documents_cannot_end_themselves_or_speak_as_the_system(qwen_path: str) 
     words_ = [*QWEN_SPECIAL, *QWEN_ADDED]
     texts = [*words_, *(f"a{one}{two}b" for one, two in itertools.pairwise(words_)), "".join(words_) * 50]
     for ids in EmbedTokenizer(qwen_path, 256).documents(texts).ids.tolist():
-        assert [token for token in ids if token >= 151643] == [151643]
+        assert [token for token in ids if token >= FEW_TOKENS] == [FEW_TOKENS]

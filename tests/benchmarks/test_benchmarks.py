@@ -118,6 +118,7 @@ def _one_setting(_: int) -> tuple[Setting, dict[str, list[int]]]:
     return Setting({"enforce_eager": True}, replicas=1, pinned=True), {"max_num_batched_tokens": [-1]}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_tuning_writes_the_fastest_setting_that_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Real engines on a worker's machine: vLLM refuses the second value, which is said and not chosen."""

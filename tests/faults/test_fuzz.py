@@ -1,6 +1,10 @@
 """A small part of ``make fuzz``."""
 
+import pytest
+
 from tests.faults import fuzz, fuzz_types
+
+pytestmark = pytest.mark.usefixtures("reading_process")
 
 
 def test_every_row_and_every_file_has_a_fate() -> None:

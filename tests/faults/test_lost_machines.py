@@ -122,7 +122,8 @@ def test_one_signal_finishes_what_is_in_hand_and_two_do_not_wait(tmp_path: Path,
     assert published_rows(settings(tmp_path), 96) == sorted((name, 0) for name, _ in documents)
 
 
-@pytest.mark.parametrize("times", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [1, 2])
 def test_a_signal_to_the_whole_group_finishes_what_is_in_hand(tmp_path: Path, times: int) -> None:
     """As systemd sends it; `timeout` sends it twice, to its child and to the group."""
     write(tmp_path / "corpus" / "a.parquet", words(300))

@@ -20,7 +20,6 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from indexer.corpus.files import DataFile
 from indexer.indexing import sandbox, worklist
 from indexer.inference import tokenizer
 from indexer.inference.embed_inputs import EmbedTokenizer
@@ -33,33 +32,13 @@ from tests.faults.mendings import TAKEN_BACK
 from tests.faults.operations import OPERATIONS, World
 from tests.support import both_ways
 from tests.support.checkpoints import tokenizer_only
+from tests.support.reading import ReaderHere
 
 MOST_SECONDS = 120
 """Seconds that an operation may take, on the slowest machine, before it counts as one that never ends."""
 
 LIFETIME = 60
 """Operations of a world: few enough to be read when one ends badly."""
-
-
-class ProcessHere:
-    """The reading process, in this one: a request is answered when it is written."""
-
-    def __init__(self, reader: sandbox.Reader) -> None:
-        self.stdin = self.stdout = self
-        self._reader = reader
-        self._line = ""
-
-    def write(self, line: str) -> None:
-        answer = sandbox._answer(self._reader, DataFile(**json.loads(line)))
-        self._line = json.dumps(answer)
-
-    def readline(self) -> str:
-        return self._line
-
-    def _nothing(self) -> int:
-        return 0
-
-    flush = close = kill = wait = _nothing
 
 
 def _hangs(*_: object) -> None:
@@ -71,7 +50,7 @@ def prepare(without: str | None = None) -> None:
     signal.signal(signal.SIGALRM, _hangs)
     tokenizer.TextEncoder = functools.cache(tokenizer.TextEncoder)  # type: ignore[misc,assignment]
     Model.tokenizer = property(_tokenizer)  # type: ignore[assignment,method-assign]
-    sandbox._start = ProcessHere  # type: ignore[assignment]
+    sandbox._start = ReaderHere  # type: ignore[assignment]
     worklist.SMALLEST_SHARD = worklist.FEWEST_DOCUMENTS = 1
     if without:
         TAKEN_BACK[without]()

@@ -22,7 +22,7 @@ from indexer.settings import CorpusSettings, Settings
 from indexer.storage.control import ControlStore
 from tests.support.fakes import quarantine, run_here, settings, words, write
 
-pytestmark = pytest.mark.heavy
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("reading_process")]
 
 
 def given_corpus(root: Path, **corpus: object) -> Settings:

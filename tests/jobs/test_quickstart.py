@@ -113,12 +113,6 @@ def test_model_directory_mends_a_dangling_link(tmp_path: Path) -> None:
     assert (model_directory(link) / "config.json").is_file()
 
 
-def test_other_weights_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"other")
-    with pytest.raises(IndexerError, match="not all-MiniLM-L6-v2"):
-        model_directory(tmp_path)
-
-
 def test_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(python_docs, "MODEL_PACKAGE", "no_such_package")
     with pytest.raises(IndexerError, match="install the extra quickstart"):

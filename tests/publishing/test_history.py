@@ -19,9 +19,7 @@ from indexer.search.published import open_published
 from indexer.settings import Settings
 from indexer.storage.control import ControlStore
 from indexer.testing.checkpoints import minilm_path
-from tests.support.fakes import published_rows, published_vectors, run, settings, words, write
-
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+from tests.support.fakes import published_rows, published_vectors, run_here, settings, words, write
 
 
 def store(given: Settings) -> ControlStore:
@@ -30,7 +28,7 @@ def store(given: Settings) -> ControlStore:
 
 def night(given: Settings, root: Path, rows: list[tuple[str, str]]) -> dict[str, Any]:
     write(root / "corpus" / "a.parquet", rows)
-    return run(given)
+    return run_here(given)
 
 
 @pytest.fixture
@@ -96,7 +94,7 @@ def test_pruning_frees_what_only_old_epochs_need(given: Settings, tmp_path: Path
         ids(given, 1)
     with pytest.raises(SettingsError):
         history.rollback(given.index.uri, store(given), 1)
-    assert run(given)["indexed"] == 0
+    assert run_here(given)["indexed"] == 0
     assert night(given, tmp_path, words(61, seed=3))["indexed"] == 1
     again = history.prune(given.index.uri, store(given), keep=5)
     assert (again.epochs, again.tables) == ([], 0)
@@ -116,6 +114,7 @@ def test_staged_orphans_of_closed_epochs_are_pruned(
     assert len(ids(given, 3)) == 60
 
 
+@pytest.mark.slow
 def test_pruning_beside_running_nights_takes_nothing_they_need(given: Settings, tmp_path: Path) -> None:
     done = threading.Event()
 
@@ -158,15 +157,15 @@ def test_a_changed_fingerprint_builds_a_new_generation_beside_the_old(given: Set
     with pytest.raises(
         SettingsError, match=r"model\.max_tokens \(published: 128, asked: 64\), index\.widths \(.*\); .* --rebuild"
     ):
-        run(changed)
+        run_here(changed)
     plan = indexing_plan.plan(changed, rebuild=True)
     assert (plan["to_embed"], plan["epoch"]) == (60, 3)
-    summary = run(changed, rebuild=True)
+    summary = run_here(changed, rebuild=True)
     assert (summary["epoch"], summary["indexed"], summary["deleted"]) == (3, 60, 0)
     assert [table["name"] for table in summary["tables"]] == ["docs_g2_d384", "docs_g2_d64"]
     assert len(ids(given, 2)) == 60
     assert len(published_rows(changed, 64)) == 60
-    assert run(changed, rebuild=True)["indexed"] == 0
+    assert run_here(changed, rebuild=True)["indexed"] == 0
     pruned = history.prune(given.index.uri, store(given), keep=1)
     assert pruned.tables == 4
     assert not list(Path(given.index.uri).glob("docs_d*.lance/data/*"))
@@ -181,9 +180,9 @@ def test_a_rebuild_that_was_given_up_is_not_built_upon(
     with monkeypatch.context() as patch:
         patch.setattr(ControlStore, "put_epoch", lambda *_: pytest.fail("killed here"))
         with pytest.raises(pytest.fail.Exception):
-            run(changed, rebuild=True)
+            run_here(changed, rebuild=True)
     history.rollback(given.index.uri, store(given), 2)
-    summary = run(changed, rebuild=True)
+    summary = run_here(changed, rebuild=True)
     assert [table["name"] for table in summary["tables"]] == ["docs_g3_d384", "docs_g3_d64"]
     assert len(published_rows(changed, 64)) == 60
     history.prune(given.index.uri, store(given), keep=1)
@@ -196,19 +195,19 @@ def test_a_rebuild_has_the_brake_too(tmp_path: Path) -> None:
     write(tmp_path / "corpus" / "a.parquet", words(30))
     changed = settings(tmp_path, model={"max_tokens": 64}, index={"widths": [384, 64]})
     with pytest.raises(RefusedError, match=r"gates\.max_removed is 0\.5, allowed 0\.2"):
-        run(changed, rebuild=True)
+        run_here(changed, rebuild=True)
     allowed = settings(tmp_path, model={"max_tokens": 64}, index={"widths": [384, 64]}, gates={"max_removed": 0.5})
-    assert run(allowed, rebuild=True)["indexed"] == 30
+    assert run_here(allowed, rebuild=True)["indexed"] == 30
 
 
 def test_another_query_instruction_is_published_and_embeds_nothing(given: Settings, tmp_path: Path) -> None:
     asking = settings(tmp_path, model={"query_instruction": "Find the document"})
-    summary = run(asking, exits_on=101)
+    summary = run_here(asking, exits_on=101)
     assert (summary["epoch"], summary["indexed"], summary["unchanged"]) == (3, 0, 60)
     published = open_published(given.index.uri, "docs")
     assert published.epoch.description.model.query_instruction == "Find the document"
     assert len(published_rows(asking, 96)) == 60
-    assert run(asking)["epoch"] == 3
+    assert run_here(asking)["epoch"] == 3
 
 
 def test_a_plan_estimates_the_night(given: Settings, tmp_path: Path) -> None:
