@@ -208,13 +208,7 @@ def _ray_data(work: Work, *, lance: bool) -> Outcome:
         postprocess=lambda row: {"id": row["id"], "vector": row["embeddings"], "embedded": time.time()},
     )
     begun = time.time()
-    data = process(ray.data.read_parquet(work.corpus))
-    if lance:
-        from lance_ray import write_lance
-
-        write_lance(data, target)
-    else:
-        data.write_parquet(target)
+    _write(process(ray.data.read_parquet(work.corpus)), target, lance=lance)
     end = time.time()
     ray.shutdown()
     columns = ["id", "embedded"]
@@ -227,6 +221,16 @@ def _ray_data(work: Work, *, lance: bool) -> Outcome:
     if not tokens:
         raise RuntimeError("too few documents for a rate: all left the engine in one batch; raise --documents")
     return Outcome(tokens, end - first, first - begun, {})
+
+
+def _write(data: Any, target: str, *, lance: bool) -> None:
+    """Writes a Ray dataset as Lance or Parquet."""
+    if lance:
+        from lance_ray import write_lance
+
+        write_lance(data, target)
+    else:
+        data.write_parquet(target)
 
 
 def _bundle() -> dict[str, float]:

@@ -132,6 +132,7 @@ def test_the_learning_rate_rises_and_falls() -> None:
     assert rate(TrainSettings(steps=1, learning_rate=1.0), 0) == 1.0
 
 
+@pytest.mark.slow
 def test_training_in_a_worker_gives_the_same_weights(bert: str, tmp_path: Path, ray_cluster: None) -> None:  # noqa: ARG001
     """With as many threads as the machine has cores, so that sums are rounded in another order."""
     from safetensors.torch import load_file

@@ -196,7 +196,8 @@ def test_cost_stands_beside_quality(root: Path, summary: dict[str, Any]) -> None
     assert 0.8 < indexed["recall_at_10"] <= 1
     documents = open_published(str(root / "index"), "docs").epoch.documents
     assert documents is not None
-    assert staged["table_bytes"] == full["table_bytes"] + half["table_bytes"] - documents.bytes, "read by both, once"
+    once = full["table_bytes"] + half["table_bytes"] - staged["table_bytes"]
+    assert once == pytest.approx(documents.bytes, rel=0.1), "both read it, and a copy is compacted otherwise"
     assert staged[NDCG] == pytest.approx(full[NDCG], abs=0.02)
     assert found(summary, "96 float32 exact, with text")["index_bytes"] > 0
     for row in summary["configurations"]:
