@@ -17,10 +17,13 @@ def main() -> None:
     command.add_argument(
         "--quantization", metavar="NAME", help="instead: what this precision of the model costs, e.g. fp8"
     )
+    command.add_argument(
+        "--checkpoint", metavar="MODEL", help="with --quantization: a checkpoint that is quantised so, e.g. compressed"
+    )
     settings, arguments = load(EvaluateSettings, command)
     from indexer.evaluation import precision, run  # noqa: PLC0415  # need packages that production does not have
 
     if arguments.quantization is not None:
-        print(json.dumps(precision.compare(settings, arguments.quantization)))
+        print(json.dumps(precision.compare(settings, arguments.quantization, arguments.checkpoint)))
     else:
         print(json.dumps(run.run(settings)))

@@ -14,7 +14,7 @@ from indexer.evaluation.judgements import Questions
 from indexer.evaluation.measures import NDCG
 from indexer.evaluation.remote_engine import RemoteEngine
 from indexer.evaluation.run import make_questions
-from indexer.inference.model import Model, open_reranker
+from indexer.inference.model import Model, open_model, open_reranker
 from indexer.progress import say
 from indexer.search.published import Published, open_published
 from indexer.settings import EvaluateSettings
@@ -27,13 +27,18 @@ RANKED = 100
 
 
 def compare(
-    settings: EvaluateSettings, quantization: str, model: Model | None = None, cluster: Cluster | None = None
+    settings: EvaluateSettings,
+    quantization: str,
+    checkpoint: str | None = None,
+    model: Model | None = None,
+    cluster: Cluster | None = None,
 ) -> dict[str, Any]:
     """Embeds a sample of the index and the queries with the index's model and with the same one quantised.
 
     Args:
         settings: Settings of an evaluation; they name the index and the source of queries.
         quantization: As ``model.quantization``.
+        checkpoint: The quantised checkpoint, hub id or directory; ``None`` where vLLM quantises the index's own.
         model: Another model in place of the quantised one.
         cluster: A connected cluster, which stays connected.
 
@@ -41,7 +46,8 @@ def compare(
         Cosines of documents and the difference of nDCG@10 with its interval of 95 %, JSON-ready.
 
     Raises:
-        SettingsError: The index is quantised itself, or its payload does not hold the texts.
+        SettingsError: The index is quantised itself, its payload does not hold the texts, or there is no such
+            checkpoint.
         EngineError: vLLM has no such quantisation here.
     """
     published = open_published(settings.index.uri, settings.index.name, engine=settings.engine.arguments)
@@ -50,8 +56,7 @@ def compare(
         raise SettingsError(
             f"the index was made with {plain.settings.quantization}: there is nothing exact to compare with"
         )
-    wanted = plain.settings.model_copy(update={"quantization": quantization})
-    other = model or replace(plain, settings=wanted)
+    other = model or _quantised(plain, quantization, checkpoint)
     reranker = open_reranker(settings.reranker, settings.engine) if settings.reranker else None
     with ExitStack() as stack:
         cluster = cluster or stack.enter_context(Cluster(settings.cluster, settings.engine.replicas_per_gpu))
@@ -71,6 +76,14 @@ def compare(
         "ndcg_at_10": {"exact": _rounded(before.mean()), "quantised": _rounded(after.mean())},
         "difference": {name: _rounded(value) for name, value in asdict(measures.difference(after, before)).items()},
     }
+
+
+def _quantised(plain: Model, quantization: str, checkpoint: str | None) -> Model:
+    """The index's model in another precision, or the checkpoint that has it."""
+    if checkpoint is None:
+        return replace(plain, settings=plain.settings.model_copy(update={"quantization": quantization}))
+    its_own: dict[str, Any] = {"name": checkpoint, "revision": None, "sha256": {}, "quantization": quantization}
+    return open_model(plain.settings.model_copy(update=its_own), plain.engine_settings)
 
 
 def _texts(published: Published, questions: Questions) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """What a quantised model costs, with a stand-in: an engine whose vectors are turned by a known angle."""
 
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from indexer.evaluation.precision import compare
 from indexer.inference.model import Model
 from indexer.settings import EvaluateSettings
 from indexer.testing import corpora
+from indexer.testing.checkpoints import qwen3_checkpoint
 from indexer.testing.fakes import FakeEngine, FakeModel
 from tests.support import fakes
+from tests.support.checkpoints import FEW, int8_checkpoint, needs_bfloat16
 from tests.support.local_cluster import LocalCluster
 
 
@@ -25,7 +28,8 @@ def index(root: Path, **model: Any) -> EvaluateSettings:
     pq.write_table(pa.table({"id": [f"d{at}" for at in range(40)], "text": texts}), root / "corpus" / "a.parquet")
     base = {"name": fakes.settings(root).model.name, "max_tokens": 128}
     corpus = {"uri": str(root / "corpus"), "payload": ["text"]}
-    fakes.run_here(fakes.settings(root, corpus=corpus, model=base | model))
+    tables = {"uri": str(root / "index"), "widths": [128, 64]}
+    fakes.run_here(fakes.settings(root, corpus=corpus, model=base | model, index=tables))
     pq.write_table(pa.table({"_id": [f"q{at}" for at in range(10)], "text": texts[:10]}), root / "queries.parquet")
     judged = {
         "query-id": [f"q{at}" for at in range(10)],
@@ -37,6 +41,7 @@ def index(root: Path, **model: Any) -> EvaluateSettings:
         index={"uri": str(root / "index")},
         queries={"uri": str(root / "queries.parquet")},
         judgements={"uri": str(root / "judgements.parquet")},
+        engine={"enforce_eager": True},
         output={"uri": str(root / "out")},
         run={"progress": "none"},
     )
@@ -46,13 +51,29 @@ def test_cosine_and_change_in_quality_are_told(tmp_path: Path, monkeypatch: pyte
     given = index(tmp_path)
     monkeypatch.setattr(Model, "engine", lambda _: FakeEngine(fakes.WIDTHS[0]))
     stand_in = FakeModel.of(fakes.model(fakes.settings(tmp_path)), turned_to=0.9)
-    found = compare(given, "fp8", stand_in, LocalCluster())  # type: ignore[arg-type]
+    found = compare(given, "fp8", model=stand_in, cluster=LocalCluster())  # type: ignore[arg-type]
     assert (found["documents"], found["queries"]) == (40, 10)
     assert found["cosine"]["least"] == pytest.approx(0.9, abs=1e-3)
     assert found["ndcg_at_10"] == {"exact": 1.0, "quantised": pytest.approx(1.0)}
     difference = found["difference"]
     assert difference["low"] <= difference["mean"] <= difference["high"]
     assert np.isfinite(list(difference.values())).all()
+
+
+def _int8_costs(root: Path, plain: str, quantised: str) -> dict[str, Any]:
+    given = index(root, name=plain, dtype="bfloat16")
+    return compare(given, "compressed-tensors", quantised, cluster=LocalCluster())  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@needs_bfloat16
+def test_weights_and_activations_in_int8_are_measured_with_vllm(tmp_path: Path, engine_process: Executor) -> None:
+    """The one quantisation that vLLM runs on a CPU; its fp8 does not start there."""
+    plain = qwen3_checkpoint(tmp_path / "plain", FEW)
+    found = engine_process.submit(_int8_costs, tmp_path, plain, int8_checkpoint(plain, tmp_path / "quantised")).result()
+    assert 0.99 < found["cosine"]["least"] < 0.99999
+    assert found["ndcg_at_10"]["quantised"] == pytest.approx(found["ndcg_at_10"]["exact"], abs=0.2)
+    assert found["difference"]["low"] <= found["difference"]["mean"] <= found["difference"]["high"]
 
 
 def test_an_index_that_is_quantised_itself_is_no_measure(tmp_path: Path) -> None:

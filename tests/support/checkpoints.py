@@ -90,6 +90,32 @@ def converted_reranker(original: str, path: Path) -> str:
     return str(path)
 
 
+def int8_checkpoint(original: str, path: Path) -> str:
+    """Weights in int8 with a scale per row, for activations in int8: compressed-tensors' W8A8."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(original, path)
+    weights = load_file(path / "model.safetensors")
+    for name in [name for name in weights if name.endswith("_proj.weight")]:
+        exact = weights[name].float()
+        scale = exact.abs().amax(1, keepdim=True) / 127
+        weights[name] = (exact / scale).round().to(torch.int8)
+        weights[f"{name}_scale"] = scale.to(torch.bfloat16)
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    number = {"num_bits": 8, "type": "int", "symmetric": True}
+    group = {
+        "targets": ["Linear"],
+        "weights": number | {"strategy": "channel", "dynamic": False},
+        "input_activations": number | {"strategy": "token", "dynamic": True},
+    }
+    quantised = {"quant_method": "compressed-tensors", "format": "int-quantized", "quantization_status": "compressed"}
+    config = json.loads((path / "config.json").read_text())
+    config["quantization_config"] = quantised | {"config_groups": {"group_0": group}, "ignore": ["lm_head"]}
+    (path / "config.json").write_text(json.dumps(config))
+    return str(path)
+
+
 def tokenizer_only(root: Path, dimension: int) -> str:
     """MiniLM's tokenizer with weights that no test loads."""
     path = root / "model"
