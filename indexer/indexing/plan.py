@@ -1,7 +1,8 @@
 """Plans a run without doing it."""
 
+import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -106,10 +107,23 @@ def in_words(planned: Mapping[str, Any]) -> str:
             f"           about {planned['estimated_tokens']:,} tokens in {planned['estimated_chunks']:,} chunks",
             f"           {_cost_in_words(planned)}",
             f"vectors    {tables}",
+            *_conventions_in_words(planned["conventions"]),
             f"workers    {planned['workers']}",
             f"gates      {f'would refuse: {refused}' if refused else 'hold'}",
         ]
     )
+
+
+def _conventions_in_words(told: Mapping[str, Any]) -> Iterator[str]:
+    """What the model makes of texts, in lines."""
+    cased = ", lower case" if told["lower_case"] else ""
+    size = f"{told['dimension']:,} dimensions, {told['max_tokens']:,} tokens at most"
+    yield f"model      {told['modules']}, {size}{cased}"
+    template = json.dumps(told["query_template"], ensure_ascii=False)
+    task = json.dumps(told["query_instruction"], ensure_ascii=False) if "{instruction}" in template else None
+    yield f"           queries as {template}{'' if task is None else f', instruction {task}'}"
+    if told["document_prompt"]:
+        yield f"           documents after {json.dumps(told['document_prompt'], ensure_ascii=False)}"
 
 
 def _cost_in_words(planned: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from indexer.cluster.pool import WorkerPool
 from indexer.errors import CorpusError, IndexerError, RefusedError, SettingsError
 from indexer.indexing import plan as indexing_plan
 from indexer.indexing import stage
+from indexer.inference.tokenizer import INSTRUCTION
 from indexer.publishing import publish
 from indexer.search import published
 from indexer.storage import vector_index
@@ -303,7 +304,22 @@ def test_plan_tells_and_does_nothing(tmp_path: Path) -> None:
     assert plan["vector_bytes"] == {"docs_d384": 200 * 384 * 4, "docs_d96": 200 * 96 * 4}
     assert not [path for path in Path(given.index.uri).rglob("*") if path.is_file()], "nothing is written"
     assert plan["refused"] == []
-    assert "200 new" in indexing_plan.in_words(plan)
+    assert plan["conventions"] == {
+        "modules": "mean",
+        "dimension": 384,
+        "max_tokens": 128,
+        "lower_case": False,
+        "query_template": "{query}",
+        "query_instruction": INSTRUCTION,
+        "document_prompt": "",
+    }
+    said = indexing_plan.in_words(plan)
+    assert "200 new" in said
+    assert 'model      mean, 384 dimensions, 128 tokens at most\n           queries as "{query}"\n' in said
+    own = {"query_template": "Instruct: {instruction}\nQuery:{query}", "document_prompt": "passage: "}
+    said = indexing_plan.in_words(plan | {"conventions": plan["conventions"] | own})
+    assert f'queries as "Instruct: {{instruction}}\\nQuery:{{query}}", instruction "{INSTRUCTION}"' in said
+    assert 'documents after "passage: "' in said
     assert run(given)["tokens"] == pytest.approx(plan["estimated_tokens"], rel=0.02)
 
 
