@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import polars as pl
@@ -99,7 +99,9 @@ def _different(file: IO[bytes]) -> int:
     return int(np.unique(np.frombuffer(file.read(), np.uint64)).size)
 
 
-def of_commit(uri: str, store: ControlStore, intent: Intent, name: str, version: int) -> Identity:
+def of_commit(
+    uri: str, store: ControlStore, intent: Intent, added: Sequence[dict[str, Any]], name: str, version: int
+) -> Identity:
     """Identity of a committed table: of its base, less what the intent dropped, and what it added.
 
     All of it is looked at in the committed table too. If that has anything else under these ids, or another number of
@@ -109,19 +111,20 @@ def of_commit(uri: str, store: ControlStore, intent: Intent, name: str, version:
         uri: LanceDB database.
         store: Control files of the index.
         intent: The intent that was committed.
+        added: The fragments that it added to the table.
         name: One of its tables.
         version: The committed version, or one that maintenance made of it.
     """
-    return _updated(uri, store, intent, name, version) or of_table(uri, name, version)
+    return _updated(uri, store, intent, added, name, version) or of_table(uri, name, version)
 
 
-def _updated(uri: str, store: ControlStore, intent: Intent, name: str, version: int) -> Identity | None:
+def _updated(
+    uri: str, store: ControlStore, intent: Intent, added: Sequence[dict[str, Any]], name: str, version: int
+) -> Identity | None:
     """The identity by what changed; ``None`` if that does not tell it."""
     base = intent.sums.get(name)
     if base is None or base.hashing != HASHING:
         return None
-    receipts = store.receipts(intent.epoch)
-    added = [part for shard_id in intent.receipts for part in receipts.get(shard_id).fragments.get(name, [])]
     dropped = store.removals(intent.removals).to_pylist()
     if sum(part["physical_rows"] for part in added) + len(dropped) > min(MOST, base.rows // FEW):
         return None

@@ -66,7 +66,10 @@ def finish(uri: str, store: ControlStore, intent: Intent, gates: GateSettings, e
             maintained = list(
                 each(
                     maintain_table,
-                    ((uri, store.name, name, intent.widths.get(name), intent, gates) for name in _searched(intent)),
+                    (
+                        (uri, store.name, name, intent.widths.get(name), intent, _added(staged, name), gates)
+                        for name in _searched(intent)
+                    ),
                 )
             )
         if all(commits.holds(uri, table.name, table.measured.version, intent.digest) for table in maintained):
@@ -100,11 +103,15 @@ def _receipts(store: ControlStore, intent: Intent) -> list[Receipt]:
     return [receipts.get(shard_id) for shard_id in intent.receipts]
 
 
+def _added(staged: Sequence[Receipt], name: str) -> list[dict[str, Any]]:
+    """Staged fragments of a table."""
+    return [part for receipt in staged for part in receipt.fragments.get(name, [])]
+
+
 def _staged_quarantine(uri: str, intent: Intent, staged: Sequence[Receipt]) -> pa.Table:
     """Quarantined rows as they were staged."""
     name = intent.quarantine_table
-    parts = [part for receipt in staged for part in receipt.fragments.get(name, [])]
-    batches = tables.read_staged(uri, name, parts + intent.quarantine, schema.QUARANTINE_SCHEMA.names)
+    batches = tables.read_staged(uri, name, _added(staged, name) + intent.quarantine, schema.QUARANTINE_SCHEMA.names)
     return pa.Table.from_batches(batches, schema.QUARANTINE_SCHEMA)
 
 
@@ -114,12 +121,11 @@ def _commit(uri: str, store: ControlStore, intent: Intent, staged: Sequence[Rece
     versions = {}
     for name, base in intent.bases.items():
         is_quarantine = name == intent.quarantine_table
-        added = [part for receipt in staged for part in receipt.fragments.get(name, [])]
         change = Change(
             epoch=intent.epoch,
             intent=intent.digest,
             base=base,
-            added=added + (intent.quarantine if is_quarantine else []),
+            added=_added(staged, name) + (intent.quarantine if is_quarantine else []),
             dropped=None if is_quarantine else dropped,
             metadata=intent.metadata | ({"width": str(intent.widths[name])} if name in intent.widths else {}),
             owner=store.name,

@@ -1,6 +1,8 @@
 """Maintains and measures a committed table: compaction, indices, identity."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from indexer.publishing import identity
 from indexer.publishing.identity import Identity
@@ -25,9 +27,25 @@ class MaintainedTable:
 
 
 def maintain_table(
-    uri: str, index: str, name: str, width: int | None, intent: Intent, gates: GateSettings
+    uri: str,
+    index: str,
+    name: str,
+    width: int | None,
+    intent: Intent,
+    added: Sequence[dict[str, Any]],
+    gates: GateSettings,
 ) -> MaintainedTable:
-    """Compacts and indexes a committed table, then measures it; ``width`` is ``None`` for the table of documents."""
+    """Compacts and indexes a committed table, then measures it.
+
+    Args:
+        uri: LanceDB database.
+        index: Name of the index.
+        name: The table.
+        width: Its width, ``None`` for the table of documents.
+        intent: The intent that was committed.
+        added: The fragments that it added to the table.
+        gates: Bounds.
+    """
     metric = intent.metadata["metric"]
     kind = vector_index.NO_INDEX
     if width is not None:
@@ -39,7 +57,7 @@ def maintain_table(
     if measured.index != vector_index.NO_INDEX:
         recall = vector_index.measure_recall(uri, name, measured.version, metric, gates.recall_queries, gates.recall)
     found = text_index.share_found(uri, name, measured.version, measured.text) if measured.text else None
-    held = identity.of_commit(uri, ControlStore(uri, index), intent, name, measured.version)
+    held = identity.of_commit(uri, ControlStore(uri, index), intent, added, name, measured.version)
     return MaintainedTable(name, measured, held, recall, maintenance, found)
 
 

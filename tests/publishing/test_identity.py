@@ -11,7 +11,7 @@ import pytest
 
 from indexer.commands import epochs
 from indexer.errors import IndexerError
-from indexer.publishing import identity
+from indexer.publishing import identity, publish
 from indexer.publishing.verify import verify
 from indexer.storage.control import ControlStore
 from tests.support.fakes import run_here, settings, words, write
@@ -41,7 +41,9 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 def updated(root: Path, version: int, name: str = NAME) -> identity.Identity | None:
     uri = str(root / "index")
     store = ControlStore(uri, "docs")
-    return identity._updated(uri, store, list(store.closed_intents(2))[-1], name, version)
+    intent = list(store.closed_intents(2))[-1]
+    added = publish._added(publish._receipts(store, intent), name)
+    return identity._updated(uri, store, intent, added, name, version)
 
 
 def test_sums_are_those_of_the_whole_table(root: Path) -> None:

@@ -52,8 +52,8 @@ def _install_sums() -> None:
     identity.FEW = 1  # most tables of tests are small
     updated = identity._updated
 
-    def compared(uri: str, store: ControlStore, intent: Intent, name: str, version: int) -> Identity | None:
-        found = updated(uri, store, intent, name, version)
+    def compared(uri: str, store: ControlStore, intent: Intent, added: Any, name: str, version: int) -> Identity | None:
+        found = updated(uri, store, intent, added, name, version)
         SUMMED["in full" if found is None else "updated"] += 1
         # What others wrote after the commit is not the intent's; publishing then commits again.
         if found is not None and commits.holds(uri, name, version, intent.digest):
