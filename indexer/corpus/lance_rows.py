@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import pyarrow as pa
 
 from indexer.corpus.files import DataFile
-from indexer.corpus.open_file import BATCH_BYTES, BATCH_ROWS, RowBatch, WantedTypes
+from indexer.corpus.open_file import BATCH_BYTES, BATCH_ROWS, RowBatch, WantedTypes, check_end, damaged
 from indexer.corpus.places import Place
 from indexer.errors import BadFile, first_line
 from indexer.storage.lance_source import FAULTS, Fragment, FragmentReader, find_fragment, fragments
@@ -42,9 +42,8 @@ class LanceRows:
                 yield RowBatch(row, batch)
                 row += batch.num_rows
         except FAULTS as error:
-            raise BadFile(f"{self._file.path}: damaged near row {row}: {first_line(error)}") from None
-        if stop is not None and row < stop:
-            raise BadFile(f"{self._file.path}: damaged: it ends at row {row} of {stop}")
+            raise damaged(self._file.path, row, error) from None
+        check_end(self._file.path, row, stop)
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
+from indexer.errors import BadFile, first_line
+
 BATCH_ROWS = 1024
 """Cap on the rows decoded at once, so that memory follows the batch and not the file."""
 
@@ -31,6 +33,17 @@ class RowBatch:
     first: int
     columns: pa.RecordBatch
     faults: np.ndarray | None = None
+
+
+def damaged(path: str, row: int, error: BaseException) -> BadFile:
+    """The error of a file that cannot be read on from a row."""
+    return BadFile(f"{path}: damaged near row {row}: {first_line(error)}")
+
+
+def check_end(path: str, row: int, stop: int | None) -> None:
+    """Refuses a file that ends before the row wanted last, ``None`` for its own last one."""
+    if stop is not None and row < stop:
+        raise BadFile(f"{path}: damaged: it ends at row {row} of {stop}")
 
 
 class OpenFile(Protocol):

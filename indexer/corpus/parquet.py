@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from indexer.corpus.files import DataFile
 from indexer.corpus.instants import COARSE, FINE, STORED, InstantMarker, int96_columns
-from indexer.corpus.open_file import BATCH_BYTES, BATCH_ROWS, RowBatch, WantedTypes
+from indexer.corpus.open_file import BATCH_BYTES, BATCH_ROWS, RowBatch, WantedTypes, check_end, damaged
 from indexer.corpus.pages import largest_row
 from indexer.corpus.places import Place
 from indexer.corpus.types import holds_dictionary
@@ -99,9 +99,8 @@ class ParquetRows:
                     yield RowBatch(row, batch)
                     wanted = row + batch.num_rows
         except (OSError, pa.ArrowException) as error:
-            raise BadFile(f"{file.path}: damaged near row {wanted}: {first_line(error)}") from None
-        if wanted < last:
-            raise BadFile(f"{file.path}: damaged: it ends at row {wanted} of {last}")
+            raise damaged(file.path, wanted, error) from None
+        check_end(file.path, wanted, last)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from indexer.corpus.files import DataFile
 from indexer.corpus.lines import Lines
-from indexer.corpus.open_file import BATCH_BYTES, BATCH_ROWS, RowBatch, WantedTypes
+from indexer.corpus.open_file import BATCH_BYTES, BATCH_ROWS, RowBatch, WantedTypes, check_end, damaged
 from indexer.corpus.parsed import to_column
 from indexer.corpus.places import Place
 from indexer.corpus.values import Fault
@@ -93,10 +93,9 @@ class TextRows(ABC, Generic[RawT]):
                     if row == stop:
                         return
         except (OSError, pa.ArrowException) as error:
-            raise BadFile(f"{self._file.path}: damaged near row {row}: {first_line(error)}") from None
+            raise damaged(self._file.path, row, error) from None
         yield from self._batch(row, pending, names)
-        if stop is not None and row < stop:
-            raise BadFile(f"{self._file.path}: damaged: it ends at row {row} of {stop}")
+        check_end(self._file.path, row, stop)
 
     @abstractmethod
     def _begin(self, lines: Lines) -> list[str]:

@@ -1,7 +1,8 @@
 """Lance tables: create, stage fragments, read back."""
 
 import os
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -250,27 +251,40 @@ def lookup(uri: str, name: str, version: int, ids: Sequence[str], columns: Seque
 
 def lookup_in(dataset: lance.LanceDataset, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
     """As :func:`lookup`, in a table that is open."""
-    found = list(looked_up(dataset, ids, columns))
-    return pa.concat_tables(found) if found else dataset.schema.empty_table().select(list(columns))
+    return _in_one(dataset, looked_up(dataset, ids, columns), columns)
 
 
 def lookup_contents(uri: str, name: str, version: int, hashes: Sequence[bytes], columns: Sequence[str]) -> pa.Table:
     """Rows of the documents of a published table whose content hash is one of some, in no particular order."""
     dataset = open_version(uri, name, version)
-    parts = [hashes[start : start + IDS_AT_ONCE] for start in range(0, len(hashes), IDS_AT_ONCE)]
-    conditions = [one_of_hashes(schema.CONTENT_HASH, part) for part in parts]
-    found = [dataset.scanner(columns=list(columns), filter=condition).to_table() for condition in conditions]
-    return pa.concat_tables(found) if found else dataset.schema.empty_table().select(list(columns))
+    return _in_one(dataset, _matching(dataset, partial(one_of_hashes, schema.CONTENT_HASH), hashes, columns), columns)
 
 
 def looked_up(
     dataset: lance.LanceDataset, ids: Sequence[str], columns: Sequence[str], *, with_row_address: bool = False
 ) -> Iterator[pa.Table]:
     """Rows of some documents of an open table, all their chunks, in no particular order."""
-    for start in range(0, len(ids), IDS_AT_ONCE):
-        wanted = one_of(schema.ID, ids[start : start + IDS_AT_ONCE])
-        scanner = dataset.scanner(columns=list(columns), filter=wanted, with_row_address=with_row_address)
-        yield scanner.to_table()
+    return _matching(dataset, partial(one_of, schema.ID), ids, columns, with_row_address=with_row_address)
+
+
+def _matching(
+    dataset: lance.LanceDataset,
+    condition: Callable[[Sequence[Any]], str],
+    values: Sequence[Any],
+    columns: Sequence[str],
+    *,
+    with_row_address: bool = False,
+) -> Iterator[pa.Table]:
+    """Rows that meet the condition of some values, a portion of the values at a time."""
+    for start in range(0, len(values), IDS_AT_ONCE):
+        wanted = condition(values[start : start + IDS_AT_ONCE])
+        yield dataset.scanner(columns=list(columns), filter=wanted, with_row_address=with_row_address).to_table()
+
+
+def _in_one(dataset: lance.LanceDataset, found: Iterable[pa.Table], columns: Sequence[str]) -> pa.Table:
+    """The tables as one, which has the columns also where there are none."""
+    parts = list(found)
+    return pa.concat_tables(parts) if parts else dataset.schema.empty_table().select(list(columns))
 
 
 def count_rows(uri: str, name: str, version: int) -> int:
