@@ -30,7 +30,7 @@ download: ## Fill wheels/ with all that the lock files name, for a machine of th
 	@.ci/install.sh download $(DEVICE)
 
 quickstart: $(INSTALLED) ## Index the documentation of this Python and ask it three questions
-	@$(BIN)/python -m jobs.demo.quickstart
+	@$(BIN)/python -m jobs.demo quickstart
 
 evaluate-demo: $(DEV) quickstart ## Evaluate the quickstart's index: every width, precision and index on queries made of it
 	@$(BIN)/python -m jobs.evaluate --config configs/evaluate-quickstart.toml
@@ -39,7 +39,7 @@ adapt-demo: $(DEV) quickstart ## Adapt the quickstart's model to its corpus: tra
 	@$(BIN)/python -m jobs.adapt --config configs/adapt-quickstart.toml
 
 nightly-demo: $(INSTALLED) ## Play some nights: change, kill, resume, roll back
-	@$(BIN)/python -m jobs.demo.nights
+	@$(BIN)/python -m jobs.demo nights
 
 chaos: $(DEV) ## Do 20,000 random operations to indices and check what they hold; OPS=... and SEED=...
 	$(BIN)/python -m tests.faults.tester --ops $(or $(OPS),20000) --seed $(or $(SEED),0)

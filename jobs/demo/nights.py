@@ -15,7 +15,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from indexer.commands.entry import execute
 from indexer.testing import corpora
 from jobs.demo import python_docs
 
@@ -101,7 +100,3 @@ def _change(count: int, word: str) -> None:
 def _say(title: str) -> None:
     """Prints the title of a step."""
     print(f"\n== {title}", flush=True)
-
-
-if __name__ == "__main__":
-    execute(main)

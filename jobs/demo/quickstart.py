@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from indexer.commands.command import command_line, load
-from indexer.commands.entry import execute
 from indexer.commands.print_answers import print_hits
 from indexer.indexing import run
 from indexer.search.published import open_published
@@ -60,7 +59,3 @@ def _print_summary(summary: dict[str, Any]) -> None:
     for table in summary["tables"]:
         size = table["bytes"] / 1e6
         print(f"  {table['name']:<12} {table['rows']:>6,} rows {size:>6.1f} MB  vector index: {table['index']}")
-
-
-if __name__ == "__main__":
-    execute(main)

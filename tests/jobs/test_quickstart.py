@@ -119,6 +119,22 @@ def test_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         model_directory(tmp_path / "model")
 
 
+@pytest.mark.parametrize(("package", "demonstration"), [("pydantic", "quickstart"), ("pyarrow", "nights")])
+def test_a_demonstration_tells_a_package_that_is_not_installed_in_one_line(package: str, demonstration: str) -> None:
+    script = f"import runpy, sys; sys.modules[{package!r}] = None; runpy.run_module('jobs.demo', run_name='__main__')"
+    command = [sys.executable, "-c", script, demonstration]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    said = f"{package} is not installed for {sys.executable}; run `make install` and use .venv, or install the package"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: {said} {package}\n")
+
+
+def test_a_mistyped_demonstration_is_one_line_and_status_2() -> None:
+    command = [sys.executable, "-m", "jobs.demo", "quick"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    said = "error: unknown demonstration quick; there are quickstart, nights\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_quickstart_indexes_answers_and_does_nothing_again(tmp_path: Path) -> None:
@@ -132,7 +148,7 @@ def test_quickstart_indexes_answers_and_does_nothing_again(tmp_path: Path) -> No
 
 
 def _quickstart(directory: Path) -> str:
-    command = [sys.executable, "-m", "jobs.demo.quickstart", "--config", str(ROOT / "configs" / "quickstart.toml")]
+    command = [sys.executable, "-m", "jobs.demo", "quickstart", "--config", str(ROOT / "configs" / "quickstart.toml")]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(
         command, env=environment, cwd=directory, check=True, capture_output=True, text=True, timeout=400
