@@ -124,6 +124,10 @@ class EngineError(IndexerError):
     """The engine cannot start with these settings on this machine, or its first results are unusable."""
 
 
+class UnusableModel(EngineError):
+    """The engine's first results are none that a working model gives."""
+
+
 class EngineDead(IndexerError):
     """The engine failed while it worked and cannot be used again; its process should end."""
 

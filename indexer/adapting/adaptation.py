@@ -1,7 +1,7 @@
 """The steps of an adaptation, from pairs to the verdict. Each leaves a file, and a killed run goes on from the last."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,9 +12,9 @@ import polars as pl
 
 from indexer.adapting import gate, judge, outcome, sources, splitting, weights
 from indexer.adapting.batches import first_pairs
-from indexer.adapting.gate import Comparison
+from indexer.adapting.gate import Measured
 from indexer.adapting.inputs import Batch
-from indexer.adapting.judge import Collection
+from indexer.adapting.judge import Collection, Vectors
 from indexer.adapting.mining import Miner, Searched
 from indexer.adapting.outcome import Outcome
 from indexer.adapting.pairs import Pair, from_table, sentence_transformers_lines, swift_lines, to_table, trained
@@ -23,6 +23,7 @@ from indexer.adapting.training import PAIRS, FirstBatch, Recipe
 from indexer.adapting.training_worker import train
 from indexer.adapting_settings import AdaptSettings
 from indexer.cluster.connection import Cluster
+from indexer.errors import UnusableModel
 from indexer.evaluation import synthetic
 from indexer.evaluation.measures import NDCG
 from indexer.evaluation.remote_engine import RemoteEngine
@@ -116,8 +117,10 @@ class Adaptation:
         checkpoints = [recipe.checkpoint(step) for step in recipe.ends]
         share, tried = self._choose_share(checkpoints)
         path = self._write(checkpoints, share, "candidate")
-        widths, guard = self.compare(path)
-        verdict = gate.decide(widths, guard, self.settings.gates)
+        base = self.judged_base()
+        ours, unusable = _judged_or_refused(self, path, base)
+        widths, guard = base.compared(ours)
+        verdict = gate.decide(widths, guard, self.settings.gates, unusable)
         found = Outcome(
             self.settings, self.published, self.base, self.pairs, self.test, share, tried, widths, guard, verdict
         )
@@ -199,8 +202,8 @@ class Adaptation:
         tried = {}
         for share in shares:
             path = self._write(checkpoints, share, f"share-{share:g}")
-            found = self.measured(path)
-            tried[share] = float(np.mean([one[NDCG].to_numpy().mean() for one in found.values()]))
+            found = _measured_or_none(self, path)
+            tried[share] = float(np.mean([one[NDCG].to_numpy().mean() for one in found.values()])) if found else 0.0
             queries = len(self.validation.questions.texts)
             say(f"share {share:g}: mean {NDCG} {tried[share]:.4f} on {queries} validation queries")
             shutil.rmtree(path)
@@ -212,7 +215,7 @@ class Adaptation:
         weights.write_merged(self.base.checkpoint.path, checkpoints, share, self.settings.merge.dtype, target)
         return target
 
-    def measured(self, path: Path) -> dict[int, pl.DataFrame]:
+    def measured(self, path: Path) -> Mapping[int, pl.DataFrame]:
         """Measures of every validation query by the model in a directory, by width."""
         model = self._candidate(path)
         with self.engine(model.engine) as engine:
@@ -223,24 +226,45 @@ class Adaptation:
         settings = outcome.model_settings(self.settings, self.published.model, path)
         return open_model(settings, self.settings.engine)
 
-    def compare(self, path: Path) -> tuple[dict[int, Comparison], Comparison | None]:
-        """Base and candidate on the test queries at every width, and on the guard's at the widest."""
-        model = self._candidate(path)
+    def judged_base(self) -> Measured:
+        """The base on the test queries at every width, and on the guard's at the widest."""
         with self.engine(self.published.make_engine()) as engine:
-            base = judge.published_vectors(self.published, engine, self.test)
-            base_guard = judge.vectors(self.published.model, engine, self.guard) if self.guard else None
+            found = judge.published_vectors(self.published, engine, self.test)
+            guard = judge.vectors(self.published.model, engine, self.guard) if self.guard else None
+        return _judged(self, found, guard)
+
+    def judged(self, path: Path) -> Measured:
+        """The model in a directory on the same queries."""
+        model = self._candidate(path)
         with self.engine(model.engine) as engine:
-            ours = judge.vectors(model, engine, self.test)
-            our_guard = judge.vectors(model, engine, self.guard) if self.guard else None
-        widths = {
-            width: Comparison(judge.measured(self.test, base, width), judge.measured(self.test, ours, width))
-            for width in self.widths
-        }
-        if self.guard is None or base_guard is None or our_guard is None:
-            return widths, None
-        widest = self.widths[0]
-        found = (judge.measured(self.guard, vectors, widest) for vectors in (base_guard, our_guard))
-        return widths, Comparison(*found)
+            found = judge.vectors(model, engine, self.test)
+            guard = judge.vectors(model, engine, self.guard) if self.guard else None
+        return _judged(self, found, guard)
+
+
+def _judged(run: Adaptation, found: Vectors, guard: Vectors | None) -> Measured:
+    """Measures of the test queries at every width, and of the guard's at the widest."""
+    widths = {width: judge.measured(run.test, found, width) for width in run.widths}
+    if run.guard is None or guard is None:
+        return Measured(widths)
+    return Measured(widths, judge.measured(run.guard, guard, run.widths[0]))
+
+
+def _measured_or_none(run: Adaptation, path: Path) -> Mapping[int, pl.DataFrame] | None:
+    """Measures on the validation queries; none of a model that an engine refuses, as a high learning rate leaves it."""
+    try:
+        return run.measured(path)
+    except UnusableModel as error:
+        say(str(error))
+        return None
+
+
+def _judged_or_refused(run: Adaptation, path: Path, base: Measured) -> tuple[Measured, str]:
+    """The candidate's measures; those of no answers, and why, where an engine refuses it."""
+    try:
+        return run.judged(path), ""
+    except UnusableModel as error:
+        return base.of_no_answers(), str(error)
 
 
 def _write_queries(run: Adaptation, writer: synthetic.Writer, prompts: TokenSequences) -> list[list[int]]:

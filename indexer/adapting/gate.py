@@ -13,6 +13,36 @@ from indexer.evaluation.measures import MEASURES, NDCG, Difference
 
 
 @dataclass(frozen=True)
+class Measured:
+    """A model's measures of every query.
+
+    Attributes:
+        widths: Of the test queries, by width.
+        guard: Of the guard's at the widest width, where there is one.
+    """
+
+    widths: Mapping[int, pl.DataFrame]
+    guard: pl.DataFrame | None = None
+
+    def of_no_answers(self) -> "Measured":
+        """The same queries, none of them answered."""
+        widths = {width: _zero(frame) for width, frame in self.widths.items()}
+        return Measured(widths, None if self.guard is None else _zero(self.guard))
+
+    def compared(self, adapted: "Measured") -> "tuple[dict[int, Comparison], Comparison | None]":
+        """Both models at every width, and on the guard's queries."""
+        widths = {width: Comparison(frame, adapted.widths[width]) for width, frame in self.widths.items()}
+        if self.guard is None or adapted.guard is None:
+            return widths, None
+        return widths, Comparison(self.guard, adapted.guard)
+
+
+def _zero(frame: pl.DataFrame) -> pl.DataFrame:
+    """Measures of queries without an answer."""
+    return frame.with_columns(pl.lit(0.0).alias(name) for name in MEASURES)
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Both models on the same queries at one width.
 
@@ -56,20 +86,23 @@ class Verdict:
         return not self.refusals
 
 
-def decide(widths: Mapping[int, Comparison], guard: Comparison | None, gates: AdaptGateSettings) -> Verdict:
+def decide(
+    widths: Mapping[int, Comparison], guard: Comparison | None, gates: AdaptGateSettings, unusable: str = ""
+) -> Verdict:
     """Compares the differences with the gates.
 
     Args:
         widths: Comparisons on the test queries by width.
         guard: On the guard corpus at the widest width, where there is one.
         gates: The bounds.
+        unusable: Why the adapted model computes nothing, if it does not.
 
     Returns:
         The verdict. Everything that refuses is named, with what was measured and what was allowed.
     """
     widest = max(widths)
     gain = widths[widest].difference
-    refusals = []
+    refusals = [f"the adapted model cannot be used: {unusable}"] if unusable else []
     if not gain.low > gates.least_gain:
         refusals.append(
             f"gates.least_gain: the gain at width {widest} is {gain}, the lower end must be above "

@@ -211,12 +211,12 @@ def _record(found: Outcome, summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _block(found: Outcome, path: Path) -> str:
-    """The ``[model]`` section that indexes with the adapted model."""
+    """The section that names the adapted model: ``[model]`` to index with, ``[reranker]`` to search with."""
     base: Configured[Any] = found.base
     settings = model_settings(found.settings, base, path)
     digests = {name: checkpoint.file_digest(path / name) for name in weights.files(path)}
     given = settings.model_copy(update={"sha256": digests}).model_dump(exclude_defaults=True)
-    return section("model", given)
+    return section("reranker" if isinstance(base, Reranker) else "model", given)
 
 
 def _card(found: Outcome, folder: PutOnceFolder) -> str:

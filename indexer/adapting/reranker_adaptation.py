@@ -1,7 +1,7 @@
 """The adaptation of a reranker: trained on the same pairs, judged by reordering what the index finds."""
 
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import polars as pl
@@ -9,7 +9,7 @@ import polars as pl
 from indexer.adapting import judge, outcome
 from indexer.adapting.adaptation import Adaptation
 from indexer.adapting.batches import first_pairs
-from indexer.adapting.gate import Comparison
+from indexer.adapting.gate import Measured
 from indexer.adapting.judge import Collection
 from indexer.adapting.mining import Searched
 from indexer.adapting.pairs import Pair
@@ -52,24 +52,33 @@ class RerankerAdaptation(Adaptation):
         return FirstBatch(self.trained_as.tokenizer.pairs(queries, documents).ids, scores[:, None])
 
     @cached_property
+    def _test_candidates(self) -> dict[str, list[str]]:
+        """What the index finds for each test query, best first: the same for both rerankers."""
+        return self._candidates(self.test)
+
+    @cached_property
     def _validation_candidates(self) -> dict[str, list[str]]:
         """What the index finds for each validation query, best first: the same for every share."""
         return self._candidates(self.validation)
 
     def measured(self, path: Path) -> dict[int, pl.DataFrame]:
         """Measures of every validation query by the reranker in a directory."""
-        settings = outcome.model_settings(self.settings, self.base, path)
-        model = open_reranker(settings, self.settings.engine)
-        return {self.widths[0]: self._reordered(model, self.validation, self._validation_candidates)}
+        return {self.widths[0]: self._reordered(self._reranker(path), self.validation, self._validation_candidates)}
 
-    def compare(self, path: Path) -> tuple[dict[int, Comparison], Comparison | None]:
-        """Base and candidate on the same candidates of the test queries."""
+    def judged_base(self) -> Measured:
+        """The base on the candidates of the test queries."""
+        return self._judged_by(self.base)
+
+    def judged(self, path: Path) -> Measured:
+        """The reranker in a directory on the same candidates."""
+        return self._judged_by(self._reranker(path))
+
+    def _judged_by(self, reranker: Reranker) -> Measured:
+        return Measured({self.widths[0]: self._reordered(reranker, self.test, self._test_candidates)})
+
+    def _reranker(self, path: Path) -> Reranker:
         settings = outcome.model_settings(self.settings, self.base, path)
-        found = self._candidates(self.test)
-        order = partial(self._reordered, collection=self.test, found=found)
-        return {
-            self.widths[0]: Comparison(order(self.base), order(open_reranker(settings, self.settings.engine)))
-        }, None
+        return open_reranker(settings, self.settings.engine)
 
     def _candidates(self, collection: Collection) -> dict[str, list[str]]:
         """What the index finds for each query, best first."""

@@ -1,9 +1,9 @@
 """Adapt the index's model to its own corpus: train it on pairs, and adopt the result only where it is better.
 
 Pairs come from [titles], [synthetic], or [queries] with [judgements]. The last line on standard output is one JSON
-object; the report and an adopted model are in a folder of output.uri, and the [model] block for jobs.index --rebuild is
-printed on standard error. Exit status: 0 adopted, 1 failed, 2 unusable settings or queries, 3 refused. Running the same
-command again goes on where a killed run stopped.
+object; the report and an adopted model are in a folder of output.uri. Standard error has the [model] block for
+jobs.index --rebuild, or the [reranker] block for searches. Exit status: 0 adopted, 1 failed, 2 unusable settings or
+queries, 3 refused. Running the same command again goes on where a killed run stopped.
 """
 
 import json

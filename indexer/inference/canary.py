@@ -1,14 +1,8 @@
 """Checks an engine's first results: refuses vectors and scores that no working model gives."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from indexer.errors import EngineError
-
-if TYPE_CHECKING:
-    pass
-
+from indexer.errors import UnusableModel
 
 NORM_TOLERANCE = 1e-3
 
@@ -25,19 +19,19 @@ def check_vectors(vectors: np.ndarray, dimension: int) -> None:
         dimension: Native width of the model.
 
     Raises:
-        EngineError: Wrong width, not finite, not of unit norm, or two vectors are the same.
+        UnusableModel: Wrong width, not finite, not of unit norm, or two vectors are the same.
     """
     if vectors.shape[1] != dimension:
-        raise EngineError(f"the model gives vectors of width {vectors.shape[1]}, not {dimension}")
+        raise UnusableModel(f"the model gives vectors of width {vectors.shape[1]}, not {dimension}")
     if not np.isfinite(vectors).all():
-        raise EngineError("the model gives vectors that are not finite")
+        raise UnusableModel("the model gives vectors that are not finite")
     norms = np.linalg.norm(vectors, axis=1)
     if np.abs(norms - 1).max() > NORM_TOLERANCE:
-        raise EngineError(f"the model gives vectors of norm {norms.min():.4f} to {norms.max():.4f}, not 1")
+        raise UnusableModel(f"the model gives vectors of norm {norms.min():.4f} to {norms.max():.4f}, not 1")
     cosines = vectors @ vectors.T
     np.fill_diagonal(cosines, -1.0)
     if cosines.max() > SAME_COSINE:
-        raise EngineError(
+        raise UnusableModel(
             "the model gives the same vector for different texts; its weights were loaded wrongly; check the checkpoint"
         )
 
@@ -50,12 +44,12 @@ def check_scores(scores: np.ndarray, *, bounded: bool = True) -> None:
         bounded: Whether the model gives probabilities; some cross-encoders give logits.
 
     Raises:
-        EngineError: Not finite, out of [0, 1], or all the same: 0.5 from a head that was not loaded, 0 from a wrong
+        UnusableModel: Not finite, out of [0, 1], or all the same: 0.5 from a head that was not loaded, 0 from a wrong
             prompt.
     """
     if not np.isfinite(scores).all():
-        raise EngineError("the model gives scores that are not finite")
+        raise UnusableModel("the model gives scores that are not finite")
     if bounded and (scores.min() < 0 or scores.max() > 1):
-        raise EngineError(f"the model gives scores from {scores.min():.4f} to {scores.max():.4f}, not within 0 to 1")
+        raise UnusableModel(f"the model gives scores from {scores.min():.4f} to {scores.max():.4f}, not within 0 to 1")
     if np.ptp(scores) < SAME_SCORE:
-        raise EngineError(f"the model gives every pair the score {scores[0]:.4f}; its head or the prompt is wrong")
+        raise UnusableModel(f"the model gives every pair the score {scores[0]:.4f}; its head or the prompt is wrong")

@@ -208,6 +208,19 @@ def test_a_model_that_was_spoilt_is_refused_and_not_adopted(root: Path, engine_p
 
 
 @pytest.mark.slow
+def test_a_model_that_its_engine_refuses_is_refused_and_not_an_error(root: Path, engine_process: Executor) -> None:
+    """Weights that are no numbers, as training leaves them that diverges."""
+    train = {"steps": 2, "batch": 8, "mini_batch": 8, "checkpoints": 1, "learning_rate": 1e20}
+    summary = engine_process.submit(_adapt, settings(root, train=train, merge={"shares": [0.5, 1.0]})).result()
+    assert (summary["status"], summary["adopted"]) == ("refused", False)
+    assert "the adapted model cannot be used: " in summary["refusals"][0]
+    assert "not finite" in summary["refusals"][0]
+    base, adapted = summary["configurations"][:2]
+    assert base[NDCG] > adapted[NDCG] == 0
+    assert {"report.html", "adapt.json"} <= {path.name for path in folder(root, summary).iterdir()}
+
+
+@pytest.mark.slow
 def test_titles_of_other_documents_are_refused(tmp_path: Path, root: Path, engine_process: Executor) -> None:
     base = open_published(str(root / "index"), "docs").model.settings.name
     engine_process.submit(make_index, str(tmp_path), base, wrong_titles=True).result()
@@ -229,7 +242,7 @@ def test_a_reranker_is_trained_on_the_same_pairs_and_judged_by_reordering(
     summary = engine_process.submit(_adapt, given).result()
     assert [row["name"] for row in summary["configurations"]] == ["64 base", "64 adapted"]
     assert summary["configurations"][0]["recall@100"] == 1.0, "both reorder what the index finds"
-    model = RerankerSettings(**tomllib.loads(summary["recommendation"]["toml"])["model"])
+    model = RerankerSettings(**tomllib.loads(summary["recommendation"]["toml"])["reranker"])
     assert model.max_tokens == 64
     differing = {
         file.name
