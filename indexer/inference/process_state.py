@@ -3,6 +3,8 @@
 import gc
 import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,6 +14,36 @@ ONE_AT_A_TIME = threading.RLock()
 """Held while an engine starts, runs or ends."""
 
 _living: "weakref.WeakSet[LLMEngine]" = weakref.WeakSet()
+
+
+@contextmanager
+def frozen_heap() -> Iterator[None]:
+    """Keeps what exists after the block, which imports vLLM, out of the collections of an engine's start."""
+    # A full collection walks all that 6,000 modules made and frees none of it. Python makes several during the import,
+    # vLLM makes half a dozen during a start and freezes everything afterwards, until the engine ends.
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@contextmanager
+def store_in_memory() -> Iterator[None]:
+    """The store of a device group that starts in the block is in memory: our engines are one process each."""
+    # vLLM's is a file in the temporary folder. Workers are killed, and nobody would remove it.
+    from torch import distributed
+
+    kind = distributed.FileStore
+    distributed.FileStore = lambda *_: distributed.HashStore()
+    try:
+        yield
+    finally:
+        distributed.FileStore = kind
 
 
 def started(engine: "LLMEngine") -> None:
@@ -30,8 +62,8 @@ def end(engine: "LLMEngine") -> None:
         client = engine.engine_core
         finalizer = getattr(client, "_finalizer", None)
         if not _living:
-            client.shutdown()
+            client.shutdown()  # collects garbage itself
         elif finalizer is not None:
             finalizer.detach()
             client.engine_core.model_executor.shutdown()
-        gc.collect()
+            gc.collect()

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from indexer.errors import EngineError, IndexerError
 from indexer.inference.engine_arguments import check_arguments
 from indexer.inference.engine_spec import EngineSpec
+from indexer.inference.process_state import frozen_heap, store_in_memory
 
 if TYPE_CHECKING:
     from vllm import EngineArgs, LLMEngine, PoolingParams
@@ -73,9 +74,10 @@ def start_engine(spec: EngineSpec, mode: Literal[Mode, "write"]) -> "LLMEngine":
     """
     check_arguments(spec.arguments)
     _prepare_process()
-    from vllm import LLMEngine
-    from vllm.platforms import current_platform
-    from vllm.usage.usage_lib import UsageContext
+    with frozen_heap():
+        from vllm import LLMEngine
+        from vllm.platforms import current_platform
+        from vllm.usage.usage_lib import UsageContext
 
     logging.getLogger("torch").setLevel(logging.ERROR)
     defaults = _defaults(spec.path, mode, on_cpu=current_platform.is_cpu())
@@ -88,7 +90,8 @@ def start_engine(spec: EngineSpec, mode: Literal[Mode, "write"]) -> "LLMEngine":
     try:
         # Not vllm.LLM: its encode() makes a future and two copies per sequence, and it always loads vLLM's own
         # tokenizer. LLM_CLASS chooses the same batch sizes, for throughput.
-        return LLMEngine.from_engine_args(_engine_args(given), usage_context=UsageContext.LLM_CLASS)
+        with store_in_memory():
+            return LLMEngine.from_engine_args(_engine_args(given), usage_context=UsageContext.LLM_CLASS)
     except IndexerError:
         raise
     except Exception as error:

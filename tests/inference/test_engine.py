@@ -1,8 +1,13 @@
 """The engine: order, refusals, death. Real engines, in a process of their own, and the checks of what they give."""
 
 import dataclasses
+import gc
+import os
 import sys
+import tempfile
+from collections.abc import Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -32,8 +37,10 @@ def embed_cases(path: str) -> dict[str, Any]:
     tokenizer = EmbedTokenizer(path, MAX_TOKENS)
     ids = tokenizer.documents(corpora.random_texts(60, words=(1, 30))).ids
     shuffled = np.random.default_rng(0).permutation(len(ids))
-    engine = Engine(EngineSpec(path, "float32", MAX_TOKENS, {**EAGER, "max_num_seqs": 4}), ids[:3])
+    with watched_start() as seen:
+        engine = Engine(EngineSpec(path, "float32", MAX_TOKENS, {**EAGER, "max_num_seqs": 4}), ids[:3])
     found = {
+        **seen,
         "dimension": engine.dimension,
         "together": engine.embed(ids),
         "shuffled": engine.embed(ids.take(shuffled))[np.argsort(shuffled)],
@@ -45,6 +52,23 @@ def embed_cases(path: str) -> dict[str, Any]:
     # No such row in the embedding table: vLLM itself fails.
     found["dead"] = [_refusal(engine, row) for row in ([random_weights.QWEN_VOCABULARY + 10**6], ids[0].tolist())]
     return found
+
+
+@contextmanager
+def watched_start() -> Iterator[dict[str, Any]]:
+    """What the first start of a process leaves in its temporary folder, and how many objects full collections walk."""
+    seen: dict[str, Any] = {"walked": 0}
+
+    def walks(phase: str, about: dict[str, int]) -> None:
+        if phase == "start" and about["generation"] == 2:
+            seen["walked"] += len(gc.get_objects())
+
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", folder)
+        gc.callbacks.append(walks)
+        yield seen
+        gc.callbacks.remove(walks)
+        seen |= {"files": os.listdir(folder), "frozen": gc.get_freeze_count()}  # noqa: PTH208
 
 
 def score_cases(path: str) -> tuple[np.ndarray, np.ndarray]:
@@ -99,6 +123,15 @@ def test_rows_keep_their_order(embedded: dict[str, Any]) -> None:
     np.testing.assert_allclose(embedded["shuffled"], together, atol=1e-4)
     np.testing.assert_allclose(embedded["alone"], together, atol=1e-4)
     assert (together @ together.T - 2 * np.eye(60)).max() < 0.99, "vectors that are all alike show no order"
+
+
+def test_a_start_leaves_no_file_of_its_device_group(embedded: dict[str, Any]) -> None:
+    assert not [name for name in embedded["files"] if name.startswith("vllm_dist")]
+
+
+def test_collections_during_a_start_do_not_walk_what_the_import_made(embedded: dict[str, Any]) -> None:
+    """Python and vLLM make a dozen full collections, each of which would walk all of it."""
+    assert embedded["walked"] < embedded["frozen"]
 
 
 def test_an_empty_batch_gives_an_empty_array(embedded: dict[str, Any]) -> None:
