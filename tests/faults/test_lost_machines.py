@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ray._private.utils import get_system_memory, get_used_memory
@@ -39,29 +38,6 @@ def mounted(path: Path, options: str) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(path)], check=True)  # noqa: S607
 
 
-def drives(root: Path, *given: Any, **faults: Any) -> subprocess.CompletedProcess[str]:
-    command = drive.command(root, *given, **faults)
-    return subprocess.run(command, cwd=ROOT, env=_alone(), capture_output=True, text=True, timeout=240, check=False)
-
-
-def _begun(root: Path, given: Any) -> subprocess.Popen[str]:
-    """A run of half a second a shard, which is still at work when something happens to it."""
-    command = drive.command(root, given, seconds_per_token=0.003)
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=_alone(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def _alone() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-
-
 def _line(ended: subprocess.CompletedProcess[str]) -> str:
     """The line that says why a command failed."""
     assert "Traceback" not in ended.stderr
@@ -76,12 +52,12 @@ def test_a_full_disk_ends_the_run_in_one_line_and_loses_nothing(tmp_path: Path) 
         filler = disk / "filler"
         filler.write_bytes(bytes(14 << 20))
         given = {"index": {"uri": str(disk / "index")}}
-        full = drives(tmp_path, given)
+        full = drive.ended(tmp_path, given)
         assert full.returncode == 1
         assert _line(full).startswith("error: ")
         assert "No space left" in _line(full)
         filler.unlink()
-        done = drives(tmp_path, given)
+        done = drive.ended(tmp_path, given)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["indexed"] == 4000
         expected = sorted((name, 0) for name, _ in documents)
@@ -91,7 +67,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_loses_nothing(tmp_path: Path) 
 def test_a_read_only_target_is_one_line(tmp_path: Path) -> None:
     write(tmp_path / "corpus" / "a.parquet", words(10))
     with mounted(tmp_path / "disk", "ro") as disk:
-        ended = drives(tmp_path, {"index": {"uri": str(disk / "index")}})
+        ended = drive.ended(tmp_path, {"index": {"uri": str(disk / "index")}})
     assert ended.returncode == 1
     assert "Read-only" in _line(ended)
 
@@ -104,7 +80,7 @@ def test_one_signal_finishes_what_is_in_hand_and_two_do_not_wait(tmp_path: Path,
     write(tmp_path / "corpus" / "a.parquet", documents)
     # Some 20 shards of half a second each.
     given = {"run": {"shard_mb": 0.0024, "progress": "none"}, "cluster": {"address": "local", "workers": 1}}
-    process = _begun(tmp_path, given)
+    process = drive.begun(tmp_path, given)
     store = ControlStore(settings(tmp_path).index.uri, "docs")
     _wait(lambda: len(store.receipts(1).ids()) > 2)
     for number in signals:
@@ -118,7 +94,7 @@ def test_one_signal_finishes_what_is_in_hand_and_two_do_not_wait(tmp_path: Path,
     assert time.monotonic() - began < 20
     staged = len(store.receipts(1).ids())
     assert 2 < staged < 20
-    done = drives(tmp_path, given)
+    done = drive.ended(tmp_path, given)
     assert json.loads(done.stdout)["resumed_shards"] == staged
     assert published_rows(settings(tmp_path), 96) == sorted((name, 0) for name, _ in documents)
 
@@ -129,7 +105,7 @@ def test_a_signal_to_the_whole_group_finishes_what_is_in_hand(tmp_path: Path, ti
     """As systemd sends it; `timeout` sends it twice, to its child and to the group."""
     write(tmp_path / "corpus" / "a.parquet", words(200))
     given = {"run": {"shard_mb": 0.0024, "progress": "none"}, "cluster": {"address": "local", "workers": 1}}
-    process = _begun(tmp_path, given)
+    process = drive.begun(tmp_path, given)
     store = ControlStore(settings(tmp_path).index.uri, "docs")
     _wait(lambda: len(store.receipts(1).ids()) > 2)
     for _ in range(times):
@@ -141,7 +117,7 @@ def test_a_signal_to_the_whole_group_finishes_what_is_in_hand(tmp_path: Path, ti
     assert said.splitlines()[-1].endswith(" INFO interrupted; run the same command again to resume")
     staged = len(store.receipts(1).ids())
     assert 2 < staged < 20
-    assert json.loads(drives(tmp_path, given).stdout)["resumed_shards"] == staged
+    assert json.loads(drive.ended(tmp_path, given).stdout)["resumed_shards"] == staged
 
 
 def _wait(until: Callable[[], bool]) -> None:
@@ -157,7 +133,7 @@ def test_another_machine_does_the_work_of_a_lost_one(tmp_path: Path) -> None:
     with ray_head(cores=1) as head:
         machine = join(head, cores=1)
         given = {"run": {"shard_mb": 0.0024, "progress": "none"}, "cluster": {"address": head.address, "workers": 2}}
-        process = _begun(tmp_path, given)
+        process = drive.begun(tmp_path, given)
         store = ControlStore(settings(tmp_path).index.uri, "docs")
         _wait(lambda: len(store.receipts(1).ids()) > 4)
         os.kill(machine, signal.SIGKILL)
@@ -175,7 +151,7 @@ def test_running_out_of_memory_is_the_reason_given(tmp_path: Path, monkeypatch: 
     used = (get_used_memory() + (2 << 30)) / get_system_memory()
     monkeypatch.setenv("RAY_memory_usage_threshold", f"{used:.3f}")
     given = {"cluster": {"address": "local", "workers": 1}}
-    ended = drives(tmp_path, given, swells_on=poison_token())
+    ended = drive.ended(tmp_path, given, swells_on=poison_token())
     assert ended.returncode == 0, ended.stderr
     assert "node running low on memory" in ended.stderr
     assert json.loads(ended.stdout.splitlines()[-1])["indexed"] == 63

@@ -39,15 +39,17 @@ class Head:
 
 
 @contextmanager
-def ray_head(cores: int, gpus: int = 0) -> Iterator[Head]:
-    """Starts a cluster of one machine, and ends it with everything that joined it."""
+def ray_head(cores: int, gpus: int = 0, *options: str) -> Iterator[Head]:
+    """Starts a cluster of one machine, with more options of `ray start`, and ends it with everything that joined it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     head = Head(f"127.0.0.1:{port}", tempfile.mkdtemp(prefix="ray-"))
     try:
         first = ("--head", f"--port={port}", "--include-dashboard=false")
-        _start(head.folder, *first, "--node-ip-address=127.0.0.1", f"--num-cpus={cores}", f"--num-gpus={gpus}")
+        _start(
+            head.folder, *first, "--node-ip-address=127.0.0.1", f"--num-cpus={cores}", f"--num-gpus={gpus}", *options
+        )
         yield head
     finally:
         end_ray(head.folder)
