@@ -117,6 +117,7 @@ class Workbench:
         documents = [] if self._documents is None else [self._documents.name]
         for name in {*(state.name for state in self._copies.values()), *documents}:
             cleanup.drop(self._uri, name, scratch.OWNER)
+        cleanup.remove_empty(self._uri)
 
     def _published_state(self, configuration: Configuration, width: int) -> TableState | None:
         """The published table of a width, where it is as the configuration wants it."""

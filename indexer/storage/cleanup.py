@@ -2,8 +2,10 @@
 
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lance
@@ -124,3 +126,14 @@ def drop(uri: str, name: str, owner: str) -> int:
     if "://" not in uri:
         shutil.rmtree(table_path(uri, name), ignore_errors=True)  # an object store has no empty folders, a disk has
     return freed
+
+
+def remove_empty(uri: str) -> None:
+    """Removes the folder of dropped tables, unless something else is in it.
+
+    Args:
+        uri: LanceDB database; an object store has no folders to remove.
+    """
+    if "://" not in uri:
+        with suppress(OSError):  # missing, or not empty
+            Path(uri).rmdir()

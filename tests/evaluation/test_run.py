@@ -227,7 +227,7 @@ def test_the_recommendation_is_within_the_loss(folder: Path, summary: dict[str, 
 def test_copies_are_dropped_and_a_rerun_does_nothing(
     folder: Path, settings: EvaluateSettings, summary: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert not list((folder / "tables").glob("*.lance"))
+    assert not (folder / "tables").exists()
     assert evaluation_run.run(settings) == summary
     assert "an earlier run evaluated this epoch" in capsys.readouterr().err
 

@@ -68,7 +68,7 @@ def bench(small: Published, tmp_path: Path) -> Iterator[Workbench]:
     bench = Workbench(small, str(tmp_path / "tables"), None, 0.95)
     yield bench
     bench.drop()
-    assert not list((tmp_path / "tables").glob("*"))
+    assert not (tmp_path / "tables").exists()
 
 
 def test_published_tables_serve_where_they_can(bench: Workbench, small: Published, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_rewritten_documents_have_their_new_text_in_every_copy(small: Published,
     assert [hit.id for hit in hits[0]] == ["doc-00007"]
     assert "doc-00007" not in {hit.id for hit in hits[1]}
     bench.drop()
-    assert not list((tmp_path / "tables").glob("*"))
+    assert not (tmp_path / "tables").exists()
 
 
 def test_a_pair_is_scored_once_for_all_configurations(bench: Workbench, small: Published) -> None:
