@@ -141,7 +141,7 @@ def main() -> None:
         plain = int(dataset.version)
         start = time.perf_counter()
         for column in PAYLOAD.names:
-            scalar_indices.build(dataset, column)
+            scalar_indices.build(dataset, scalar_indices.spec(column))
         built = time.perf_counter() - start
         query = np.random.default_rng(7).standard_normal(WIDTH).astype(np.float32)
         query /= np.linalg.norm(query)

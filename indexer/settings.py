@@ -143,6 +143,9 @@ class IndexSettings(Section):
         [], description="payload columns in every table, with an index for filters; the next run builds or drops it"
     )
     text: TextSettings = Field(TextSettings(), description="read with text_search")
+    parallel_rows: int = Field(
+        1_000_000, ge=1, description="rows above which a table is compacted and indexed in parts, over the cluster"
+    )
     payload: Literal["auto", "once", "copies"] = Field(
         "auto",
         description="once: payload columns stand in a table of documents, and only filters in every table too; "

@@ -178,7 +178,8 @@ def _finish(job: Job, cluster: Cluster, intent: Intent, watch: Journal) -> Epoch
     """
     each = partial(cluster.map, in_driver=intent.documents < SMALL_ROWS)
     try:
-        return publish.finish(job.settings.index.uri, job.store, intent, job.settings.gates, each, watch)
+        index, gates = job.settings.index, job.settings.gates
+        return publish.finish(index.uri, job.store, intent, gates, index.parallel_rows, each, watch)
     except CannotFinish as error:
         say(f"{error}: epoch {intent.epoch} is begun again")
         job.store.give_up(intent.epoch)

@@ -4,7 +4,7 @@ Any process may finish any intent, any number of times.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,7 +14,8 @@ from indexer import schema
 from indexer.errors import CannotFinish, IndexerError
 from indexer.progress import Stopwatch
 from indexer.publishing.gates import Gate, enforce, quarantine_gate, table_gates
-from indexer.publishing.upkeep import MaintainedTable, maintain_table
+from indexer.publishing.parallel import Each, maintain_tables
+from indexer.publishing.upkeep import MaintainedTable
 from indexer.settings import GateSettings
 from indexer.storage import commits, tables
 from indexer.storage.commits import Change
@@ -23,9 +24,6 @@ from indexer.storage.description import MaintenanceRecord
 from indexer.storage.records import DocumentsState, Epoch, Intent, Receipt, TableState, decoded_columns, now
 from indexer.storage.tags import protect
 from indexer.storage.vector_index import TableStats
-
-Each = Callable[[Callable[..., Any], Iterable[tuple[Any, ...]]], Iterator[Any]]
-"""Runs a function on every tuple of arguments, here or elsewhere, and yields the results in any order."""
 
 TRIES = 20
 """Cap on the rounds of commit and maintenance while others write to the tables."""
@@ -37,7 +35,15 @@ WAY_OUT = (
 """Advice when a gate refuses an intent: the run that finishes it applies its own bounds."""
 
 
-def finish(uri: str, store: ControlStore, intent: Intent, gates: GateSettings, each: Each, watch: Stopwatch) -> Epoch:
+def finish(
+    uri: str,
+    store: ControlStore,
+    intent: Intent,
+    gates: GateSettings,
+    parallel_rows: int,
+    each: Each,
+    watch: Stopwatch,
+) -> Epoch:
     """Takes an intent to its epoch.
 
     Args:
@@ -45,6 +51,7 @@ def finish(uri: str, store: ControlStore, intent: Intent, gates: GateSettings, e
         store: Control files of the index.
         intent: What the epoch will be.
         gates: Bounds.
+        parallel_rows: Rows above which the work on one table is cut into tasks.
         each: Runs the maintenance of every table, whose memory grows with the table.
         watch: Adds the seconds of ``commit`` and of ``index``, which includes the gates.
 
@@ -63,15 +70,8 @@ def finish(uri: str, store: ControlStore, intent: Intent, gates: GateSettings, e
             staged = _receipts(store, intent)
             versions = _commit(uri, store, intent, staged)
         with watch("index"):
-            maintained = list(
-                each(
-                    maintain_table,
-                    (
-                        (uri, store.name, name, intent.widths.get(name), intent, _added(staged, name), gates)
-                        for name in _searched(intent)
-                    ),
-                )
-            )
+            added = {name: _added(staged, name) for name in _searched(intent)}
+            maintained = maintain_tables(uri, store.name, intent, added, gates, parallel_rows, each)
         if all(commits.holds(uri, table.name, table.measured.version, intent.digest) for table in maintained):
             break
     else:

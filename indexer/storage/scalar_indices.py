@@ -10,6 +10,7 @@ from pyarrow import types
 
 from indexer.schema import CONTENT_HASH
 from indexer.storage.filters import can_compare
+from indexer.storage.index_spec import IndexSpec
 from indexer.storage.tables import open_version
 
 BITMAP_VALUES = 1_000
@@ -55,9 +56,15 @@ def has_contents(uri: str, name: str, version: int) -> bool:
     return any(found.field_names == [CONTENT_HASH] for found in open_version(uri, name, version).describe_indices())
 
 
-def build(dataset: lance.LanceDataset, column: str) -> None:
-    """Gives a column a scalar index of the kind that suits its values; replaces the one it has."""
-    dataset.create_scalar_index(column, choose_kind(dataset, column), name=index_name(column), replace=True)
+def spec(column: str) -> IndexSpec:
+    """A filter's index on a column, of the kind that suits its values."""
+    return IndexSpec(index_name(column), column, None)
+
+
+def build(dataset: lance.LanceDataset, spec: IndexSpec) -> None:
+    """Gives a column a scalar or full-text index; replaces the one of that name."""
+    kind = spec.kind or choose_kind(dataset, spec.column)
+    dataset.create_scalar_index(spec.column, kind, name=spec.name, replace=True, **spec.parameters)  # type: ignore[arg-type]
 
 
 def built(dataset: lance.LanceDataset) -> Mapping[str, Kind]:

@@ -6,7 +6,7 @@ import lance
 import pyarrow as pa
 
 from indexer.errors import IndexerError, first_line
-from indexer.storage import text_index
+from indexer.storage import scalar_indices, text_index
 from indexer.storage.cleanup import drop
 from indexer.storage.description import TextRecord
 from indexer.storage.tables import OWNER_KEY, STORAGE_VERSION, open_version, table_path
@@ -57,7 +57,7 @@ def index_text(uri: str, name: str, text: TextRecord) -> int:
     dataset = lance.dataset(table_path(uri, name))
     try:
         for column in text.columns:
-            text_index.build(dataset, column, text)
+            scalar_indices.build(dataset, text_index.spec(column, text))
     except (OSError, ValueError, RuntimeError) as error:
         raise IndexerError(f"no full-text index of table {name}: {first_line(error)}") from None
     return int(lance.dataset(table_path(uri, name)).version)

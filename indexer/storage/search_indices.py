@@ -8,6 +8,7 @@ import lance
 from indexer import schema
 from indexer.storage import scalar_indices, text_index
 from indexer.storage.description import TextRecord
+from indexer.storage.index_spec import IndexSpec
 
 IDS = "id_idx"
 
@@ -43,32 +44,32 @@ class SearchIndices:
 NO_SEARCH_INDICES = SearchIndices()
 
 
-def make_own(dataset: lance.LanceDataset, wanted: SearchIndices) -> None:
-    """Builds the index of ids, and that of content hashes where it is wanted."""
-    there = {found.field_names[0] for found in dataset.describe_indices()}
-    if schema.ID not in there:
-        dataset.create_scalar_index(schema.ID, "BTREE", name=IDS)
-    if wanted.contents and schema.CONTENT_HASH not in there:
-        dataset.create_scalar_index(schema.CONTENT_HASH, "BTREE", name=CONTENTS)
+def missing(dataset: lance.LanceDataset, wanted: SearchIndices) -> list[IndexSpec]:
+    """Indices that the table lacks or has with other parameters, that of ids included. An empty table gets none."""
+    if not dataset.count_rows():
+        return []
+    there = {found.name: found.field_names[0] for found in dataset.describe_indices()}
+    # A column that somebody drops after our commit is missing here: publishing sees their version and commits again.
+    present = dataset.schema.names
+    own = [IndexSpec(IDS, schema.ID, "BTREE")]
+    own += [IndexSpec(CONTENTS, schema.CONTENT_HASH, "BTREE")] if wanted.contents else []
+    filters = [scalar_indices.spec(column) for column in wanted.filters if column in present]
+    found = [spec for spec in own if spec.column not in there.values()]
+    found += [spec for spec in filters if spec.name not in there]
+    if wanted.text is not None:
+        texts = (column for column in wanted.text.columns if column in present)
+        lacking = (column for column in texts if not text_index.is_built(dataset, column, wanted.text))
+        found += [text_index.spec(column, wanted.text) for column in lacking]
+    return found
 
 
 def make(dataset: lance.LanceDataset, wanted: SearchIndices) -> None:
     """Builds what is missing or has other parameters and drops what is not wanted. New rows are folded in elsewhere."""
-    there = {found.name: found.field_names[0] for found in dataset.describe_indices()}
-    for name, column in there.items():
-        if column not in {schema.ID, schema.VECTOR} and name not in wanted.names:
-            dataset.drop_index(name)
-    if not dataset.count_rows():
-        return
-    # A column that somebody drops after our commit is missing here: publishing sees their version and commits again.
-    present = dataset.schema.names
-    for column in (column for column in wanted.filters if column in present):
-        if scalar_indices.index_name(column) not in there:
-            scalar_indices.build(dataset, column)
-    texts = wanted.text.columns if wanted.text else ()
-    for column in (column for column in texts if column in present):
-        if not text_index.is_built(dataset, column, wanted.text):  # type: ignore[arg-type]
-            text_index.build(dataset, column, wanted.text)  # type: ignore[arg-type]
+    for found in dataset.describe_indices():
+        if found.field_names[0] not in {schema.ID, schema.VECTOR} and found.name not in wanted.names:
+            dataset.drop_index(found.name)
+    for spec in missing(dataset, wanted):
+        scalar_indices.build(dataset, spec)
 
 
 def index_bytes(dataset: lance.LanceDataset) -> int:

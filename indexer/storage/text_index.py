@@ -13,6 +13,7 @@ from indexer import schema
 from indexer.errors import SettingsError, first_line
 from indexer.storage.description import TextRecord
 from indexer.storage.filters import key_is
+from indexer.storage.index_spec import IndexSpec
 from indexer.storage.tables import open_version
 
 SCORE = "_score"
@@ -61,9 +62,9 @@ def parameters(text: TextRecord) -> dict[str, Any]:
     }
 
 
-def build(dataset: lance.LanceDataset, column: str, text: TextRecord) -> None:
-    """Gives a column a full-text index; replaces the one it has."""
-    dataset.create_scalar_index(column, "INVERTED", name=index_name(column), replace=True, **parameters(text))
+def spec(column: str, text: TextRecord) -> IndexSpec:
+    """A full-text index on a column."""
+    return IndexSpec(index_name(column), column, "INVERTED", parameters(text))
 
 
 def is_built(dataset: lance.LanceDataset, column: str, text: TextRecord) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import lance
 import numpy as np
@@ -10,7 +10,8 @@ import numpy as np
 from indexer import schema
 from indexer.errors import IndexerError, first_line
 from indexer.settings import BITS_AT_ONCE
-from indexer.storage import scalar_indices, search_indices, text_index
+from indexer.storage import compaction, exact_neighbours, scalar_indices, search_indices, text_index
+from indexer.storage.exact_neighbours import NEAREST
 from indexer.storage.search_indices import NO_SEARCH_INDICES, SearchIndices
 from indexer.storage.tables import lancedb_table, open_version, search_table, table_path, to_matrix
 
@@ -37,9 +38,6 @@ TRIES = 20
 RETRYABLE = "Retryable commit conflict"
 """Part of Lance's message if another process committed first. Opening the table again shows what is left to do."""
 
-ROWS_PER_FRAGMENT = 1 << 20
-"""Rows to which maintenance compacts fragments."""
-
 SEGMENT_ROWS = 1 << 20
 """Rows of a table from which new rows get a segment of their own in the indices of ids and content hashes."""
 
@@ -48,7 +46,8 @@ MOST_SEGMENTS = 16
 
 NO_INDEX = "none"
 
-NEAREST = 10
+NAME = "vector_idx"
+"""Name that LanceDB gives the index."""
 
 TIE = 1e-5
 """Rounding allowance: rows as near as the tenth count as found, since equal texts have equal vectors."""
@@ -121,26 +120,27 @@ def _maintain(
 ) -> Maintenance:
     """One attempt of :func:`maintain` on the latest version."""
     dataset = lance.dataset(table_path(uri, name))
-    compaction = dataset.optimize.compact_files(target_rows_per_fragment=ROWS_PER_FRAGMENT)
+    compacted = compaction.compact(dataset)
     built = {found.field_names[0]: found.name for found in dataset.describe_indices()}
     if kind == NO_INDEX and schema.VECTOR in built:
         dataset.drop_index(built.pop(schema.VECTOR))
     rows = dataset.count_rows()
-    if rows:
-        search_indices.make_own(dataset, wanted)
     search_indices.make(dataset, wanted)
-    outgrown = trained_rows is not None and rows >= 2 * trained_rows
-    # An index answers in its own metric: another one needs another index.
-    is_other = (kind, metric) != (_index_type(dataset), _index_metric(dataset))
-    train = kind != NO_INDEX and (is_other or outgrown)
+    train = must_train(dataset, kind, metric, trained_rows)
     if train:
         create_vector_index(uri, name, kind, metric)
     _fold_in(lance.dataset(table_path(uri, name)))
     if not train and schema.VECTOR not in built:
-        return Maintenance(compaction.fragments_removed, "none", None)
-    return Maintenance(
-        compaction.fragments_removed, "trained" if train else "extended", rows if train else trained_rows
-    )
+        return Maintenance(compacted, "none", None)
+    return Maintenance(compacted, "trained" if train else "extended", rows if train else trained_rows)
+
+
+def must_train(dataset: lance.LanceDataset, kind: str, metric: str, trained_rows: int | None) -> bool:
+    """Whether a table's vector index is missing, another one, or was trained on half the rows or fewer."""
+    outgrown = trained_rows is not None and dataset.count_rows() >= 2 * trained_rows
+    # An index answers in its own metric: another one needs another index.
+    is_other = (kind, metric) != (_index_type(dataset), _index_metric(dataset))
+    return kind != NO_INDEX and (is_other or outgrown)
 
 
 def _fold_in(dataset: lance.LanceDataset) -> None:
@@ -148,9 +148,10 @@ def _fold_in(dataset: lance.LanceDataset) -> None:
     is_large = dataset.count_rows() > SEGMENT_ROWS
     segments = {found.name: len(found.segments) for found in dataset.describe_indices()}
     own = segments.keys() & {search_indices.IDS, search_indices.CONTENTS}
-    # One segment would be written anew every night.
-    extended = sorted(name for name in own if is_large and segments[name] < MOST_SEGMENTS)
-    merged = sorted(own.difference(extended))
+    grown = {name for name in own if dataset.stats.index_stats(name)["num_unindexed_rows"]}
+    # One segment would be written anew every night. Segments that were built in parts stay until there are new rows.
+    extended = sorted(name for name in grown if is_large and segments[name] < MOST_SEGMENTS)
+    merged = sorted(grown.difference(extended))
     for names, most in ((extended, 0), (merged, max((segments[name] for name in merged), default=0))):
         if names:
             dataset.optimize.optimize_indices(index_names=names, num_indices_to_merge=most)
@@ -160,10 +161,19 @@ def _fold_in(dataset: lance.LanceDataset) -> None:
 
 def create_vector_index(uri: str, name: str, kind: str, metric: str) -> None:
     """Builds the index; replaces an existing one."""
+    lancedb_table(uri, name).create_index(schema.VECTOR, config=configuration(kind, metric), replace=True)
+
+
+def configuration(kind: str, metric: str) -> Any:
+    """LanceDB's configuration of an index type, with its defaults."""
     from lancedb import index
 
-    config = getattr(index, INDEX_CONFIGS[kind])(distance_type=metric)
-    lancedb_table(uri, name).create_index(schema.VECTOR, config=config, replace=True)
+    return getattr(index, INDEX_CONFIGS[kind])(distance_type=metric)
+
+
+def count_rows(uri: str, name: str) -> int:
+    """Rows of the latest version of a table."""
+    return int(lance.dataset(table_path(uri, name)).count_rows())
 
 
 def choose_index_type(setting: str, rows: int, width: int) -> str:
@@ -269,9 +279,28 @@ def measure_recall(uri: str, name: str, version: int, metric: str, queries: int,
     Returns:
         The last measurement.
     """
+    drawn = exact_neighbours.draw(uri, name, version, queries)
+    return agreement(uri, name, version, metric, drawn, exact_neighbours.nearest(uri, name, version, drawn), wanted)
+
+
+def agreement(
+    uri: str, name: str, version: int, metric: str, drawn: np.ndarray, exact: np.ndarray, wanted: float
+) -> Recall:
+    """Compares what a vector index finds with exact neighbours.
+
+    Args:
+        uri: LanceDB database.
+        name: Table name.
+        version: Its version.
+        metric: Distance of the index.
+        drawn: The queries, float32, shape (n, width), unit vectors.
+        exact: Cosines of their nearest rows, float32, shape (n, rows), largest first.
+        wanted: Share to reach. Searched partitions are doubled until it is reached or all are searched.
+
+    Returns:
+        The last measurement.
+    """
     dataset = open_version(uri, name, version)
-    drawn = to_matrix(dataset.sample(min(queries, dataset.count_rows()), columns=[schema.VECTOR])[schema.VECTOR])
-    exact = _nearest(dataset, drawn)
     table = search_table(uri, name, version)
     partitions, kind = _partitions(dataset), _index_type(dataset)
     probes = min(DEFAULT_PROBES, partitions)
@@ -311,15 +340,6 @@ def vector_query(
     # recall of 0.94 without re-ranking and 0.99 with it; skipping it saves a millisecond.
     factor = REFINED.get(index[-2:])
     return query.refine_factor(factor) if factor else query
-
-
-def _nearest(dataset: lance.LanceDataset, queries: np.ndarray) -> np.ndarray:
-    """Cosines of the nearest rows in one pass, largest first. Every metric orders unit vectors alike."""
-    best = np.empty((len(queries), 0), np.float32)
-    for batch in dataset.scanner(columns=[schema.VECTOR]).to_batches():
-        best = np.concatenate([best, queries @ to_matrix(batch[schema.VECTOR]).T], axis=1)
-        best = -np.sort(-best, axis=1)[:, :NEAREST]
-    return best
 
 
 def _partitions(dataset: lance.LanceDataset) -> int:

@@ -12,8 +12,9 @@ from indexer.publishing import history
 from indexer.search.published import open_published
 from indexer.search.words import text_state
 from indexer.settings import Settings
-from indexer.storage import tables, text_index
+from indexer.storage import scalar_indices, tables, text_index
 from indexer.storage.control import ControlStore
+from indexer.storage.index_spec import IndexSpec
 from indexer.storage.records import Epoch
 from tests.support import fakes
 
@@ -114,7 +115,7 @@ def test_the_tokenizer_is_a_setting(tmp_path: Path, tokenizer: dict[str, Any], q
     dataset = lance.write_dataset(rows, path)
     given = settings(tmp_path, text_search=["text"], text=tokenizer).index
     record = text_index.TextRecord(columns=["text"], **given.text.model_dump())
-    text_index.build(dataset, "text", record)
+    scalar_indices.build(dataset, text_index.spec("text", record))
     assert text_index.is_built(dataset, "text", record)
     assert bool(text_index.search(dataset, query, ["text"], 5, None, ["id", "chunk"])) is finds
     other = record.model_copy(update={"stem": not record.stem, "ascii_folding": not record.ascii_folding})
@@ -141,11 +142,10 @@ def test_an_index_that_does_not_find_its_documents_is_not_published(
 ) -> None:
     fakes.write(tmp_path / "corpus" / "a.parquet", texts(60))
 
-    def without_words(dataset: lance.LanceDataset, column: str, _: text_index.TextRecord) -> None:
+    def without_words(column: str, _: text_index.TextRecord) -> IndexSpec:
         """Every row is indexed, and under nothing that stands in it."""
-        name = text_index.index_name(column)
-        dataset.create_scalar_index(column, "INVERTED", name=name, base_tokenizer="raw")
+        return IndexSpec(text_index.index_name(column), column, "INVERTED", {"base_tokenizer": "raw"})
 
-    monkeypatch.setattr(text_index, "build", without_words)
+    monkeypatch.setattr(text_index, "spec", without_words)
     with pytest.raises(RefusedError, match=r"text_found is 0, allowed 0\.95"):
         fakes.run_here(settings(tmp_path, **SEARCHED))

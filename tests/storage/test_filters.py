@@ -91,7 +91,7 @@ def indexed(rows: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> lance.L
     gone = rows.slice(0, 10).set_column(0, "row", pa.array([-1] * 10))
     dataset = lance.write_dataset(pa.concat_tables([gone, rows.slice(0, ROWS // 2)]), path)
     for name in INDEXED:
-        scalar_indices.build(dataset, name)
+        scalar_indices.build(dataset, scalar_indices.spec(name))
     dataset.delete("row = -1")
     lance.write_dataset(rows.slice(ROWS // 2), path, mode="append")
     dataset = lance.dataset(path)
