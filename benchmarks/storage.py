@@ -193,7 +193,7 @@ def searching(root: Path, case: Case) -> dict[str, Any]:
     probes = 0
     if case.index != vector_index.NO_INDEX:
         probes = vector_index.measure_recall(uri, name, measured.version, "cosine", 100, 0.95).probes
-    seconds, found = _search(uri, measured, name, probes, queries)
+    seconds, found = search(uri, measured, name, probes, queries)
     shutil.rmtree(uri)
     return {
         **asdict(case),
@@ -231,7 +231,7 @@ class Nearest:
         return sum(len(set(ids) & hits) for ids, hits in zip(self._ids.tolist(), found, strict=True)) / self._ids.size
 
 
-def _search(
+def search(
     uri: str, measured: TableStats, name: str, probes: int, queries: np.ndarray
 ) -> tuple[list[float], list[set[int]]]:
     """Seconds of each query without the first ones, and the ids found for each."""

@@ -142,6 +142,16 @@ def searched(uri: str) -> list[Any]:
     return [words, sorted(ids), same, sorted(where)]
 
 
+@pytest.mark.parametrize("metric", ["dot", "l2"])
+def test_parts_are_trained_for_the_metric(tmp_path: Path, metric: str) -> None:
+    uri = filled(tmp_path / "parts")
+    parallel.build_parts(uri, NAME, "IVF_PQ", metric, None, SearchIndices(), here)
+    assert not vector_index.must_train(opened(uri), "IVF_PQ", metric, ROWS)
+    assert vector_index.must_train(opened(uri), "IVF_PQ", "cosine", ROWS)
+    found = vector_index.measure_recall(uri, NAME, opened(uri).version, metric, 100, 0.95)
+    assert found.share >= 0.95
+
+
 def test_partitions_are_as_many_as_in_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.publishing.test_parallel.ROWS", 10_000)
     counts = []
