@@ -1,8 +1,12 @@
 """Leases: which worker holds which piece of work, and how each piece ended."""
 
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic
+
+import ray
+from ray.exceptions import RayError
 
 from indexer.cluster.pipeline import PIECES_INSIDE, Piece, PieceT, ReceiptT
 
@@ -78,6 +82,18 @@ class WorkerHandle:
     asked: float
     where: str = ""
     leases: dict[Any, Lease] = field(default_factory=dict)
+    _asked_step: Any = None
+    _step: str = "loading Python modules"
+
+    def current_step(self) -> str:
+        """What its start is doing, by its latest answer, for which nobody waits; call it again and again."""
+        if self._asked_step is None:
+            self._asked_step = self.actor.step.remote()
+        with suppress(RayError):  # it died: its start tells why
+            if ray.wait([self._asked_step], timeout=0)[0]:
+                answered, self._asked_step = self._asked_step, None
+                self._step = ray.get(answered) or self._step
+        return self._step
 
     def takes(self, lease: Lease) -> bool:
         """Whether the worker may get this lease now."""

@@ -1,6 +1,7 @@
 """Workers without a ready engine yet: placed, started, retried, given up."""
 
 import time
+from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
@@ -13,6 +14,7 @@ from indexer.cluster.placement import Placement
 from indexer.cluster.worker import MakePipeline
 from indexer.errors import IndexerError
 from indexer.progress import say
+from indexer.steps import WaitingLines
 
 START_TRIES = 2
 """Starts of a worker before it is given up: memory may become free, or a hub may answer again, in a moment."""
@@ -22,9 +24,6 @@ PAUSE_SECONDS = 10.0
 
 START_SECONDS = 3600.0
 """How long a placed engine may take to start: the first one on a machine also downloads its model."""
-
-QUIET_SECONDS = 20.0
-"""How long workers wait for a place without a progress line."""
 
 
 class Starting:
@@ -45,7 +44,7 @@ class Starting:
         self._make_pipeline = make_pipeline
         self._resting: list[tuple[float, int]] = []
         self._reason: IndexerError | None = None
-        self._said = False
+        self._lines = WaitingLines()
         self.members: list[WorkerHandle] = []
 
     def begin(self, tries: int = 1) -> None:
@@ -87,7 +86,7 @@ class Starting:
             self.begin(tries)
         if not (self.members or self._resting or ready or others) and self._reason is not None:
             raise self._reason
-        self._say_what_is_awaited()
+        self._tell_what_is_awaited()
         return ready
 
     def _placed(self, member: WorkerHandle) -> None:
@@ -127,9 +126,13 @@ class Starting:
         else:
             say(f"{self._reason}; given up, the others go on")
 
-    def _say_what_is_awaited(self) -> None:
-        """Says once that workers wait for resources that others use."""
-        waiting = [member for member in self.members if not member.where]
-        if waiting and not self._said and time.monotonic() - waiting[0].asked > QUIET_SECONDS:
-            self._said = True
-            say(f"{len(waiting)} workers wait for {self._placement.needs} that others use")
+    def _tell_what_is_awaited(self) -> None:
+        """Says what workers wait for: a place, an engine, a pause."""
+        doing: Counter[str] = Counter()
+        for member in self.members:
+            doing[
+                member.current_step() if member.where else f"waiting for {self._placement.needs}, which others use"
+            ] += 1
+        doing["waiting to be started again"] += len(self._resting)
+        told = ", ".join(f"{count} {name}" for name, count in doing.items() if count)
+        self._lines.tell(f"starting workers: {told}" if told else "")

@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from indexer.cluster.pipeline import Piece, Pipeline
 from indexer.errors import EngineDead, IndexerError
+from indexer.steps import current_step, step
 
 PROCESS_ENDED = 70
 """Exit status of a worker process whose engine died (``EX_SOFTWARE`` of sysexits.h)."""
@@ -49,6 +50,10 @@ class Worker:
             self._pipeline = make_pipeline()
         return os.getpid()
 
+    def step(self) -> str:
+        """What the start of the engine is doing."""
+        return current_step()
+
     def run(self, piece: Piece) -> Any:
         """Takes a piece of work to its receipt. Ends the process if the engine is dead, so that nothing hangs."""
         try:
@@ -75,7 +80,8 @@ def _pin(count: int) -> list[IO[str]]:
 @contextmanager
 def _turn(name: str, *, wait: bool) -> Iterator[None]:
     """Holds a claim during the block, waiting for it first; without ``wait`` it does nothing."""
-    claim = _claim(name, wait=True) if wait else None
+    with step("waiting until another engine on its GPU has started"):
+        claim = _claim(name, wait=True) if wait else None
     try:
         yield
     finally:

@@ -16,6 +16,7 @@ from indexer.search.modes import SearchOptions, check
 from indexer.search.published import Published, open_published
 from indexer.search_settings import Mode
 from indexer.settings import RerankerSettings, SearchSettings
+from indexer.steps import told_steps
 
 FEW_QUESTIONS = {"enforce_eager": True, "packed": "off"}
 """Engine settings for questions one by one: compiling, and proving packed steps, would take longer than answering."""
@@ -84,7 +85,8 @@ class _Asked:
         """Refuses what no question can be answered with, then starts the engines."""
         for mode, width in self._ways():
             check(self.published.snapshot, SearchOptions(mode, width, self._arguments.where))
-        self.published.start(query_engine=set(self._modes) != {"text"})
+        with told_steps("the engine"):
+            self.published.start(query_engine=set(self._modes) != {"text"})
 
     def answer(self, question: str) -> None:
         """Prints the answer to a question, in every mode and at every width that was asked for."""

@@ -23,6 +23,7 @@ from indexer.inference.sequences import TokenSequences
 from indexer.progress import Stopwatch
 from indexer.reasons import QuarantineReason
 from indexer.schema import Layout
+from indexer.steps import step
 from indexer.storage import tables
 from indexer.storage.control import ControlStore
 from indexer.storage.records import Receipt
@@ -199,7 +200,8 @@ def _admitted(model: Model, target: Target, control: ControlStore) -> Embedder:
     engine = model.engine()
     matryoshka.check(target.layout.widths, engine.dimension)
     if target.admit is not None:
-        target.admit(engine, control)
+        with step("comparing the engine with published vectors"):
+            target.admit(engine, control)
     return engine
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from indexer.errors import SettingsError
 from indexer.inference import conventions
 from indexer.inference.conventions import Conventions
+from indexer.steps import step
 
 FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*/config.json", "*/model.safetensors")
 """Files fetched from a hub repository: configuration, tokenizer and weights, never code or pickled weights."""
@@ -107,7 +108,8 @@ def check_files(checkpoint: Checkpoint, sha256: Mapping[str, str]) -> None:
         file = Path(checkpoint.path) / name
         if not file.is_file():
             raise SettingsError(f"model.sha256: {checkpoint.name!r} has no file {name}")
-        found = file_digest(file)
+        with step(f"checking {name}"):
+            found = file_digest(file)
         if found != recorded.lower():
             raise SettingsError(f"model.sha256: {name} of {checkpoint.name!r} is {found}, not {recorded}")
 
@@ -118,7 +120,8 @@ def _fetch(name: str, revision: str | None) -> Checkpoint:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        path = snapshot_download(name, revision=revision, allow_patterns=list(FILES))
+        with step("fetching the model from the hub"):
+            path = snapshot_download(name, revision=revision, allow_patterns=list(FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SettingsError(

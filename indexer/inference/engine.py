@@ -17,6 +17,7 @@ from indexer.inference.proof import proven
 from indexer.inference.sequences import TokenSequences
 from indexer.inference.start import Mode, failure_reason, start_engine
 from indexer.inference.step_loop import StepLoop
+from indexer.steps import step
 
 if TYPE_CHECKING:
     pass
@@ -84,12 +85,13 @@ class Engine:
         self._broken = False
         self._loop = StepLoop(self._engine, TASKS[mode], spec.slowest)
         self._packed, self.way_back = None, None
-        if mode == "embed":
-            check_vectors(self.embed(canary), self.dimension)
-        else:
-            check_scores(self.score(canary, canary_second), bounded=not is_unbounded(spec.path))
-        if spec.packed != "off":
-            self._packed, self.way_back = proven(self._engine, self._loop, spec, self._width, canary, canary_second)
+        with step("trying the engine on known texts"):
+            if mode == "embed":
+                check_vectors(self.embed(canary), self.dimension)
+            else:
+                check_scores(self.score(canary, canary_second), bounded=not is_unbounded(spec.path))
+            if spec.packed != "off":
+                self._packed, self.way_back = proven(self._engine, self._loop, spec, self._width, canary, canary_second)
 
     @property
     def cached_tokens(self) -> int:

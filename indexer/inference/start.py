@@ -14,6 +14,7 @@ from indexer.errors import EngineError, IndexerError
 from indexer.inference.engine_arguments import check_arguments
 from indexer.inference.engine_spec import EngineSpec
 from indexer.inference.process_state import frozen_heap, store_in_memory
+from indexer.steps import step
 
 if TYPE_CHECKING:
     from vllm import EngineArgs, LLMEngine, PoolingParams
@@ -74,7 +75,7 @@ def start_engine(spec: EngineSpec, mode: Literal[Mode, "write"]) -> "LLMEngine":
     """
     check_arguments(spec.arguments)
     _prepare_process()
-    with frozen_heap():
+    with step("importing vLLM"), frozen_heap():
         from vllm import LLMEngine
         from vllm.platforms import current_platform
         from vllm.usage.usage_lib import UsageContext
@@ -90,12 +91,18 @@ def start_engine(spec: EngineSpec, mode: Literal[Mode, "write"]) -> "LLMEngine":
     try:
         # Not vllm.LLM: its encode() makes a future and two copies per sequence, and it always loads vLLM's own
         # tokenizer. LLM_CLASS chooses the same batch sizes, for throughput.
-        with store_in_memory():
+        with step(_loading(given)), store_in_memory():
             return LLMEngine.from_engine_args(_engine_args(given), usage_context=UsageContext.LLM_CLASS)
     except IndexerError:
         raise
     except Exception as error:
         raise EngineError(f"vLLM does not start: {failure_reason(error)}") from error
+
+
+def _loading(given: Mapping[str, Any]) -> str:
+    """What vLLM does while it starts with these arguments."""
+    compiles = not given.get("enforce_eager") and given.get("optimization_level") != 0
+    return "loading the weights and compiling the model" if compiles else "loading the weights"
 
 
 def pooling_params(task: str) -> "PoolingParams":

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import ray
 
+from indexer import steps
 from indexer.cluster import placement, starting
 from indexer.cluster.connection import Cluster
 from indexer.cluster.leases import Done
@@ -20,6 +21,7 @@ from indexer.errors import EngineError, IndexerError, SettingsError
 from indexer.inference.engine_arguments import check_arguments
 from indexer.progress import Stopwatch
 from indexer.settings import ClusterSettings
+from indexer.steps import step
 from tests.support.rays import ray_head
 
 CORES, GPUS, REPLICAS = 4, 2, 2
@@ -58,8 +60,9 @@ def start(folder: Path, broken: frozenset[int], gated: frozenset[int]) -> WhereA
     number = next(n for n in range(99) if _first(folder / str(n)))
     if number in broken:
         raise EngineError(f"no memory for start {number}")
-    while number in gated and not (folder / "open").exists():
-        time.sleep(0.05)
+    with step("held up by a test"):
+        while number in gated and not (folder / "open").exists():
+            time.sleep(0.05)
     return WhereAmI(partial(os.environ.get, "CUDA_VISIBLE_DEVICES", ""))
 
 
@@ -126,6 +129,32 @@ def test_a_run_without_any_worker_ends_with_the_reason(make_pool: MakePool, tmp_
     with pytest.raises(EngineError, match="cannot start: no memory for start"), make_pool(2, broken=range(99)):
         pass
     assert len(list(tmp_path.iterdir())) == 2 * starting.START_TRIES
+
+
+def test_a_start_says_what_it_waits_for(make_pool: MakePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @ray.remote(num_cpus=1, num_gpus=GPUS)
+    class Tenant:
+        def hello(self) -> None:
+            pass
+
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line.split(" (", maxsplit=1)[0])
+        if "others use" in line:
+            ray.kill(tenant)
+        elif "held up" in line:
+            (tmp_path / "open").touch()
+
+    pool = make_pool(1, gated={0})
+    tenant: Any = Tenant.remote()
+    ray.get(tenant.hello.remote())
+    monkeypatch.setattr(steps, "QUIET_SECONDS", 0.5)
+    monkeypatch.setattr(steps, "say", say)
+    with pool:
+        pass
+    assert said[0] == "starting workers: 1 waiting for a GPU and a core each, which others use"
+    assert said[-1] == "starting workers: 1 held up by a test"
 
 
 def test_work_is_done_before_the_last_engine_is_ready(make_pool: MakePool) -> None:

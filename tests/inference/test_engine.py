@@ -5,6 +5,7 @@ import gc
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from indexer.inference.engine_arguments import argument_names, check_arguments
 from indexer.inference.engine_spec import EngineSpec
 from indexer.inference.pair_inputs import PairTokenizer
 from indexer.inference.sequences import TokenSequences
+from indexer.steps import current_step
 from indexer.testing import corpora, random_weights
 
 MAX_TOKENS = 64
@@ -56,8 +58,14 @@ def embed_cases(path: str) -> dict[str, Any]:
 
 @contextmanager
 def watched_start() -> Iterator[dict[str, Any]]:
-    """What the first start of a process leaves in its temporary folder, and how many objects full collections walk."""
-    seen: dict[str, Any] = {"walked": 0}
+    """Steps of a process's first start, files that it leaves in the temporary folder, objects that collections walk."""
+    seen: dict[str, Any] = {"walked": 0, "steps": []}
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.01):
+            if current_step() not in seen["steps"]:
+                seen["steps"].append(current_step())
 
     def walks(phase: str, about: dict[str, int]) -> None:
         if phase == "start" and about["generation"] == 2:
@@ -66,7 +74,9 @@ def watched_start() -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", folder)
         gc.callbacks.append(walks)
+        threading.Thread(target=watch, daemon=True).start()
         yield seen
+        ended.set()
         gc.callbacks.remove(walks)
         seen |= {"files": os.listdir(folder), "frozen": gc.get_freeze_count()}  # noqa: PTH208
 
@@ -123,6 +133,11 @@ def test_rows_keep_their_order(embedded: dict[str, Any]) -> None:
     np.testing.assert_allclose(embedded["shuffled"], together, atol=1e-4)
     np.testing.assert_allclose(embedded["alone"], together, atol=1e-4)
     assert (together @ together.T - 2 * np.eye(60)).max() < 0.99, "vectors that are all alike show no order"
+
+
+def test_a_start_says_what_it_does(embedded: dict[str, Any]) -> None:
+    steps = [step for step in embedded["steps"] if step]
+    assert steps == ["importing vLLM", "loading the weights", "trying the engine on known texts"]
 
 
 def test_a_start_leaves_no_file_of_its_device_group(embedded: dict[str, Any]) -> None:
