@@ -20,7 +20,10 @@ SEQUENCES = 64
 """Sequences of mixed lengths that both paths compute beside the canary."""
 
 LONGEST = 300
-"""Cap on the ids of each: the proof takes a second with a small model, some seconds with a 0.6B model on a CPU."""
+"""Ids of the longest, which fills several blocks of the KV cache."""
+
+LONG = 150
+"""Cap on the ids of the others, so that the proof takes a second of CPU with a small model."""
 
 LEAST_COSINE = 0.9999
 """Least cosine between both paths' vectors of a sequence. Equal kernels on other batches differ only by rounding."""
@@ -89,9 +92,9 @@ def _mixed(
 ) -> tuple[TokenSequences, np.ndarray | None]:
     """The canary and sequences of many lengths from its ids. They share its beginning, as pairs of one query do."""
     drawn = np.random.default_rng(0)
-    most = min(LONGEST, max_tokens)
+    lengths = np.append(np.geomspace(1, min(LONG, max_tokens), SEQUENCES - 1), min(LONGEST, max_tokens)).astype(int)
     rows, places = list(canary), [] if second is None else second.tolist()
-    for length in np.geomspace(1, most, SEQUENCES).astype(int):
+    for length in lengths:
         stem = canary[int(drawn.integers(len(canary)))]
         kept = int(drawn.integers(0, min(length, len(stem)) + 1)) if second is None else min(length, len(stem))
         rows.append(np.append(stem[:kept], drawn.choice(canary.ids, length - kept)).astype(np.int32))
