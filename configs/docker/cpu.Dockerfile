@@ -17,7 +17,8 @@ RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,t
     apt-get update && apt-get install --yes --no-install-recommends libgomp1 libnuma1 procps tini wget
 RUN groupadd --gid 1000 indexer && useradd --uid 1000 --gid 1000 --create-home indexer
 COPY --from=build /opt/indexer/.venv /opt/indexer/.venv
-ENV PATH=/opt/indexer/.venv/bin:$PATH PYTHONUNBUFFERED=1 HF_HOME=/home/indexer/models
+ENV PATH=/opt/indexer/.venv/bin:$PATH PYTHONUNBUFFERED=1 HF_HOME=/home/indexer/models \
+    VLLM_CACHE_ROOT=/home/indexer/models/vllm
 USER 1000:1000
 WORKDIR /home/indexer
 ENTRYPOINT ["tini", "--"]

@@ -26,6 +26,8 @@ from tests.support.rays import ray_head
 
 CORES, GPUS, REPLICAS = 4, 2, 2
 
+SHARED_CACHE = "/shared/vllm"
+
 
 @dataclass(frozen=True)
 class Number:
@@ -43,7 +45,7 @@ class Number:
 
 
 class WhereAmI(Pipeline[Number, str, list[str], tuple[int, str]]):
-    """Gives the GPU of its worker."""
+    """Gives a variable of its worker's environment: its GPU."""
 
     def _read(self, piece: Number, watch: Stopwatch) -> list[str]:  # noqa: ARG002
         return []
@@ -55,15 +57,17 @@ class WhereAmI(Pipeline[Number, str, list[str], tuple[int, str]]):
         return piece.value, held[0]
 
 
-def start(folder: Path, broken: frozenset[int], gated: frozenset[int]) -> WhereAmI:
-    """The n-th start of an engine, which may fail, or wait for a file that no test writes."""
+def start(
+    folder: Path, broken: frozenset[int], gated: frozenset[int], variable: str = "CUDA_VISIBLE_DEVICES"
+) -> WhereAmI:
+    """The n-th start of an engine, which may fail, or wait for a file."""
     number = next(n for n in range(99) if _first(folder / str(n)))
     if number in broken:
         raise EngineError(f"no memory for start {number}")
     with step("held up by a test"):
         while number in gated and not (folder / "open").exists():
             time.sleep(0.05)
-    return WhereAmI(partial(os.environ.get, "CUDA_VISIBLE_DEVICES", ""))
+    return WhereAmI(partial(os.environ.get, variable, ""))
 
 
 def _first(path: Path) -> bool:
@@ -79,8 +83,10 @@ MakePool = Callable[..., WorkerPool]
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    with ray_head(CORES, GPUS) as head:
-        yield head.address
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_CACHE_ROOT", SHARED_CACHE)
+        with ray_head(CORES, GPUS) as head:
+            yield head.address
 
 
 @pytest.fixture
@@ -88,10 +94,10 @@ def make_pool(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(starting, "PAUSE_SECONDS", 0.1)
     monkeypatch.setattr(placement, "RELEASE_SECONDS", 20.0)  # the workers of the test before
 
-    def make(workers: Any, broken: Any = (), gated: Any = ()) -> WorkerPool:
+    def make(workers: Any, broken: Any = (), gated: Any = (), **variable: str) -> WorkerPool:
         settings = ClusterSettings(address=address, workers=workers)
         cluster = opened(Cluster(settings, REPLICAS))
-        return cluster.pool(partial(start, tmp_path, frozenset(broken), frozenset(gated)), most=99)
+        return cluster.pool(partial(start, tmp_path, frozenset(broken), frozenset(gated), **variable), most=99)
 
     connections: list[Cluster] = []
 
@@ -155,6 +161,11 @@ def test_a_start_says_what_it_waits_for(make_pool: MakePool, tmp_path: Path, mon
         pass
     assert said[0] == "starting workers: 1 waiting for a GPU and a core each, which others use"
     assert said[-1] == "starting workers: 1 held up by a test"
+
+
+def test_engines_keep_what_they_compile_where_the_machine_says(make_pool: MakePool) -> None:
+    with make_pool(1, variable="VLLM_CACHE_ROOT") as pool:
+        assert results(pool, pieces=1) == {0: SHARED_CACHE}
 
 
 def test_work_is_done_before_the_last_engine_is_ready(make_pool: MakePool) -> None:

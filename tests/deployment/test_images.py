@@ -35,6 +35,13 @@ def test_what_is_copied_exists_and_is_in_the_context(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_compiled_models_lie_beside_the_weights(path: Path) -> None:
+    """One volume keeps both from one container to the next."""
+    settings = dict(pair.split("=", 1) for name, rest in instructions(path) if name == "ENV" for pair in rest.split())
+    assert settings["VLLM_CACHE_ROOT"] == f"{settings['HF_HOME']}/vllm"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_nobody_is_root_and_downloads_are_cached(path: Path) -> None:
     found = instructions(path)
     assert [rest for name, rest in found if name == "USER"] == ["1000:1000"]

@@ -81,6 +81,16 @@ def test_the_run_has_its_settings_and_its_version() -> None:
         assert int(container["resources"]["requests"]["cpu"]) >= settings.cluster.cpus_per_worker
 
 
+def test_weights_and_compiled_models_are_kept_in_the_shared_volume() -> None:
+    for name, template in pod_templates():
+        for container in template["spec"]["containers"]:
+            variables = {one["name"]: one["value"] for one in container.get("env", [])}
+            if "HF_HOME" in variables:
+                (volume,) = [one["mountPath"] for one in container["volumeMounts"] if one["name"] == "models"]
+                assert variables["HF_HOME"] == volume, name
+                assert Path(variables["VLLM_CACHE_ROOT"]).parent == Path(volume), name
+
+
 def test_names_that_point_elsewhere_exist() -> None:
     (kustomization,) = documents("kustomization.yaml")
     maps = {one["name"]: one["files"] for one in kustomization["configMapGenerator"]}
