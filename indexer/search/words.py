@@ -10,13 +10,16 @@ from indexer.storage.records import DocumentsState, Epoch, TableState
 
 
 def text_state(epoch: Epoch) -> TableState | DocumentsState:
-    """The table with the epoch's full-text index.
+    """The table with the epoch's full-text index; the one that will have it, while the epoch has no documents.
 
     Raises:
         SettingsError: There is none.
     """
-    if epoch.text_table is not None:
-        return epoch.text_table
+    found = epoch.text_table
+    if found is None and epoch.description.text is not None and not epoch.payload_table.rows:
+        found = epoch.payload_table  # Lance builds no index of no rows
+    if found is not None:
+        return found
     raise SettingsError(
         f"epoch {epoch.number} has no full-text index: set index.text_search to payload columns and run jobs.index, "
         "which embeds nothing for it; or search with mode vector"
@@ -52,6 +55,8 @@ class Words:
         Returns:
             The documents, best first, as their first chunks.
         """
+        if not self._state.rows:
+            return []
         described = self._epoch.description
         # A filter on the chunk reads that column of every row, which is not needed where every row is a document.
         is_of_chunks = described.model.has_chunks and isinstance(self._state, TableState)

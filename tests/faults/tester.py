@@ -123,6 +123,7 @@ def chaos(operations: int, seed: int, first: int = 0, *, plain: bool = False) ->
             again = f"python -m tests.faults.tester --seed {seed} --world {world} --ops {LIFETIME}"
             return counts, [*history, f"after {counts.total()} operations; again with: {again}"]
         world += 1
+        print(f"world {world - 1}: {counts.total()} operations", file=sys.stderr, flush=True)
     return counts, []
 
 

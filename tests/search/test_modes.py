@@ -178,3 +178,23 @@ def test_an_index_without_words_says_how_to_get_them(tmp_path: Path) -> None:
     plain = open_published(given.index.uri, given.index.name).snapshot
     with pytest.raises(SettingsError, match=r"epoch 1 has no full-text index: set index\.text_search"):
         modes.check(plain, SearchOptions(mode="hybrid"))
+
+
+@pytest.mark.parametrize("stored", ["once", "copies"])
+def test_an_epoch_of_no_documents_finds_nothing_in_every_mode(tmp_path: Path, stored: str) -> None:
+    """Lance builds no index of no rows: the epoch is one with full-text search all the same."""
+    fakes.write(tmp_path / "corpus" / "a.parquet", [("empty", "")])
+    where = {"uri": str(tmp_path / "index"), "widths": fakes.WIDTHS}
+    searched = {"text_search": ["kind"], "filters": ["kind"], "payload": stored}
+    given = fakes.settings(tmp_path, index=where | searched, gates={"max_quarantined": 1.0})
+    fakes.run_here(given)
+    snapshot = open_published(given.index.uri, given.index.name).snapshot
+    asked = np.ones((1, 384), np.float32)
+    for mode in ("vector", "text", "hybrid"):
+        options = SearchOptions(mode=mode, filters={"kind": ["page"]})
+        assert list(modes.find(snapshot, ["page"], asked, 5, options)) == [[]]
+    fakes.write(tmp_path / "corpus" / "a.parquet", [("empty", ""), ("full", "a word")])
+    fakes.run_here(given)
+    snapshot = open_published(given.index.uri, given.index.name).snapshot
+    (hits,) = modes.find(snapshot, ["page"], None, 5, SearchOptions(mode="text"))
+    assert [hit.id for hit in hits] == ["full"]
