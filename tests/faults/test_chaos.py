@@ -43,7 +43,7 @@ def test_a_mending_that_is_taken_back_is_found(mending: str) -> None:
     assert "again with:" in done.stdout
 
 
-@pytest.mark.parametrize("kills", [12, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [5, pytest.param(300, marks=pytest.mark.slow)])
 def test_kills_lose_and_double_nothing(kills: int) -> None:
     done = storm("--kills", str(kills), "--seed", "1")
     print(done.stdout)
@@ -105,7 +105,7 @@ def _fail_once(world: World, prepare: object, action: str, others: int) -> None:
     world.settle()
 
 
-@pytest.mark.parametrize("every", [11, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [19, pytest.param(1, marks=pytest.mark.slow)])
 def test_every_durable_step_may_fail_in_every_way(tmp_path: Path, every: int) -> None:
     assert math.gcd(every, len(ACTIONS)) == 1, "one way would never be tried"
     code = "import pathlib, sys, tests.faults.test_chaos as t; print(t.matrix(pathlib.Path(sys.argv[1]), 2, EVERY))"

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from indexer.storage import records
 from indexer.storage.control import ControlStore
 from tests.support import drive
 from tests.support.fakes import POISON, poison_token, published_rows, quarantine, run, run_here, settings, words, write
-from tests.support.rays import join, ray_head
+from tests.support.rays import end_ray, join, ray_head, ray_processes
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,10 +73,21 @@ def test_a_read_only_target_is_one_line(tmp_path: Path) -> None:
     assert "Read-only" in _line(ended)
 
 
+@pytest.fixture
+def ray_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A folder of its own for the Ray that a run starts; short, because sockets lie in it."""
+    folder = tempfile.mkdtemp(prefix="ray-")
+    monkeypatch.setenv("RAY_TMPDIR", folder)
+    yield folder
+    end_ray(folder)
+
+
 @pytest.mark.parametrize(
     "signals", [[signal.SIGTERM], pytest.param([signal.SIGINT, signal.SIGINT], marks=pytest.mark.slow)]
 )
-def test_one_signal_finishes_what_is_in_hand_and_two_do_not_wait(tmp_path: Path, signals: list[int]) -> None:
+def test_one_signal_finishes_what_is_in_hand_and_two_do_not_wait(
+    tmp_path: Path, signals: list[int], ray_folder: str
+) -> None:
     documents = words(200)
     write(tmp_path / "corpus" / "a.parquet", documents)
     # Some 20 shards of half a second each.
@@ -89,6 +101,7 @@ def test_one_signal_finishes_what_is_in_hand_and_two_do_not_wait(tmp_path: Path,
     began = time.monotonic()
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
+    _wait(lambda: not ray_processes(ray_folder))
     assert said.splitlines()[-1].endswith(" INFO interrupted; run the same command again to resume")
     assert "shards in hand are finished first" in said
     assert time.monotonic() - began < 20

@@ -9,7 +9,7 @@ from tests.faults.readers import play
 
 @pytest.mark.parametrize(
     ("seconds", "processes", "threads"),
-    [(15, 2, 4), pytest.param(300, 4, 8, marks=[pytest.mark.slow, pytest.mark.timeout(600)])],
+    [(8, 2, 4), pytest.param(300, 4, 8, marks=[pytest.mark.slow, pytest.mark.timeout(600)])],
 )
 def test_readers_beside_nights(tmp_path: Path, seconds: float, processes: int, threads: int) -> None:
     counts = play(tmp_path, seconds, processes, threads)

@@ -262,6 +262,7 @@ def test_unusable_settings_end_with_status_2(
     assert not [line for line in before if " INFO report: " not in line]
 
 
+@pytest.mark.slow  # with the fake engine it is among the default tests: tests/faults/test_lost_machines.py
 def test_a_terminated_run_leaves_nothing_behind_and_is_resumed(
     job: Job, config: Path, environment: dict[str, str], ray_folder: str, tmp_path: Path
 ) -> None:
