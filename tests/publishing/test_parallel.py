@@ -27,6 +27,8 @@ from indexer.storage.description import TextRecord
 from indexer.storage.search_indices import SearchIndices
 from tests.support import fakes
 
+pytestmark = pytest.mark.heavy
+
 PAYLOAD = pa.schema([("text", pa.string()), ("language", pa.string()), ("year", pa.int32())])
 
 LAYOUT = Layout("docs", 1, (32,), "float32", "cosine", PAYLOAD)
@@ -253,7 +255,6 @@ def pages(count: int) -> list[tuple[str, str]]:
     ]
 
 
-@pytest.mark.heavy
 def test_a_run_that_dies_between_two_indices_is_finished_by_the_next_and_nights_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,7 +298,6 @@ def test_a_run_that_dies_between_two_indices_is_finished_by_the_next_and_nights_
     assert len(fakes.published_rows(given, 96)) == 450
 
 
-@pytest.mark.heavy
 def test_a_part_whose_worker_is_killed_is_built_again_elsewhere(
     tmp_path: Path,
     ray_cluster: None,  # noqa: ARG001
