@@ -66,6 +66,7 @@ class IndexModel:
         self.emptied: dict[int, str] = {}
         self.loose = False
         self._begun: list[Expected] = []
+        self._read: dict[int, tuple[str, tuple[Any, ...]]] = {}
 
     @property
     def store(self) -> ControlStore:
@@ -166,15 +167,29 @@ class IndexModel:
         for number in [number for number in self.known if number not in numbers]:
             del self.known[number]
         for number in numbers:
-            if number not in self.lost:
+            if number not in self.lost and not self._is_as_read(number):
                 found = content(str(self.root / "index"), self.name, number)
                 if number not in self.known:
                     self._recognise(number, found)
                 digest = _digest(found)
                 if self.known.setdefault(number, digest) != digest:
                     raise Broken(f"{self.name}: epoch {number} is no longer what it was")
+                self._read[number] = digest, self._files(number)
         if numbers and numbers[-1] not in self.lost:
             open_published(str(self.root / "index"), self.name)
+
+    def _is_as_read(self, number: int) -> bool:
+        """Whether no file of an epoch's tables was written, moved or touched since all of it was read."""
+        digest, files = self._read.get(number, ("", ()))
+        return bool(digest) and digest == self.known.get(number) and files == self._files(number)
+
+    def _files(self, number: int) -> tuple[Any, ...]:
+        """What the file system says of the epoch's record and of every file of its tables."""
+        folders = [self.root / "index" / f"{name}.lance" for name in self.store.epoch(number).versions()]
+        files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+        files += (self.control / "epochs").glob(f"{number:012d}*")
+        states = ((str(path), path.stat()) for path in sorted(files))
+        return tuple((path, found.st_ino, found.st_size, found.st_ctime_ns) for path, found in states)
 
     def forget(self, known: Mapping[int, str]) -> None:
         """The folder is another one now: what epochs it has must be what they were, where they can be read at all."""
