@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from indexer.inference.start import memory_share
+from indexer.inference.start import CPU_CACHE_BYTES, cpu_cache_bytes, memory_share
 from indexer.testing.checkpoints import minilm_path
 
 GIB = 1 << 30
@@ -46,6 +46,21 @@ print(model.fingerprint_digest)
 )
 def test_an_engine_takes_its_part_of_the_gpu_and_no_more_than_is_free(free: int, engines: int, expected: float) -> None:
     assert memory_share(free * GIB, 80 * GIB, engines) == expected
+
+
+@pytest.mark.parametrize(
+    ("layers", "heads", "shape", "expected"),
+    [
+        (28, 16, {"num_key_value_heads": 8, "head_dim": 128}, CPU_CACHE_BYTES),  # Qwen3-Embedding-0.6B
+        (4, 4, {"num_key_value_heads": 2, "head_dim": 32}, 128 << 20),
+        (4, 4, {}, 512 << 20),
+        (0, 0, {}, CPU_CACHE_BYTES),  # a configuration that names them otherwise
+    ],
+)
+def test_small_models_have_a_small_cache(layers: int, heads: int, shape: dict[str, int], expected: int) -> None:
+    config = {"num_hidden_layers": layers, "num_attention_heads": heads, "hidden_size": 64 * heads}
+    assert cpu_cache_bytes(config | shape, 512) == expected
+    assert cpu_cache_bytes(config | shape, 1 << 17) == CPU_CACHE_BYTES  # four sequences of full length
 
 
 def _hub_cache(root: Path) -> Path:
