@@ -77,8 +77,7 @@ def finish(
     else:
         raise IndexerError(f"epoch {intent.epoch}: other processes write to its tables all the time; run again")
     version = versions[intent.quarantine_table]
-    batches = tables.read(uri, intent.quarantine_table, version, schema.QUARANTINE_SCHEMA.names)
-    rows = pa.Table.from_batches(batches, schema.QUARANTINE_SCHEMA)
+    rows = _quarantine(uri, intent.quarantine_table, version)
     found = [*table_gates(intent, maintained, gates), quarantine_gate(_staged_quarantine(uri, intent, staged), rows)]
     enforce(found, WAY_OUT)
     epoch = _epoch(intent, maintained, version, found)
@@ -87,6 +86,12 @@ def finish(
     described = epoch.description.model_copy(update={"quarantine_reasons": reasons})
     protect(uri, epoch.versions(), epoch.number)
     return store.put_epoch(epoch.model_copy(update={"description": described}))
+
+
+def _quarantine(uri: str, name: str, version: int) -> pa.Table:
+    """All rows of a version of the quarantine."""
+    batches = tables.read(uri, name, version, schema.QUARANTINE_SCHEMA.names)
+    return pa.Table.from_batches(batches, schema.QUARANTINE_SCHEMA)
 
 
 def _searched(intent: Intent) -> list[str]:
