@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-
 from indexer import schema
 from indexer.errors import RefusedError, SettingsError
 from indexer.storage import cleanup, tables
@@ -82,8 +80,7 @@ def rollback(uri: str, store: ControlStore, number: int, *, hold: bool = False) 
         files = store.digests.put_list(again.number, store.digests.get_list(target.description.files))
         again = again.model_copy(update={"description": again.description.model_copy(update={"files": files})})
     name, version = again.quarantine
-    batches = tables.read(uri, name, version, schema.QUARANTINE_SCHEMA.names)
-    store.put_quarantine(again.number, version, pa.Table.from_batches(batches, schema.QUARANTINE_SCHEMA))
+    store.put_quarantine(again.number, version, tables.read_all(uri, name, version, schema.QUARANTINE_SCHEMA))
     published = store.put_epoch(again)
     if published != again:
         raise RefusedError(f"another run published epoch {published.number} in the meantime; look at it and try again")

@@ -36,13 +36,7 @@ WAY_OUT = (
 
 
 def finish(
-    uri: str,
-    store: ControlStore,
-    intent: Intent,
-    gates: GateSettings,
-    parallel_rows: int,
-    each: Each,
-    watch: Stopwatch,
+    uri: str, store: ControlStore, intent: Intent, gates: GateSettings, parallel_rows: int, each: Each, watch: Stopwatch
 ) -> Epoch:
     """Takes an intent to its epoch.
 
@@ -77,21 +71,15 @@ def finish(
     else:
         raise IndexerError(f"epoch {intent.epoch}: other processes write to its tables all the time; run again")
     version = versions[intent.quarantine_table]
-    rows = _quarantine(uri, intent.quarantine_table, version)
+    rows = tables.read_all(uri, intent.quarantine_table, version, schema.QUARANTINE_SCHEMA)
     found = [*table_gates(intent, maintained, gates), quarantine_gate(_staged_quarantine(uri, intent, staged), rows)]
     enforce(found, WAY_OUT)
     epoch = _epoch(intent, maintained, version, found)
     store.put_quarantine(epoch.number, version, rows)
-    reasons = dict(sorted(Counter(rows["reason"].to_pylist()).items()))
-    described = epoch.description.model_copy(update={"quarantine_reasons": reasons})
+    reasons = Counter(rows["reason"].to_pylist())
+    described = epoch.description.model_copy(update={"quarantine_reasons": dict(sorted(reasons.items()))})
     protect(uri, epoch.versions(), epoch.number)
     return store.put_epoch(epoch.model_copy(update={"description": described}))
-
-
-def _quarantine(uri: str, name: str, version: int) -> pa.Table:
-    """All rows of a version of the quarantine."""
-    batches = tables.read(uri, name, version, schema.QUARANTINE_SCHEMA.names)
-    return pa.Table.from_batches(batches, schema.QUARANTINE_SCHEMA)
 
 
 def _searched(intent: Intent) -> list[str]:

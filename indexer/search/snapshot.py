@@ -90,8 +90,7 @@ class Snapshot:
     def quarantine(self) -> pa.Table:
         """Rows of the quarantine, :data:`indexer.schema.QUARANTINE_SCHEMA`."""
         name, version = self.epoch.quarantine
-        batches = tables.read(self.uri, name, version, schema.QUARANTINE_SCHEMA.names)
-        return pa.Table.from_batches(batches, schema.QUARANTINE_SCHEMA)
+        return tables.read_all(self.uri, name, version, schema.QUARANTINE_SCHEMA)
 
     @property
     def text_columns(self) -> list[str]:
