@@ -207,14 +207,16 @@ def prune(uri: str, store: ControlStore, keep: int) -> Pruned:
     known = {name for epoch in published for name in epoch.versions()} | _unneeded(uri, store.name, published)
     # Tables of a rebuild that a rollback gave up: no epoch names them, and no later run reuses their generation.
     known |= {name for intent in store.closed_intents(latest) for name in intent.bases}
+    # Somebody may have deleted a table of ours, and another index have made one of its name.
+    theirs = {name for name in known if cleanup.is_of_another(uri, name, store.name)}
     # Epoch files go first: if this is interrupted, every epoch that is still listed can be opened.
     store.forget_epochs(pruned.epochs)
     staged = store.staged_files(up_to=latest)
     begun = store.begun_files(after=latest)
     # A run may be staging for a width that no kept epoch has.
-    unneeded = known - needed.keys() - begun.keys()
+    unneeded = known - theirs - needed.keys() - begun.keys()
     readers = _drop(uri, store, sorted(name for name in unneeded if not is_begun(uri, name, latest)), pruned)
-    for name, versions in ((name, versions) for name, versions in needed.items() if versions):
+    for name, versions in ((name, found) for name, found in needed.items() if found and name not in theirs):
         freed = cleanup.prune(uri, name, versions, latest, staged.get(name, ()), begun.get(name, ()))
         pruned.versions += freed.versions
         pruned.orphans += freed.orphans

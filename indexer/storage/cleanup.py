@@ -92,6 +92,16 @@ def owned_tables(uri: str, owner: str) -> set[str]:
     return {name for name, dataset in found if dataset is not None and owner_of(dataset) == owner}
 
 
+def is_of_another(uri: str, name: str, owner: str) -> bool:
+    """Whether another index or job has made the table that has this name now.
+
+    Raises:
+        IndexerError: The table cannot be opened.
+    """
+    dataset = open_latest(uri, name)
+    return dataset is not None and owner_of(dataset) not in {None, owner}
+
+
 def readers(uri: str, name: str) -> set[str]:
     """Readers that hold a version of a table.
 

@@ -62,8 +62,13 @@ def create_missing(uri: str, schemas: Mapping[str, pa.Schema], owner: str, known
         SettingsError: A table of that name is not the owner's.
         IndexerError: The location cannot be written, or a table there has other columns.
     """
+    # All are looked at before one is made: a name that is taken leaves nothing of a run that is refused.
+    opened = {name: open_latest(uri, name) for name in schemas}
+    for name, dataset in opened.items():
+        if dataset is not None and not _is_untouched(dataset, schemas[name]):
+            check_owner(dataset, name, owner, known)
     for name, table_schema in schemas.items():
-        _create_missing(uri, name, table_schema, owner, known)
+        _create_missing(uri, name, table_schema.with_metadata({OWNER_KEY: owner}), opened[name])
 
 
 def create_gone(uri: str, schemas: Mapping[str, pa.Schema], owner: str, known: Container[str]) -> None:
@@ -79,27 +84,30 @@ def create_gone(uri: str, schemas: Mapping[str, pa.Schema], owner: str, known: C
         SettingsError: A table of that name is not the owner's.
         IndexerError: The location cannot be written.
     """
-    for name, table_schema in schemas.items():
-        dataset = open_latest(uri, name)
-        if dataset is None:
-            _create(uri, name, table_schema.with_metadata({OWNER_KEY: owner}))
-        else:
+    opened = {name: open_latest(uri, name) for name in schemas}
+    for name, dataset in opened.items():
+        if dataset is not None:
             check_owner(dataset, name, owner, known)
+    for name in (name for name, dataset in opened.items() if dataset is None):
+        _create(uri, name, schemas[name].with_metadata({OWNER_KEY: owner}))
 
 
-def _create_missing(uri: str, name: str, table_schema: pa.Schema, owner: str, known: Container[str]) -> None:
+def _is_untouched(dataset: lance.LanceDataset, table_schema: pa.Schema) -> bool:
+    """Whether it is as a killed run left it before tables named their owner: empty and without metadata."""
+    return dataset.version == 1 and _is_same(dataset, table_schema) and not dataset.count_rows()
+
+
+def _is_same(dataset: lance.LanceDataset, table_schema: pa.Schema) -> bool:
+    """Whether it has these columns."""
+    return bool(dataset.schema.remove_metadata().equals(table_schema.remove_metadata()))
+
+
+def _create_missing(uri: str, name: str, table_schema: pa.Schema, dataset: lance.LanceDataset | None) -> None:
     """Creates one table, or replaces one that a killed run left before its first commit."""
-    marked = table_schema.with_metadata({OWNER_KEY: owner})
-    dataset = open_latest(uri, name)
     if dataset is None:
-        _create(uri, name, marked)
+        _create(uri, name, table_schema)
         return
-    is_same = dataset.schema.remove_metadata().equals(table_schema.remove_metadata())
-    # Before tables named their owner, a run that was killed early left them empty and without metadata.
-    is_untouched = is_same and dataset.version == 1 and not dataset.count_rows()
-    if not is_untouched:
-        check_owner(dataset, name, owner, known)
-    if is_same:
+    if _is_same(dataset, table_schema):
         return
     if epoch_of(dataset):
         raise IndexerError(
@@ -107,7 +115,7 @@ def _create_missing(uri: str, name: str, table_schema: pa.Schema, owner: str, kn
             "a new generation beside it with --rebuild always, or choose another index.name"
         )
     # A run with other settings left it: it was killed before its first commit.
-    _create(uri, name, marked, "overwrite")
+    _create(uri, name, table_schema, "overwrite")
 
 
 def open_latest(uri: str, name: str) -> lance.LanceDataset | None:

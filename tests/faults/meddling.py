@@ -63,8 +63,11 @@ def optimize(index: Path, name: str) -> str:
     """What LanceDB's ``optimize`` does eight days later: compacts, and cleans up what is older than seven."""
     age(index)
     dataset = lance.dataset(str(index / f"{name}.lance"))
-    dataset.optimize.compact_files()
-    dataset.optimize.optimize_indices()
+    try:
+        dataset.optimize.compact_files()
+        dataset.optimize.optimize_indices()
+    except OSError:  # a prune that died has deleted a part of it
+        return f"optimize {name}: refused"
     with contextlib.suppress(OSError, ValueError):  # it refuses where a version has a tag
         dataset.cleanup_old_versions(older_than=timedelta(0))
     return f"optimize {name}"

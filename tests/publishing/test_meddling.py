@@ -202,6 +202,7 @@ def test_a_table_of_somebody_else_is_left_alone(tmp_path: Path, name: str) -> No
     with pytest.raises(SettingsError, match=f"table {name} exists and was not made by this program"):
         night(given, words(5))
     assert lance.dataset(path).to_table().column_names == ["mine"]
+    assert [found.name for found in Path(given.index.uri).glob("*.lance")] == [f"{name}.lance"], "nothing else is made"
 
 
 def test_an_index_named_like_a_generation_is_another_one(given: Settings, tmp_path: Path) -> None:
@@ -214,6 +215,21 @@ def test_an_index_named_like_a_generation_is_another_one(given: Settings, tmp_pa
     third = settings(tmp_path, index={"name": "docs_g3"})
     with pytest.raises(SettingsError, match="is a table of 'docs'"):
         night(third, words(30))
+
+
+def test_a_prune_takes_no_table_that_another_index_has_under_a_name_of_old(given: Settings, tmp_path: Path) -> None:
+    """The name was free for a while: somebody had deleted the table."""
+    other = settings(tmp_path, index={"name": "docs_g2", "widths": [384]})
+    assert night(given, words(31), rebuild="always")["indexed"] == 31
+    for path in Path(given.index.uri).glob("docs_g2_*.lance"):
+        shutil.rmtree(path)
+    night(other, words(31))
+    night(other, words(32))
+    versions = lance.dataset(f"{other.index.uri}/docs_g2_d384.lance").versions()
+    for keep in (3, 1):
+        history.prune(given.index.uri, store(given), keep)
+    assert lance.dataset(f"{other.index.uri}/docs_g2_d384.lance").versions() == versions
+    assert published_rows(other, 384) == keys(32)
 
 
 FOREIGN = (".DS_Store", ".nfs0001", "README", "000000000001 (conflicted copy).json", "notes.json", b"bad\xff.json")
