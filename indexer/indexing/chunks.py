@@ -10,7 +10,7 @@ from indexer import schema
 from indexer.indexing.stored_vectors import StoredVectors
 from indexer.inference.embed_inputs import TokenBatch
 from indexer.inference.sequences import TokenSequences
-from indexer.storage import tables
+from indexer.storage import lookups, tables
 
 
 def chunk_hashes(ids: TokenSequences) -> list[bytes]:
@@ -36,7 +36,7 @@ def known_chunks(
     name, version = stored.widest
     long = np.flatnonzero(np.bincount(tokens.row, minlength=len(names)) > 1)
     columns = [schema.ID, schema.CHUNK_HASH, schema.VECTOR]
-    rows = tables.lookup(stored.uri, name, version, [names[row] for row in long], columns) if long.size else None
+    rows = lookups.lookup(stored.uri, name, version, [names[row] for row in long], columns) if long.size else None
     if rows is None or not rows.num_rows:
         return np.empty(0, np.int64), np.empty((0, 0), np.float32)
     keys = zip(rows[schema.ID].to_pylist(), rows[schema.CHUNK_HASH].to_pylist(), strict=True)

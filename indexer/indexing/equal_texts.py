@@ -12,7 +12,7 @@ from indexer import schema
 from indexer.cluster.connection import SMALL_ROWS, Cluster
 from indexer.indexing.diff import hash_prefixes, merge_masks
 from indexer.indexing.job import Job
-from indexer.storage import pieces, scalar_indices, tables
+from indexer.storage import lookups, pieces, scalar_indices
 from indexer.storage.control import ControlStore
 from indexer.storage.pieces import TablePiece
 from indexer.storage.records import Epoch, TableState
@@ -158,7 +158,7 @@ def _known(job: Job, cluster: Cluster, prefixes: np.ndarray, hashes: pl.Series |
 def _looked_up(uri: str, table: TableState, hashes: pl.Series) -> pa.Table:
     """Columns content_hash and id of published documents with one of the hashes, through their index."""
     columns = [schema.ID, schema.CHUNK, schema.CONTENT_HASH]
-    rows = tables.lookup_contents(uri, table.name, table.version, hashes.to_list(), columns)
+    rows = lookups.lookup_contents(uri, table.name, table.version, hashes.to_list(), columns)
     return rows.filter(pc.field(schema.CHUNK) == 0).select(_PUBLISHED_SCHEMA.names).cast(_PUBLISHED_SCHEMA)
 
 

@@ -13,7 +13,7 @@ from indexer.indexing import diff, increment, published_rows
 from indexer.indexing.diff import RangeDiff
 from indexer.indexing.increment import Known
 from indexer.indexing.job import Job
-from indexer.storage import tables
+from indexer.storage import lookups
 from indexer.storage.control import ControlStore
 from indexer.storage.digest_files import DigestFiles
 from indexer.storage.records import Epoch
@@ -129,7 +129,7 @@ def _published(uri: str, published: Epoch, ids: pl.Series, low: str | None, high
         return published_rows.published_keys(uri, published, low, high)
     narrow = published.tables[-1]
     columns = [*diff.PUBLISHED_COLUMNS, schema.CHUNK]
-    rows = tables.lookup(uri, narrow.name, narrow.version, ids.to_list(), columns)
+    rows = lookups.lookup(uri, narrow.name, narrow.version, ids.to_list(), columns)
     return rows.filter(pc.field(schema.CHUNK) == 0)
 
 

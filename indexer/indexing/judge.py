@@ -18,7 +18,7 @@ from indexer.indexing.job import Job
 from indexer.inference import environment
 from indexer.inference.engine import Embedder
 from indexer.inference.reference import Probes, Reference, probe
-from indexer.storage import tables
+from indexer.storage import lookups, tables
 from indexer.storage.control import ControlStore
 from indexer.storage.description import EngineRecord
 from indexer.storage.records import Epoch
@@ -142,7 +142,7 @@ def sample(job: Job, published: Epoch, unread: Collection[str]) -> tuple[list[li
     chosen = _spread(sorted(texts, key=lambda name: len(texts[name])), job.settings.gates.published_documents)
     tokens = job.model.tokenizer.documents([texts[name] for name in chosen])
     widest = published.tables[0]
-    rows = tables.lookup(job.settings.index.uri, widest.name, widest.version, chosen, [*KEY, schema.VECTOR])
+    rows = lookups.lookup(job.settings.index.uri, widest.name, widest.version, chosen, [*KEY, schema.VECTOR])
     keys = zip(*(rows[name].to_pylist() for name in KEY), strict=True)
     stored = dict(zip(keys, tables.to_matrix(rows[schema.VECTOR]), strict=True)) if rows.num_rows else {}
     ids: list[list[int]] = []
@@ -172,7 +172,7 @@ def _unchanged_texts(job: Job, published: Epoch, unread: Collection[str]) -> dic
             hashes |= dict(zip(batch.ids, batch.content_hash.to_pylist(), strict=True))
     narrow = published.tables[-1]
     columns = [schema.ID, schema.CONTENT_HASH]
-    rows = tables.lookup(job.settings.index.uri, narrow.name, narrow.version, list(texts), columns)
+    rows = lookups.lookup(job.settings.index.uri, narrow.name, narrow.version, list(texts), columns)
     same = {
         name
         for name, digest in zip(rows[schema.ID].to_pylist(), rows[schema.CONTENT_HASH].to_pylist(), strict=True)

@@ -8,7 +8,7 @@ import pyarrow as pa
 from indexer import schema
 from indexer.inference import matryoshka
 from indexer.schema import Layout
-from indexer.storage import tables
+from indexer.storage import lookups, tables
 from indexer.storage.records import Epoch, TableState
 
 CHUNK_COLUMNS = (schema.ID, schema.CHUNK, schema.CHAR_START, schema.CHAR_END)
@@ -53,7 +53,7 @@ class StoredVectors:
             Columns of :func:`chunk_columns`.
         """
         name, version = self.by_width.get(width, self.widest)
-        found = tables.lookup(self.uri, name, version, ids, chunk_columns(layout))
+        found = lookups.lookup(self.uri, name, version, ids, chunk_columns(layout))
         return found.set_column(
             found.schema.get_field_index(schema.VECTOR),
             schema.VECTOR,

@@ -5,13 +5,14 @@ from dataclasses import replace
 
 from indexer.errors import IndexerError, RefusedError, SettingsError
 from indexer.schema import Layout
+from indexer.storage import commits
 from indexer.storage.control import ControlStore
 from indexer.storage.records import Epoch
 from indexer.storage.tables import check_owner, epoch_of, has_version, metadata, open_latest, owner_of
 
 
 def missing_tables(uri: str, epoch: Epoch) -> list[str]:
-    """Tables of an epoch whose version is gone: cleaned up, or the table was deleted or restored.
+    """Tables of an epoch whose version is gone, whole or in part: cleaned up, or the table was deleted or restored.
 
     Raises:
         IndexerError: The store does not answer.
@@ -24,7 +25,11 @@ def _is_there(uri: str, name: str, version: int, intent: str) -> bool:
 
     Epochs made before 0.2 do not record their intent.
     """
-    return has_version(uri, name, version) and intent in {"", metadata(uri, name, version).get("intent")}
+    return (
+        has_version(uri, name, version)
+        and intent in {"", metadata(uri, name, version).get("intent")}
+        and commits.is_whole(uri, name, version)
+    )
 
 
 def refuse_newer_tables(uri: str, store: ControlStore, layout: Layout, number: int) -> None:

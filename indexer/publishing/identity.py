@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from indexer import schema
 from indexer.errors import IndexerError
-from indexer.storage import tables
+from indexer.storage import lookups, tables
 from indexer.storage.control import ControlStore
 from indexer.storage.records import Intent, Sums
 
@@ -154,7 +154,7 @@ def _updated(
 
 def _looked_up(uri: str, name: str, version: int, ids: list[str]) -> Iterator[pa.RecordBatch]:
     """Keys and hashes of some documents."""
-    yield from tables.lookup(uri, name, version, ids, COLUMNS).to_batches()
+    yield from lookups.lookup(uri, name, version, ids, COLUMNS).to_batches()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from indexer import schema
 from indexer.search.hits import Hit
-from indexer.storage import filters, tables
+from indexer.storage import filters, lookups, tables
 from indexer.storage.documents_table import DocumentsTable
 from indexer.storage.filters import Condition
 from indexer.storage.records import Epoch, TableState
@@ -67,7 +67,7 @@ class EpochRows:
     def lookup(self, state: TableState, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
         """Rows of some documents in a width table, all their chunks, in no particular order."""
         stored = self._stored_columns(state, columns)
-        return self._joined(tables.lookup(self._uri, state.name, state.version, ids, stored), columns)
+        return self._joined(lookups.lookup(self._uri, state.name, state.version, ids, stored), columns)
 
     def payload(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
         """Rows of some documents in the smallest table with the whole payload, in no particular order."""

@@ -21,7 +21,7 @@ from indexer.search.threads import in_threads
 from indexer.search.vector_search import NearestOptions
 from indexer.search.words import text_state
 from indexer.search_settings import Mode
-from indexer.storage import tables
+from indexer.storage import lookups, tables
 from indexer.storage.records import TableState
 
 FUSED = 100
@@ -172,7 +172,7 @@ def _nearest_chunks(snapshot: Snapshot, state: TableState, vector: np.ndarray, h
         return {}
     narrow = matryoshka.cut(vector[None], state.width)[0]
     columns = [*KEY, *SPAN, schema.VECTOR]
-    rows = tables.lookup(snapshot.uri, state.name, state.version, [hit.id for hit in hits], columns)
+    rows = lookups.lookup(snapshot.uri, state.name, state.version, [hit.id for hit in hits], columns)
     cosines = (tables.to_matrix(rows[schema.VECTOR]) @ narrow).tolist()
     best: dict[str, tuple[float, dict[str, Any]]] = {}
     for row, cosine in zip(rows.select([*KEY, *SPAN]).to_pylist(), cosines, strict=True):

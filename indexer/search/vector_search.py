@@ -15,7 +15,7 @@ from indexer.inference import matryoshka
 from indexer.search.epoch_rows import EpochRows
 from indexer.search.hits import DISTANCE, KEY, Hit, best_chunks, make_hit, shown_columns, similarity
 from indexer.search.threads import in_threads
-from indexer.storage import exact_search, tables, vector_index
+from indexer.storage import exact_search, lookups, tables, vector_index
 from indexer.storage.filters import Condition
 from indexer.storage.records import Epoch, TableState
 
@@ -109,7 +109,7 @@ class VectorSearch:
             payload: dict[tuple[str, int], dict[str, Any]] = {}
             if stored:
                 ids = sorted({name for one in part for name in one.ids})
-                rows = tables.lookup(*place, ids, [*KEY, *stored]).to_pylist()
+                rows = lookups.lookup(*place, ids, [*KEY, *stored]).to_pylist()
                 payload = {(row.pop(schema.ID), row.pop(schema.CHUNK)): row for row in rows}
             hits = [
                 [
@@ -131,7 +131,7 @@ class VectorSearch:
         """Re-ranks hits by their vectors in the widest table."""
         state = self._widest
         chosen = [*KEY, schema.VECTOR]
-        rows = tables.lookup(self._uri, state.name, state.version, [hit.id for hit in hits], chosen)
+        rows = lookups.lookup(self._uri, state.name, state.version, [hit.id for hit in hits], chosen)
         keys = zip(rows[schema.ID].to_pylist(), rows[schema.CHUNK].to_pylist(), strict=True)
         cosines = dict(zip(keys, (tables.to_matrix(rows[schema.VECTOR]) @ vector).tolist(), strict=True))
         scores = [similarity(cosines[hit.id, hit.chunk], self._metric) for hit in hits]

@@ -16,6 +16,7 @@ from lance.schema import LanceSchema
 
 from indexer import schema
 from indexer.errors import CannotFinish, IndexerError, first_line
+from indexer.storage.lookups import looked_up
 from indexer.storage.put_once import PutOnceFolder
 from indexer.storage.tables import (
     EPOCH_KEY,
@@ -24,7 +25,6 @@ from indexer.storage.tables import (
     OWNER_KEY,
     check_owner,
     epoch_of,
-    looked_up,
     open_latest,
     open_version,
 )
@@ -128,6 +128,17 @@ def holds(uri: str, name: str, version: int, intent: str) -> bool:
 def data_sizes(uri: str, name: str) -> dict[str, int]:
     """Bytes of a table's data files by name, committed or not."""
     return PutOnceFolder(uri, f"{name}.lance/data", "index.uri").sizes()
+
+
+def is_whole(uri: str, name: str, version: int) -> bool:
+    """Whether every data file of a version is there; a prune that was killed may have deleted some.
+
+    Raises:
+        IndexerError: The version cannot be opened.
+    """
+    there = data_sizes(uri, name)
+    parts = open_version(uri, name, version).get_fragments()
+    return all(file.path in there for part in parts for file in part.metadata.files)
 
 
 def missing_files(staged: Sequence[Mapping[str, Any]], there: Mapping[str, int]) -> list[str]:

@@ -7,7 +7,8 @@ import pyarrow.compute as pc
 
 from indexer import schema
 from indexer.errors import SettingsError, first_line
-from indexer.storage.tables import lookup_in, open_version
+from indexer.storage.lookups import lookup_in
+from indexer.storage.tables import open_version
 
 
 class DocumentsTable:

@@ -1,8 +1,8 @@
 """Lance tables: create, stage fragments, read back."""
 
 import os
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +15,7 @@ from lance.fragment import write_fragments
 
 from indexer import schema
 from indexer.errors import IndexerError, SettingsError, first_line
-from indexer.storage.filters import between, one_of, one_of_hashes
+from indexer.storage.filters import between
 from indexer.uris import shown
 
 if TYPE_CHECKING:
@@ -39,8 +39,6 @@ METADATA_PREFIX = "indexer."
 NOT_FOUND = "not found"
 """Part of Lance's message about a table or version that does not exist."""
 
-IDS_AT_ONCE = 500
-"""Ids named in one filter."""
 
 READ_AHEAD_BYTES = 64 << 20
 """Bytes of a table that are read before they are taken."""
@@ -242,62 +240,35 @@ def read(
 
     Yields:
         Batches, in no particular order.
+
+    Raises:
+        IndexerError: The table cannot be read.
     """
     dataset = open_version(uri, name, version)
-    condition = between(schema.ID, low, high)
     # Lance would read up to 2 GiB ahead of whoever takes the batches.
     scanner = dataset.scanner(
-        columns=list(columns), filter=condition, io_buffer_size=READ_AHEAD_BYTES, batch_readahead=READ_AHEAD_BATCHES
+        columns=list(columns),
+        filter=between(schema.ID, low, high),
+        io_buffer_size=READ_AHEAD_BYTES,
+        batch_readahead=READ_AHEAD_BATCHES,
     )
-    yield from scanner.to_batches()
+    with reading(dataset):
+        yield from scanner.to_batches()
+
+
+@contextmanager
+def reading(dataset: lance.LanceDataset) -> Iterator[None]:
+    """Lance's and Arrow's errors about a table as ours: a data file of it is gone or damaged."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # Arrow's own are of these
+        name = dataset.uri.rsplit("/", 1)[-1].removesuffix(".lance")
+        raise IndexerError(f"table {name} cannot be read at version {dataset.version}: {first_line(error)}") from None
 
 
 def read_all(uri: str, name: str, version: int, columns: pa.Schema) -> pa.Table:
     """All rows of a version with some columns, for tables that memory holds, as the quarantine."""
     return pa.Table.from_batches(read(uri, name, version, columns.names), columns)
-
-
-def lookup(uri: str, name: str, version: int, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
-    """Rows of some documents of a published table, all their chunks, in no particular order."""
-    return lookup_in(open_version(uri, name, version), ids, columns)
-
-
-def lookup_in(dataset: lance.LanceDataset, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
-    """As :func:`lookup`, in a table that is open."""
-    return _in_one(dataset, looked_up(dataset, ids, columns), columns)
-
-
-def lookup_contents(uri: str, name: str, version: int, hashes: Sequence[bytes], columns: Sequence[str]) -> pa.Table:
-    """Rows of the documents of a published table whose content hash is one of some, in no particular order."""
-    dataset = open_version(uri, name, version)
-    return _in_one(dataset, _matching(dataset, partial(one_of_hashes, schema.CONTENT_HASH), hashes, columns), columns)
-
-
-def looked_up(
-    dataset: lance.LanceDataset, ids: Sequence[str], columns: Sequence[str], *, with_row_address: bool = False
-) -> Iterator[pa.Table]:
-    """Rows of some documents of an open table, all their chunks, in no particular order."""
-    return _matching(dataset, partial(one_of, schema.ID), ids, columns, with_row_address=with_row_address)
-
-
-def _matching(
-    dataset: lance.LanceDataset,
-    condition: Callable[[Sequence[Any]], str],
-    values: Sequence[Any],
-    columns: Sequence[str],
-    *,
-    with_row_address: bool = False,
-) -> Iterator[pa.Table]:
-    """Rows that meet the condition of some values, a portion of the values at a time."""
-    for start in range(0, len(values), IDS_AT_ONCE):
-        wanted = condition(values[start : start + IDS_AT_ONCE])
-        yield dataset.scanner(columns=list(columns), filter=wanted, with_row_address=with_row_address).to_table()
-
-
-def _in_one(dataset: lance.LanceDataset, found: Iterable[pa.Table], columns: Sequence[str]) -> pa.Table:
-    """The tables as one, which has the columns also where there are none."""
-    parts = list(found)
-    return pa.concat_tables(parts) if parts else dataset.schema.empty_table().select(list(columns))
 
 
 def count_rows(uri: str, name: str, version: int) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from indexer.errors import RefusedError
+from indexer.errors import IndexerError, RefusedError
 from indexer.publishing import history, publish
 from indexer.publishing.condition import missing_tables
 from indexer.search.published import open_published
@@ -40,6 +40,22 @@ def test_a_prune_keeps_epochs_of_which_a_table_is_gone(tmp_path: Path) -> None:
     history.prune(given.index.uri, store, keep=1)
     assert not (tmp_path / "index" / "docs_d384.lance").exists()
     assert len(open_published(given.index.uri, "docs").read(384, ["id"])) == 24
+
+
+@pytest.mark.parametrize("name", ["docs_d384", "docs_d96", "docs_documents", "docs_quarantine"])
+def test_an_epoch_of_which_a_file_is_gone_is_built_again(tmp_path: Path, name: str) -> None:
+    """As a prune leaves it that was killed, when a backup of the control folder is restored afterwards."""
+    given = settings(tmp_path)
+    write(tmp_path / "corpus" / "b.parquet", [("empty", "")])
+    night(given, tmp_path, 20)
+    for path in (tmp_path / "index" / f"{name}.lance" / "data").iterdir():
+        path.unlink()
+    published = open_published(given.index.uri, "docs")
+    with pytest.raises(IndexerError, match=rf"table {name} cannot be read at version \d+: "):
+        published.quarantine() if name == "docs_quarantine" else published.read(96 if "96" in name else 384)
+    assert night(given, tmp_path, 20) == 2
+    assert published_rows(given, 96) == published_rows(given, 384) == sorted((key, 0) for key, _ in words(20))
+    assert open_published(given.index.uri, "docs").quarantine().num_rows == 1
 
 
 def test_a_prune_releases_old_generations_of_tags_that_no_epoch_has(tmp_path: Path) -> None:

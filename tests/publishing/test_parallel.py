@@ -21,7 +21,16 @@ from indexer.publishing.upkeep import BuiltParts
 from indexer.schema import Layout
 from indexer.search.published import open_published
 from indexer.settings import ClusterSettings, GateSettings, TextSettings
-from indexer.storage import commits, compaction, exact_neighbours, index_parts, tables, text_index, vector_index
+from indexer.storage import (
+    commits,
+    compaction,
+    exact_neighbours,
+    index_parts,
+    lookups,
+    tables,
+    text_index,
+    vector_index,
+)
 from indexer.storage.commits import Change
 from indexer.storage.description import TextRecord
 from indexer.storage.search_indices import SearchIndices
@@ -138,8 +147,8 @@ def searched(uri: str) -> list[Any]:
         ]
         for query in ("word3 word7", "word11", "word120 word200 word250")
     ]
-    ids = tables.lookup(uri, NAME, dataset.version, ["00007", "01999"], ["id"])["id"].to_pylist()
-    same = tables.lookup_contents(uri, NAME, dataset.version, [(5).to_bytes(16, "big")], ["id"])["id"].to_pylist()
+    ids = lookups.lookup(uri, NAME, dataset.version, ["00007", "01999"], ["id"])["id"].to_pylist()
+    same = lookups.lookup_contents(uri, NAME, dataset.version, [(5).to_bytes(16, "big")], ["id"])["id"].to_pylist()
     where = dataset.scanner(columns=["id"], filter="language = 'de' AND year < 20").to_table()["id"].to_pylist()
     return [words, sorted(ids), same, sorted(where)]
 

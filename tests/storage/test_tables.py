@@ -12,7 +12,7 @@ from indexer import schema
 from indexer.errors import CannotFinish, IndexerError
 from indexer.inference import matryoshka
 from indexer.schema import Layout
-from indexer.storage import commits, filters, scalar_indices, tables, vector_index
+from indexer.storage import commits, filters, lookups, scalar_indices, tables, vector_index
 from indexer.storage.commits import Change
 from indexer.storage.search_indices import SearchIndices
 
@@ -178,13 +178,13 @@ def test_new_rows_of_a_large_table_get_segments_until_there_are_many(uri: str, m
     left = sorted({*range(200), *range(220, 280)} - {*range(2, 8), 229, 239, 249, 259, 269})
     assert ids(uri, version) == [f"{row:05d}" for row in left]
     some = [f"{row:05d}" for row in (0, 7, 100, 229, 231, 275)]
-    assert sorted(tables.lookup(uri, NAME, version, some, ["id"])["id"].to_pylist()) == [
+    assert sorted(lookups.lookup(uri, NAME, version, some, ["id"])["id"].to_pylist()) == [
         "00000",
         "00100",
         "00231",
         "00275",
     ]
-    same = tables.lookup_contents(uri, NAME, version, [bytes(16), b"x" * 16], ["id"])
+    same = lookups.lookup_contents(uri, NAME, version, [bytes(16), b"x" * 16], ["id"])
     assert same.num_rows == len(left)
 
 
