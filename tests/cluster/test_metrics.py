@@ -18,14 +18,18 @@ from tests.deployment.test_monitoring import RAY
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
+INDEX = 'index="counted here"'
+"""Label of what this test counts: other runs on the same Ray are exported too."""
+
+
 def exported(names: set[str], seconds: float = 90.0) -> str:
-    """The lines that Ray exports of ours, once all names are there."""
+    """The lines that Ray exports of this test's index, once all names are there."""
     (node, *_) = ray.nodes()
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     deadline = time.monotonic() + seconds
     while True:
         with urllib.request.urlopen(url, timeout=10) as answer:
-            lines = [line for line in answer.read().decode().splitlines() if line.startswith("ray_indexer_")]
+            lines = [line for line in answer.read().decode().splitlines() if INDEX in line]
         found = {line.split("{")[0] for line in lines}
         if names <= found:
             return "\n".join(lines)
@@ -54,7 +58,7 @@ def test_ray_exports_what_the_driver_counts(reference_process: Executor) -> None
         (found,) = [
             number
             for key, number in values.items()
-            if key.startswith(f"{name}{{") and all(label in key for label in ('index="counted here"', *labels))
+            if key.startswith(f"{name}{{") and all(label in key for label in labels)
         ]
         return found
 

@@ -21,7 +21,7 @@ from indexer.storage import records
 from indexer.storage.control import ControlStore
 from tests.support import drive
 from tests.support.fakes import POISON, poison_token, published_rows, quarantine, run, run_here, settings, words, write
-from tests.support.rays import end_ray, join, ray_head, ray_processes
+from tests.support.rays import end_ray, is_at_work, join, ray_head, ray_processes
 
 ROOT = Path(__file__).parents[2]
 
@@ -148,7 +148,7 @@ def test_another_machine_does_the_work_of_a_lost_one(tmp_path: Path) -> None:
         given = {"run": {"shard_mb": 0.0024, "progress": "none"}, "cluster": {"address": head.address, "workers": 2}}
         process = drive.begun(tmp_path, given)
         store = ControlStore(settings(tmp_path).index.uri, "docs")
-        _wait(lambda: len(store.receipts(1).ids()) > 4)
+        _wait(lambda: len(store.receipts(1).ids()) > 4 and is_at_work(machine))
         os.kill(machine, signal.SIGKILL)
         printed, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
