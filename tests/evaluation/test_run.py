@@ -288,12 +288,13 @@ def test_judged_queries_are_run_against_the_published_tables_and_reranked(
     assert list(summary["absent"]) == ["384 float32 IVF_SQ", "128 float32 IVF_SQ", staged]
     assert "not today" in summary["absent"][staged]
     exact = found(summary, "384 float32 exact")
-    assert exact["table_bytes"] == published.epoch.tables[0].bytes, "the published table itself"
+    documents = published.epoch.documents
+    assert documents is not None
+    assert exact["table_bytes"] == published.epoch.tables[0].bytes + documents.bytes, "the published tables themselves"
     assert exact[MRR] > 0.9, "the beginning of a document finds it"
     assert found(summary, "128 float32 exact")[NDCG] > 0.5, "a width that is not published is cut from the widest"
     reranked = found(summary, "384 float32 exact, reranked")
     assert reranked["rerank_seconds"] > 0
-    assert reranked["p50_ms"] > exact["p50_ms"]
     assert reranked[NDCG] < exact[NDCG], "random weights spoil the order"
 
 
