@@ -149,7 +149,7 @@ class IndexSettings(Section):
     payload: Literal["auto", "once", "copies"] = Field(
         "auto",
         description="once: payload columns stand in a table of documents, and only filters in every table too; "
-        "copies: all of them in every table; auto: as the index has it, once in a new one",
+        "copies: all of them in every table; auto: as the index has it, once in a new one of chunks, else copies",
     )
 
     @model_validator(mode="after")

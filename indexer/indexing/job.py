@@ -27,7 +27,7 @@ from indexer.publishing.condition import (
 )
 from indexer.publishing.history import refuse_held
 from indexer.schema import Layout
-from indexer.settings import IndexSettings, Settings
+from indexer.settings import Settings
 from indexer.storage.control import ControlStore
 from indexer.storage.records import Epoch
 from indexer.storage.trial import first_refused
@@ -128,7 +128,7 @@ def open_job(settings: Settings, model: Model | None = None, *, rebuild: Rebuild
     splits = settings.model.overflow == "chunk"
     hashes = published.description.layout.chunk_hashes if published else splits
     layout = Layout(index.name, generation, wide, index.precision, index.metric, corpus.payload, hashes)
-    layout = replace(layout, repeated=_repeated(index, corpus.payload, latest))
+    layout = replace(layout, repeated=_repeated(settings, corpus.payload, latest))
     change, found = _compared(published, settings, model, layout, stored)
     told = f"the published index was built with other settings: {', '.join([*map(str, found), *change.differences])}"
     if published and found and not rebuild:
@@ -156,11 +156,14 @@ def _checked(job: Job) -> Job:
     return replace(job, further=_passed_over(job, job.published))
 
 
-def _repeated(index: IndexSettings, payload: pa.Schema, latest: Epoch | None) -> tuple[str, ...] | None:
+def _repeated(settings: Settings, payload: pa.Schema, latest: Epoch | None) -> tuple[str, ...] | None:
     """Payload columns of the width tables if a table of documents has the payload; ``None`` without such a table."""
+    index = settings.index
     stores_copies = index.payload == "copies"
-    if index.payload == "auto" and latest is not None:
-        stores_copies = latest.description.layout.repeated is None
+    if index.payload == "auto":
+        # Without chunks a copy costs a column per width, and a program that opens one table finds everything in it.
+        is_chunked = settings.model.overflow == "chunk"
+        stores_copies = not is_chunked if latest is None else latest.description.layout.repeated is None
     return None if stores_copies else tuple(sorted({*payload.names} & {*index.filters}))
 
 

@@ -217,3 +217,18 @@ def test_hits_are_those_of_an_index_with_copies(tmp_path: Path) -> None:
     assert opened[0].column(["doc-01"], "year") == [2001]
     with pytest.raises(SettingsError, match=r"'year', which stands once per document.*add 'year' to index\.filters"):
         opened[0].nearest(queries[:1], where="chunk > 0 AND year > 2010")
+
+
+@pytest.mark.parametrize("overflow", ["chunk", "truncate", "quarantine"])
+def test_a_new_index_stores_the_payload_once_where_documents_have_chunks(tmp_path: Path, overflow: str) -> None:
+    """Without chunks, whoever opens a width table finds the payload there. Later nights keep what there is."""
+    write(tmp_path)
+    given = settings(tmp_path)
+    given = given.model_copy(update={"model": given.model.model_copy(update={"overflow": overflow})})
+    for year in (2000, 2001):
+        write(tmp_path, year=year)
+        fakes.run_here(given)
+        once = (tmp_path / "index" / "docs_documents.lance").exists()
+        assert once == (overflow == "chunk")
+        columns = lance.dataset(str(tmp_path / "index" / "docs_d96.lance")).schema.names
+        assert ("year" in columns) != once

@@ -29,7 +29,7 @@ def settings(root: Path, **sections: dict[str, Any]) -> Settings:
     base: dict[str, dict[str, Any]] = {
         "corpus": {"uri": str(root / "corpus"), "payload": ["kind"]},
         "model": {"name": minilm_path(), "max_tokens": 128},
-        "index": {"uri": str(root / "index"), "widths": WIDTHS},
+        "index": {"uri": str(root / "index"), "widths": WIDTHS, "payload": "once"},
         "run": {"shard_mb": 0.01, "progress": "none"},
     }
     return Settings(**{name: base.get(name, {}) | sections.get(name, {}) for name in {*base, *sections}})
