@@ -8,7 +8,7 @@ from indexer.schema import Layout
 from indexer.storage import commits
 from indexer.storage.control import ControlStore
 from indexer.storage.records import Epoch
-from indexer.storage.tables import check_owner, epoch_of, has_version, metadata, open_latest, owner_of
+from indexer.storage.tables import check_owner, entries, epoch_of, open_if_there, open_latest, owner_of
 
 
 def missing_tables(uri: str, epoch: Epoch) -> list[str]:
@@ -25,11 +25,10 @@ def _is_there(uri: str, name: str, version: int, intent: str) -> bool:
 
     Epochs made before 0.2 do not record their intent.
     """
-    return (
-        has_version(uri, name, version)
-        and intent in {"", metadata(uri, name, version).get("intent")}
-        and commits.is_whole(uri, name, version)
-    )
+    dataset = open_if_there(uri, name, version)
+    if dataset is None or intent not in {"", entries(dataset).get("intent")}:
+        return False
+    return commits.is_whole(uri, name, dataset)
 
 
 def refuse_newer_tables(uri: str, store: ControlStore, layout: Layout, number: int) -> None:

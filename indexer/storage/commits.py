@@ -130,15 +130,10 @@ def data_sizes(uri: str, name: str) -> dict[str, int]:
     return PutOnceFolder(uri, f"{name}.lance/data", "index.uri").sizes()
 
 
-def is_whole(uri: str, name: str, version: int) -> bool:
-    """Whether every data file of a version is there; a prune that was killed may have deleted some.
-
-    Raises:
-        IndexerError: The version cannot be opened.
-    """
+def is_whole(uri: str, name: str, dataset: lance.LanceDataset) -> bool:
+    """Whether every data file of an open version is there; a prune that was killed may have deleted some."""
     there = data_sizes(uri, name)
-    parts = open_version(uri, name, version).get_fragments()
-    return all(file.path in there for part in parts for file in part.metadata.files)
+    return all(file.path in there for part in dataset.get_fragments() for file in part.metadata.files)
 
 
 def missing_files(staged: Sequence[Mapping[str, Any]], there: Mapping[str, int]) -> list[str]:

@@ -36,7 +36,10 @@ def nearest(
         float32, shape (n, 10 or all rows), largest first.
     """
     dataset = open_version(uri, name, version)
-    parts = [part for part in dataset.get_fragments() if fragments is None or part.fragment_id in set(fragments)]
+    parts = dataset.get_fragments()
+    if fragments is not None:
+        wanted = set(fragments)
+        parts = [part for part in parts if part.fragment_id in wanted]
     best = np.empty((len(queries), 0), np.float32)
     for batch in dataset.scanner(columns=[schema.VECTOR], fragments=parts).to_batches():
         best = merged([best, queries @ to_matrix(batch[schema.VECTOR]).T])

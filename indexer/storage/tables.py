@@ -136,13 +136,21 @@ def has_version(uri: str, name: str, version: int) -> bool:
     Raises:
         IndexerError: The version cannot be looked up, or it exists and cannot be opened.
     """
+    return open_if_there(uri, name, version) is not None
+
+
+def open_if_there(uri: str, name: str, version: int) -> lance.LanceDataset | None:
+    """A table at a version, ``None`` if there is none.
+
+    Raises:
+        IndexerError: The version cannot be looked up, or it exists and cannot be opened.
+    """
     try:
-        lance.dataset(table_path(uri, name), version=version)
+        return lance.dataset(table_path(uri, name), version=version)
     except (ValueError, OSError) as error:
         if NOT_FOUND in str(error).lower():
-            return False
+            return None
         raise IndexerError(f"table {name} cannot be opened at version {version}: {first_line(error)}") from None
-    return True
 
 
 def check_owner(dataset: lance.LanceDataset, name: str, owner: str, known: Container[str] = ()) -> None:
@@ -210,14 +218,10 @@ def to_matrix(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     return pc.cast(whole.flatten(), pa.float32()).to_numpy().reshape(len(whole), whole.type.list_size)
 
 
-def metadata(uri: str, name: str, version: int) -> dict[str, str]:
+def entries(dataset: lance.LanceDataset) -> dict[str, str]:
     """The indexer's entries in a table's schema metadata, by key without the ``indexer.`` prefix."""
-    entries = {
-        key.decode(): value.decode() for key, value in (open_version(uri, name, version).schema.metadata or {}).items()
-    }
-    return {
-        key.removeprefix(METADATA_PREFIX): value for key, value in entries.items() if key.startswith(METADATA_PREFIX)
-    }
+    found = {key.decode(): value.decode() for key, value in (dataset.schema.metadata or {}).items()}
+    return {key.removeprefix(METADATA_PREFIX): value for key, value in found.items() if key.startswith(METADATA_PREFIX)}
 
 
 def table_schema(uri: str, name: str, version: int) -> pa.Schema:

@@ -66,7 +66,12 @@ def test_staged_rows_are_invisible_until_committed_and_then_there_once(uri: str)
     version = commits.commit(uri, NAME, change(1, 1, staged))
     assert commits.commit(uri, NAME, change(1, 1, staged)) == version
     assert ids(uri, version) == named((0, 200))
-    assert tables.metadata(uri, NAME, version) == {"epoch": "1", "intent": "1", "index": "docs", "model": "m"}
+    assert tables.entries(tables.open_version(uri, NAME, version)) == {
+        "epoch": "1",
+        "intent": "1",
+        "index": "docs",
+        "model": "m",
+    }
 
 
 def test_many_committers_at_once_commit_once(uri: str) -> None:
