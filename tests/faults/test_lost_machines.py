@@ -21,7 +21,7 @@ from indexer.storage import records
 from indexer.storage.control import ControlStore
 from tests.support import drive
 from tests.support.fakes import POISON, poison_token, published_rows, quarantine, run, run_here, settings, words, write
-from tests.support.rays import end_ray, is_at_work, join, ray_head, ray_processes
+from tests.support.rays import end_ray, is_at_work, join, lose, ray_head, ray_processes
 
 ROOT = Path(__file__).parents[2]
 
@@ -141,19 +141,18 @@ def _wait(until: Callable[[], bool]) -> None:
 
 
 def test_another_machine_does_the_work_of_a_lost_one(tmp_path: Path) -> None:
-    documents = words(200)
+    documents = words(300)  # more work than the first machine does before the second has started
     write(tmp_path / "corpus" / "a.parquet", documents)
     with ray_head(cores=1) as head:
         machine = join(head, cores=1)
         given = {"run": {"shard_mb": 0.0024, "progress": "none"}, "cluster": {"address": head.address, "workers": 2}}
         process = drive.begun(tmp_path, given)
-        store = ControlStore(settings(tmp_path).index.uri, "docs")
-        _wait(lambda: len(store.receipts(1).ids()) > 4 and is_at_work(machine))
-        os.kill(machine, signal.SIGKILL)
+        _wait(lambda: is_at_work(machine))
+        lose(machine)
         printed, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
     summary = json.loads(printed.splitlines()[-1])
-    assert (summary["indexed"], summary["quarantined"], summary["restarts"]) == (200, 0, 1)
+    assert (summary["indexed"], summary["quarantined"], summary["restarts"]) == (300, 0, 1)
     assert re.search("worker died: .*; another one is started", said)
     assert published_rows(settings(tmp_path), 96) == sorted((name, 0) for name, _ in documents)
 
@@ -177,13 +176,13 @@ def test_a_run_waits_for_machines_but_not_for_ever(tmp_path: Path, monkeypatch: 
     write(tmp_path / "corpus" / "a.parquet", words(200))
     store = ControlStore(settings(tmp_path).index.uri, "docs")
 
-    def lose(machine: int) -> None:
+    def lose_at_work(machine: int) -> None:
         _wait(lambda: len(store.receipts(1).ids()) > 4)
-        os.kill(machine, signal.SIGKILL)
+        lose(machine)
 
     with ray_head(cores=0) as head:
         given = {"run": {"shard_mb": 0.0024, "progress": "none"}, "cluster": {"address": head.address, "workers": 1}}
-        loser = threading.Thread(target=lose, args=(join(head, cores=1),))
+        loser = threading.Thread(target=lose_at_work, args=(join(head, cores=1),))
         loser.start()
         with pytest.raises(IndexerError, match="the machines of all workers are lost"):
             run(settings(tmp_path, **given), seconds_per_token=0.003)

@@ -28,7 +28,7 @@ from indexer.storage.control import ControlStore
 from tests.support import drive
 from tests.support.browser import opened
 from tests.support.fakes import POISON, poison_token, published_rows, quarantine, settings, words, write
-from tests.support.rays import is_at_work, join, ray_head
+from tests.support.rays import is_at_work, join, lose, ray_head
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -171,7 +171,7 @@ class Week:
         """A night that loses a machine while it is at work."""
         process = self.begun(epoch, rows)
         _wait(lambda: is_at_work(machine))
-        os.kill(machine, signal.SIGKILL)
+        lose(machine)
         _, said = process.communicate(timeout=120)
         assert process.returncode == 0, said
         return self.reports()[-1]

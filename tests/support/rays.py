@@ -109,12 +109,24 @@ def join(head: Head, cores: int) -> int:
 
 def is_at_work(machine: int) -> bool:
     """Whether a worker on the machine with this raylet computes a shard now: Ray names its process after the method."""
+    return any(b"ray::Worker.run" in line for line in _children(machine).values())
+
+
+def lose(machine: int) -> None:
+    """Ends the machine with this raylet and, as a real loss does, all its processes: a worker outlives its raylet."""
+    for process in (machine, *_children(machine)):
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def _children(parent: int) -> dict[int, bytes]:
+    """Process ids and command lines of a process's children."""
+    found = {}
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended meanwhile
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == machine and b"ray::Worker.run" in (entry / "cmdline").read_bytes():
-                return True
-    return False
+            if parent == int((entry / "stat").read_text().rpartition(")")[2].split()[1]):
+                found[int(entry.name)] = (entry / "cmdline").read_bytes()
+    return found
 
 
 def _start(folder: str, *options: str) -> None:
