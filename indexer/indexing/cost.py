@@ -2,27 +2,51 @@
 
 from collections.abc import Iterator
 
+from indexer.reporting.record import SECONDS_PER_HOUR
 from indexer.storage.control import ControlStore
-from indexer.storage.description import RunTotals
+from indexer.storage.description import Description
 from indexer.storage.records import Epoch
 
 
-def of_rebuild(store: ControlStore, published: Epoch) -> str:
+def of_rebuild(store: ControlStore, published: Epoch, price: float | None = None) -> str:
     """Cost of embedding every published document again, in words.
 
     Args:
         store: Control files of the index.
         published: The epoch that holds the documents.
+        price: ``run.gpu_hour_price``.
     """
     rows = published.tables[0].rows
-    run = next((run for run in _runs(store) if run.chunks and run.tokens), None)
-    tokens = rows * run.tokens / run.chunks if run else 0.0
-    rate = next((run.tokens_per_second for run in _runs(store) if run.tokens_per_second), 0.0)
-    read = f", about {tokens:,.0f} tokens" if tokens else ""
-    took = f", {tokens / rate:,.0f} s at the last run's rate" if tokens and rate else ""
-    return f"it embeds all {rows:,} vectors again{read}{took}"
+    means = (one.run.tokens / chunks for one in _runs(store) if (chunks := _embedded_chunks(one)))
+    tokens = rows * next(means, 0.0)
+    last = next((one.run for one in _runs(store) if one.run.tokens_per_second), None)
+    told = f"it embeds all {rows:,} vectors again"
+    if not tokens:
+        return told
+    told += f", about {tokens:,.0f} tokens"
+    if last is None:
+        return told
+    seconds = tokens / last.tokens_per_second
+    told += f", {seconds:,.0f} s at the last run's rate"
+    hours = seconds * last.gpus / SECONDS_PER_HOUR
+    if hours:
+        told += f", {hours:,.3g} GPU-hours" + ("" if price is None else f", which cost {hours * price:,.2f}")
+    return told
 
 
-def _runs(store: ControlStore) -> Iterator[RunTotals]:
-    """Totals of the listed epochs' runs, the newest first; damaged files are skipped."""
-    return (epoch.description.run for epoch in store.newest_first())
+def _embedded_chunks(described: Description) -> int:
+    """Chunks that a run's tokens are of, 0 if it embedded none or if that is not known.
+
+    Versions that did not count them recorded all staged chunks, among them those with reused vectors.
+    """
+    run, counts = described.run, described.counts
+    if not run.tokens:
+        return 0
+    if run.embedded is not None:
+        return run.embedded
+    return 0 if counts.moved or counts.payload_changed or counts.copied else run.chunks
+
+
+def _runs(store: ControlStore) -> Iterator[Description]:
+    """Descriptions of the listed epochs, the newest first; damaged files are skipped."""
+    return (epoch.description for epoch in store.newest_first())

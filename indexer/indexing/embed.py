@@ -63,6 +63,11 @@ class Batch:
         """Tokens of the chunks to embed."""
         return self.tokens.ids.tokens - int(self.tokens.ids.lengths[self.known].sum())
 
+    @property
+    def embedded_chunks(self) -> int:
+        """Chunks to embed."""
+        return len(self.tokens.ids) - self.known.size
+
     def embed(self, engine: Embedder) -> None:
         """Embeds the chunks whose vectors are not known."""
         if not self.known.size:
@@ -180,6 +185,7 @@ class EmbedPipeline(Pipeline[Shard, Embedder, ShardInFlight, Receipt]):
             unread=held.unread.num_rows,
             truncated=sum(int((batch.tokens.truncated & batch.kept).sum()) for batch in batches),
             tokens=sum(batch.embedded_tokens for batch in batches),
+            embedded=sum(batch.embedded_chunks for batch in batches),
             sampled_cosine=self._sampled_cosine(held, fragments),
             seconds=watch.seconds,
         )

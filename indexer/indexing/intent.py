@@ -114,6 +114,7 @@ def _totals(found: Changes, staged: Staged, watch: Journal) -> RunTotals:
         restarts=staged.restarts,
         tokens_per_second=_rate(staged, watch),
         gpus=watch.gpus,
+        embedded=staged.embedded,
     )
 
 

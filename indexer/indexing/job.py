@@ -132,7 +132,7 @@ def open_job(settings: Settings, model: Model | None = None, *, rebuild: Rebuild
     change, found = _compared(published, settings, model, layout, stored)
     told = f"the published index was built with other settings: {', '.join([*map(str, found), *change.differences])}"
     if published and found and not rebuild:
-        raise SettingsError(refusal(told, found, cost.of_rebuild(store, published)))
+        raise SettingsError(refusal(told, found, cost.of_rebuild(store, published, settings.run.gpu_hour_price)))
     if found or lost or rebuild == "always":
         corpus = _as_new(listed)
         layout = free_generation(index.uri, store, replace(layout, payload=corpus.payload, chunk_hashes=splits))

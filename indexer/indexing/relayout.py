@@ -116,6 +116,7 @@ def copy(target: Target, work: CopiedPiece) -> Receipt:
         unread=0,
         truncated=0,
         tokens=0,
+        embedded=0,
         sampled_cosine=None,
         seconds={},
     )

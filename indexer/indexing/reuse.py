@@ -114,6 +114,7 @@ def _reuse(target: Target, shard: Shard, sources: Sources, lookup: Lookup, epoch
         unread=unread.num_rows,
         truncated=0,
         tokens=0,
+        embedded=0,
         sampled_cosine=None,
         seconds={},
     )

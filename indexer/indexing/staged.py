@@ -16,6 +16,7 @@ class Staged:
         quarantine: Quarantined rows that no receipt has.
         removals: Files with the ids whose rows the epoch drops; known once all documents are staged.
         documents: Documents staged. ``chunks``, ``truncated`` and ``tokens`` are sums over the receipts too.
+        embedded: Chunks that engines read, those of resumed shards too.
         quarantined: Documents that workers refused, or that killed workers.
         resumed: Shards to embed that an earlier run had staged.
         resumed_tokens: Tokens of the resumed shards.
@@ -33,6 +34,7 @@ class Staged:
     removals: list[str] = field(default_factory=list)
     documents: int = 0
     chunks: int = 0
+    embedded: int = 0
     quarantined: int = 0
     truncated: int = 0
     tokens: int = 0
@@ -56,6 +58,8 @@ class Staged:
         self.unread += [receipt] if receipt.unread else []
         self.truncated += receipt.truncated
         self.tokens += receipt.tokens
+        # Receipts of versions that did not count them: reused vectors have no tokens.
+        self.embedded += (receipt.chunks if receipt.tokens else 0) if receipt.embedded is None else receipt.embedded
 
     def resume(self, receipt: Receipt) -> None:
         """Counts a shard to embed that an earlier run had staged."""

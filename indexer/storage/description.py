@@ -104,7 +104,8 @@ class Counts(Record):
 class RunTotals(Record):
     """Totals of the run; ``tokens`` includes ``resumed_tokens``, which an earlier run read.
 
-    ``gpus`` are those that the workers held: 0 on CPUs, and in epochs of versions that did not record it.
+    ``gpus`` are those that the workers held: 0 on CPUs, and in epochs of versions that did not record it. ``chunks``
+    counts staged rows, ``embedded`` those that engines read: ``None`` in epochs of versions that did not count them.
     """
 
     documents: int
@@ -118,6 +119,7 @@ class RunTotals(Record):
     restarts: int
     tokens_per_second: float
     gpus: float = 0.0
+    embedded: int | None = None
 
 
 class MaintenanceRecord(Record):

@@ -29,6 +29,7 @@ class Receipt(ShardRecord):
         sampled_cosine: Cosine of one stored vector, read back, to the one its tokens give when embedded again alone;
             ``None`` where nothing was indexed.
         seconds: Seconds per stage of the pipeline.
+        embedded: Chunks that the engine read; ``None`` in receipts of versions that did not count them.
     """
 
     fragments: dict[str, list[dict[str, Any]]]
@@ -40,6 +41,7 @@ class Receipt(ShardRecord):
     tokens: int
     sampled_cosine: float | None
     seconds: dict[str, float]
+    embedded: int | None = None
 
 
 class Sums(Record):

@@ -1,6 +1,7 @@
 """What a run would take, in GPU-hours and money, and the budget that refuses it."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,12 @@ def estimated(given: Settings) -> Estimate:
     return estimate.of_shards(job, estimate.left_shards(job, changes.compare(job, cluster, unread)))
 
 
-def measured_on(given: Settings, gpus: float, tokens_per_second: float) -> None:
-    """The last epoch as if it had been made so."""
-    path = Path(given.index.uri) / "_docs" / "epochs" / f"{1:012d}.json"
+def measured_on(given: Settings, gpus: float, tokens_per_second: float, number: int = 1, without: str = "") -> None:
+    """An epoch as if it had been made so, by a version that did not record something."""
+    path = Path(given.index.uri) / "_docs" / "epochs" / f"{number:012d}.json"
     epoch = json.loads(path.read_text(encoding="utf-8"))
     epoch["description"]["run"] |= {"gpus": gpus, "tokens_per_second": tokens_per_second}
+    epoch["description"]["run"].pop(without, None)
     path.write_text(json.dumps(epoch), encoding="utf-8")
 
 
@@ -118,3 +120,35 @@ def test_only_what_is_left_is_estimated(tmp_path: Path, monkeypatch: pytest.Monk
             run_here(given)
     assert whole > 0
     assert estimated(given).tokens == 0
+
+
+def refused_rebuild(root: Path) -> dict[str, Any]:
+    """What a run that only a rebuild could do says of its cost."""
+    with pytest.raises(SettingsError) as no:
+        run_here(settings(root, model={"max_tokens": 64}, run={"gpu_hour_price": 4.0}))
+    numbers = r"vectors again, about (?P<tokens>[\d,]+) tokens, [\d,]+ s at the last run's rate"
+    found = re.search(rf"{numbers}(, (?P<hours>[\d.]+) GPU-hours, which cost (?P<cost>[\d.]+))?\)", str(no.value))
+    assert found is not None, no.value
+    return {name: float(text.replace(",", "")) for name, text in found.groupdict().items() if text is not None}
+
+
+def test_the_cost_of_a_rebuild_is_not_that_of_reused_vectors(tmp_path: Path) -> None:
+    """A night that embeds one document and reuses 30 reads few tokens, but as many as ever for each that it embeds."""
+    write(tmp_path / "corpus" / "a.parquet", words(30))
+    given = settings(tmp_path, corpus={"payload": ["kind", "text"]})
+    run_here(settings(tmp_path))
+    first = ControlStore(given.index.uri, "docs").epoch(1).description.run
+    assert (first.chunks, first.embedded) == (30, 30)
+    assert refused_rebuild(tmp_path) == {"tokens": first.tokens}, "CPUs have no GPU-hours"
+    write(tmp_path / "corpus" / "a.parquet", words(31))
+    assert run_here(given)["payload_changed"] == 30
+    second = ControlStore(given.index.uri, "docs").epoch(2).description.run
+    assert (second.chunks, second.embedded) == (31, 1)
+    measured_on(given, gpus=2.0, tokens_per_second=0.5, number=2)
+    said = refused_rebuild(tmp_path)
+    assert said["tokens"] == 31 * second.tokens
+    hours = said["tokens"] / 0.5 * 2 / 3600
+    assert (said["hours"], said["cost"]) == pytest.approx((hours, 4 * hours), rel=0.01)
+    # A version that counted staged chunks alone: what was reused and what was embedded cannot be told apart.
+    measured_on(given, gpus=2.0, tokens_per_second=0.5, number=2, without="embedded")
+    assert refused_rebuild(tmp_path)["tokens"] == round(31 / 30 * first.tokens)
