@@ -45,7 +45,8 @@ class CorpusSettings(Section):
     reader_gb: float = Field(4.0, gt=0, description="most memory, in GiB, for reading one file")
     identity: Literal["stat", "content"] = Field(
         "stat",
-        description="what tells that a file changed: path, size and time, or path and bytes, which every run reads",
+        description="what tells that a file changed: path, size and time (on object stores the etag), or path and "
+        "bytes, which every run reads",
     )
 
     @model_validator(mode="after")

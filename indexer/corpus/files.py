@@ -27,18 +27,31 @@ class DataFile:
         size: Bytes.
         mtime_ns: Modification time, nanoseconds since 1970.
         content: Digest of the bytes, if the corpus is identified by them; otherwise empty.
+        etag: An object store's name of the content; empty elsewhere.
     """
 
     path: str
     size: int
     mtime_ns: int
     content: str = ""
+    etag: str = ""
 
     @property
     def identity(self) -> str:
-        """Digest of path, size and modification time, or of path and bytes; an unchanged one is not read again."""
-        told = f"content {self.content}" if self.content else f"{self.mtime_ns}"
+        """Digest of path, size and etag, modification time or bytes; an unchanged one is not read again."""
+        told = f"{self.mtime_ns}"
+        if self.content:
+            told = f"content {self.content}"
+        elif self.etag:
+            # Stores tell times in whole seconds, within which an object may be written twice.
+            told = f"etag {self.etag}"
         return hashlib.blake2b(f"{self.path}\0{self.size}\0{told}".encode(), digest_size=16).hexdigest()
+
+    def is_same(self, later: "DataFile") -> bool:
+        """Whether a later look at the file shows no change; what only one of both looks tells is not compared."""
+        told = ((self.content, later.content), (self.etag, later.etag))
+        stat = (self.path, self.size, self.mtime_ns) == (later.path, later.size, later.mtime_ns)
+        return stat and all(before == now for before, now in told if before and now)
 
     @property
     def partitions(self) -> dict[str, str | None]:

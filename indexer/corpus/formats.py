@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from indexer.corpus.delimited import open_csv, open_tsv
 from indexer.corpus.files import DataFile
@@ -102,5 +102,5 @@ def _check_same(format_: Format, place: Place, file: DataFile) -> None:
         raise BadFile(
             f"{file.path}: is gone since it was listed, or its name is not UTF-8, which is shown as \\x..: rename it"
         )
-    if replace(found, content=found.content or file.content) != file:
+    if not file.is_same(found):
         raise BadFile(f"{file.path}: changed since it was listed; run again")

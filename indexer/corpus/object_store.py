@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from indexer.corpus.files import DataFile
 from indexer.errors import CorpusError
-from indexer.storage.remote import Remote, RemoteError, reason_of
+from indexer.storage.remote import Remote, RemoteError, StoredObject, reason_of
 
 SECOND = 10**9
 """Nanoseconds. Listings of some stores have parts of a second, answers about one object have none."""
@@ -35,15 +35,15 @@ class StorePlace:
             found = self._remote.find(key) if key else None
         except RemoteError as error:
             raise OSError(reason_of(error)) from None
-        return None if found is None else _file(path, *found)
+        return None if found is None else _file(path, found)
 
     def below(self, root: str) -> Iterable[DataFile]:
         """Every object whose path begins so."""
         try:
-            found = list(self._remote.files(self._key(root)))
+            found = list(self._remote.objects(self._key(root)))
         except RemoteError as error:
             raise OSError(reason_of(error)) from None
-        return [_file(f"{self._bucket}/{key}", size, changed) for key, size, changed in found]
+        return [_file(f"{self._bucket}/{one.path}", one) for one in found]
 
     def open(self, path: str) -> pa.NativeFile:
         """An object that is read by ranges."""
@@ -127,6 +127,6 @@ def _remote(root: str, query: str) -> Remote:
     return Remote(root, **options)
 
 
-def _file(path: str, size: int, changed: float) -> DataFile:
+def _file(path: str, found: StoredObject) -> DataFile:
     """An object as a file of the corpus."""
-    return DataFile(path, size, int(changed) * SECOND)
+    return DataFile(path, found.size, int(found.time) * SECOND, etag=found.etag)

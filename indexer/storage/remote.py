@@ -2,9 +2,9 @@
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 from uuid import uuid4
 
 import obstore
@@ -29,6 +29,22 @@ def reason_of(error: BaseException) -> str:
     is_http = "HTTP error: builder error" in str(error)
     hint = "; a server on plain http needs AWS_ALLOW_HTTP=true, or the variable of its store" if is_http else ""
     return QUERY.sub("", first_line(error)) + hint
+
+
+class StoredObject(NamedTuple):
+    """An object as the store tells of it.
+
+    Attributes:
+        path: Path below the store's URI.
+        size: Bytes.
+        time: Time of change, seconds since 1970.
+        etag: The store's name of its content, without quotes; empty if it gives none.
+    """
+
+    path: str
+    size: int
+    time: float
+    etag: str
 
 
 class Remote:
@@ -88,13 +104,12 @@ class Remote:
         """Bytes of an object."""
         return int(obstore.head(self._store, path)["size"])
 
-    def find(self, path: str) -> tuple[int, float] | None:
-        """Bytes and time of change, in seconds since 1970, of an object; ``None`` if there is none."""
+    def find(self, path: str) -> StoredObject | None:
+        """An object, ``None`` if there is none."""
         try:
-            found = obstore.head(self._store, path)
+            return _stored(obstore.head(self._store, path))
         except FileNotFoundError:
             return None
-        return int(found["size"]), found["last_modified"].timestamp()
 
     def read(self, path: str, start: int, length: int) -> bytes:
         """A range of an object's bytes, in one request."""
@@ -110,12 +125,22 @@ class Remote:
 
     def files(self, folder: str) -> Iterator[tuple[str, int, float]]:
         """Path, bytes and time of change, in seconds since 1970, of every object below a folder."""
-        for batch in obstore.list(self._store, folder):
-            yield from ((entry["path"], int(entry["size"]), entry["last_modified"].timestamp()) for entry in batch)
+        return ((found.path, found.size, found.time) for found in self.objects(folder))
+
+    def objects(self, folder: str) -> Iterator[StoredObject]:
+        """Every object below a folder."""
+        return (_stored(entry) for batch in obstore.list(self._store, folder) for entry in batch)
 
     def folders(self) -> list[str]:
         """Names of the folders right below."""
         return [str(prefix).split("/")[-1] for prefix in obstore.list_with_delimiter(self._store)["common_prefixes"]]
+
+
+def _stored(entry: Mapping[str, Any]) -> StoredObject:
+    """What obstore tells of an object."""
+    # Answers about one object quote the etag and may mark it as weak; Azure's listings do neither.
+    etag = (entry["e_tag"] or "").removeprefix("W/").strip('"')
+    return StoredObject(entry["path"], int(entry["size"]), entry["last_modified"].timestamp(), etag)
 
 
 class _RandomAccess(io.RawIOBase):

@@ -1,5 +1,6 @@
 """S3, Google Cloud Storage and Azure: the same files by the same rules, with the variables that the index has."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 
@@ -61,6 +62,31 @@ def test_bad_files_end_as_on_a_disk(store: Store) -> None:
         scan_file(corpus, corpus.files[0])
     with pytest.raises(CorpusError, match=r"no Parquet, .* file at the .* URI"):
         open_corpus(CorpusSettings(uri=f"{root}/nothing"))
+
+
+def test_a_second_upload_of_the_same_size_within_a_second_is_seen(store: Store) -> None:
+    root, put = store
+    versions = [sources.parquet([(name, "text", "a")]) for name in ("d1", "d2")]
+    assert len(versions[0]) == len(versions[1])
+    for _ in range(9):
+        corpora = []
+        for content in versions:
+            put("twice/a.parquet", content)
+            corpora.append(open_corpus(CorpusSettings(uri=f"{root}/twice")))
+        (before,), (after,) = (corpus.files for corpus in corpora)
+        if before.mtime_ns == after.mtime_ns:
+            break
+    assert (before.path, before.size, before.mtime_ns) == (after.path, after.size, after.mtime_ns)
+    assert before.identity != after.identity
+    assert scan_file(corpora[1], after)["id"].to_pylist() == ["d2"]
+    with pytest.raises(BadFile, match=r"a\.parquet: changed since it was listed"):
+        scan_file(corpora[0], before)
+    # A listing and an answer about one object tell the same.
+    assert open_corpus(CorpusSettings(uri=f"{root}/twice/a.parquet")).files == (after,)
+    # An etag is no digest of ours: whoever asks for one gets it from the bytes.
+    (read,) = open_corpus(CorpusSettings(uri=f"{root}/twice", identity="content")).files
+    assert read.content == hashlib.blake2b(versions[1], digest_size=16).hexdigest()
+    assert scan_file(corpora[1], read).num_rows == 1
 
 
 def test_a_store_may_be_named_in_the_query(monkeypatch: pytest.MonkeyPatch) -> None:
