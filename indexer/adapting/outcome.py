@@ -14,12 +14,12 @@ from indexer.adapting.judge import Collection
 from indexer.adapting.pairs import Pair, trained
 from indexer.adapting_settings import AdaptSettings
 from indexer.evaluation import report
-from indexer.evaluation.block import section
 from indexer.evaluation.measures import NDCG
 from indexer.inference import checkpoint
 from indexer.inference.model import Configured, Model, Reranker, SettingsT
 from indexer.search.published import Published
 from indexer.storage.put_once import PutOnceFolder
+from indexer.toml_text import section
 
 NOTES = "notes.json"
 

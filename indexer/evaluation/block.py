@@ -1,12 +1,11 @@
 """The settings that make a configuration, as TOML that the commands take."""
 
-import json
-from collections.abc import Mapping
 from typing import Any
 
 from indexer.evaluation.configurations import Configuration
 from indexer.settings import RerankerSettings
 from indexer.storage.description import TextRecord
+from indexer.toml_text import section
 
 
 def block(
@@ -42,18 +41,3 @@ def block(
         search["candidates"] = candidates
         sections["reranker"] = reranker.model_dump(exclude_unset=True)
     return "\n".join(section(name, values) for name, values in sections.items())
-
-
-def section(name: str, values: Mapping[str, Any]) -> str:
-    """A section as TOML; ``None`` is left out."""
-    return f"[{name}]\n" + "".join(f"{key} = {_value(value)}\n" for key, value in values.items() if value is not None)
-
-
-def _value(value: Any) -> str:
-    """A TOML value: JSON but for tables, whose keys are quoted all the same."""
-    if isinstance(value, Mapping):
-        given = {json.dumps(key): _value(item) for key, item in value.items() if item is not None}
-        return "{" + ", ".join(f"{key} = {item}" for key, item in given.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_value, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from indexer.differences import published_and_asked
 from indexer.inference.model import Model
 from indexer.settings import Settings
 from indexer.storage import tables
@@ -39,7 +40,7 @@ class Contradiction:
 
     def __str__(self) -> str:
         """Name and both values."""
-        return f"{self.name} (published: {self.published}, asked: {self.asked})"
+        return published_and_asked(self.name, self.published, self.asked)
 
 
 def stored_payload(uri: str, published: Epoch, payload: pa.Schema) -> pa.Schema | None:

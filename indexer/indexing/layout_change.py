@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from indexer.differences import differing, published_and_asked
 from indexer.indexing.contradictions import Contradiction
 from indexer.schema import Layout
 from indexer.storage.description import LayoutRecord
-from indexer.storage.records import Epoch, differing
+from indexer.storage.records import Epoch
 from indexer.storage.vector_index import choose_index_type
 
 
@@ -81,17 +82,19 @@ def gives(epoch: Epoch, layout: Layout) -> bool:
 def _of_settings(described: LayoutRecord, layout: Layout) -> Iterator[str]:
     """Changed widths, precision and metric, and where the payload stands."""
     if set(described.widths) != set(layout.widths):
-        yield _change("index.widths", _listed(described.widths), _listed(layout.widths))
+        yield published_and_asked("index.widths", _listed(described.widths), _listed(layout.widths))
     if described.precision != layout.precision:
-        yield _change("index.precision", described.precision, layout.precision)
+        yield published_and_asked("index.precision", described.precision, layout.precision)
     if described.metric != layout.metric:
-        yield _change("index.metric", described.metric, layout.metric)
+        yield published_and_asked("index.metric", described.metric, layout.metric)
     before, now = described.repeated, layout.repeated
     if before is None or now is None:
         if (before is None) != (now is None):
-            yield _change("index.payload", *("copies" if columns is None else "once" for columns in (before, now)))
+            yield published_and_asked(
+                "index.payload", *("copies" if columns is None else "once" for columns in (before, now))
+            )
     elif before != list(now):
-        yield _change("index.filters", str(before), str(list(now)))
+        yield published_and_asked("index.filters", str(before), str(list(now)))
 
 
 def _of_payload(before: dict[str, str], layout: Layout, stored: pa.Schema | None) -> Iterator[str]:
@@ -99,7 +102,7 @@ def _of_payload(before: dict[str, str], layout: Layout, stored: pa.Schema | None
     theirs = before if stored is None else {field.name: str(field.type) for field in stored}
     ours = {field.name: str(field.type) for field in layout.payload}
     for name in differing(ours, theirs):
-        yield _change(f"corpus.payload: {name}", theirs.get(name, "not there"), ours.get(name, "not there"))
+        yield published_and_asked(f"corpus.payload: {name}", theirs.get(name, "not there"), ours.get(name, "not there"))
 
 
 def _of_indices(published: Epoch, layout: Layout, vector_index: str) -> Iterator[str]:
@@ -107,14 +110,9 @@ def _of_indices(published: Epoch, layout: Layout, vector_index: str) -> Iterator
     for table in published.tables:
         wanted = choose_index_type(vector_index, table.rows, table.width)
         if table.width in layout.widths and table.rows and wanted != table.index:
-            yield _change(f"index.vector_index of width {table.width}", table.index, wanted)
+            yield published_and_asked(f"index.vector_index of width {table.width}", table.index, wanted)
 
 
 def _listed(widths: Iterable[int]) -> str:
     """Widths, widest first."""
     return str(sorted(widths, reverse=True))
-
-
-def _change(name: str, before: str, after: str) -> str:
-    """A change in words."""
-    return f"{name} (published: {before}, asked: {after})"

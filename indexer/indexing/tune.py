@@ -60,7 +60,7 @@ def tune(settings: Settings, written: Path) -> dict[str, Any]:
     if not found[0].tokens_per_second:
         raise IndexerError(f"no engine setting works: {found[0].failure}")
     rates = "".join(f"# {measured.tokens_per_second:,.0f} tokens/s: {measured.setting.named}\n" for measured in found)
-    written.write_text(f"# Measured by jobs.index --tune\n{rates}{found[0].setting.toml()}\n", encoding="utf-8")
+    written.write_text(f"# Measured by jobs.index --tune\n{rates}{found[0].setting.toml()}", encoding="utf-8")
     return {"written": str(written), "settings": [measured.describe() for measured in found]}
 
 

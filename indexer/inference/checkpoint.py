@@ -9,15 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from indexer.errors import SettingsError
+from indexer.errors import SettingsError, first_line
 from indexer.inference import conventions
 from indexer.inference.conventions import Conventions
 from indexer.steps import step
 
 FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*/config.json", "*/model.safetensors")
 """Files fetched from a hub repository: configuration, tokenizer and weights, never code or pickled weights."""
-
-READ_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -123,9 +121,8 @@ def _fetch(name: str, revision: str | None) -> Checkpoint:
         with step("fetching the model from the hub"):
             path = snapshot_download(name, revision=revision, allow_patterns=list(FILES))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SettingsError(
-            f"model.name: {name!r} is neither a directory nor a model the hub gives: {reason}"
+            f"model.name: {name!r} is neither a directory nor a model the hub gives: {first_line(error)}"
         ) from None
     return Checkpoint(name, Path(path).name, path)
 

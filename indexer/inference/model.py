@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
+from indexer.differences import differing
 from indexer.errors import EngineError, SettingsError
 from indexer.inference import checkpoint
 from indexer.inference.checkpoint import Checkpoint
@@ -228,9 +229,8 @@ class Model(Configured[ModelSettings]):
             is_complete: Whether it records how numbers were computed. Earlier versions did not; for them the published
                 vectors judge the engine before anything is embedded.
         """
-        ours = self.fingerprint
-        names = (name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
-        return sorted(name for name in names if is_complete or name in theirs or name not in self.computation)
+        names = differing(self.fingerprint, theirs)
+        return [name for name in names if is_complete or name in theirs or name not in self.computation]
 
     @cached_property
     def fingerprint_digest(self) -> str:

@@ -3,7 +3,6 @@
 Independent of Ray and tables, so that it runs where only vLLM is installed.
 """
 
-import json
 import multiprocessing
 import os
 import time
@@ -18,12 +17,11 @@ from indexer.errors import IndexerError
 from indexer.inference.engine import Engine
 from indexer.inference.engine_spec import EngineSpec, Packed
 from indexer.inference.sequences import TokenSequences
+from indexer.inference.start import GPU_SHARE
+from indexer.toml_text import section
 
 WARM_SEQUENCES = 64
 """Sequences that every engine embeds before the clock starts, to compile and to touch its memory."""
-
-GPU_SHARE = 0.85
-"""Share of a GPU's memory that the engines on it take together."""
 
 LEAST_SECONDS = 5.0
 """Least time of a measurement: a shorter one says little on a machine that does other work too."""
@@ -65,20 +63,13 @@ class Setting:
 
     def toml(self) -> str:
         """The ``[engine]`` block that has it."""
-        return "\n".join(["[engine]", *(f"{name} = {_toml(value)}" for name, value in self.named.items())])
+        return section("engine", self.named)
 
     @property
     def named(self) -> dict[str, Any]:
         """The keys of the ``[engine]`` block."""
         ours = {} if self.packed == "auto" else {"packed": self.packed}
         return {**self.arguments, **ours, **({} if self.pinned else {"replicas_per_gpu": self.replicas})}
-
-
-def _toml(value: Any) -> str:
-    """A value as TOML; JSON differs only in its objects."""
-    if isinstance(value, Mapping):
-        return f"{{ {', '.join(f'{name} = {_toml(inner)}' for name, inner in value.items())} }}"
-    return json.dumps(value)
 
 
 @dataclass(frozen=True)

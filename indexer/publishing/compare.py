@@ -7,10 +7,11 @@ import numpy as np
 import polars as pl
 
 from indexer import schema
+from indexer.differences import differing
 from indexer.publishing.history import show
 from indexer.storage import tables
 from indexer.storage.control import ControlStore
-from indexer.storage.records import Epoch, differing
+from indexer.storage.records import Epoch
 
 
 def compare(uri: str, store: ControlStore, before: int, after: int) -> dict[str, Any]:

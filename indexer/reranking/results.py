@@ -14,10 +14,10 @@ from urllib.parse import quote
 
 import pyarrow as pa
 
+from indexer.differences import differing
 from indexer.errors import SettingsError
 from indexer.storage.put_once import PutOnceFolder
 from indexer.storage.receipts import Receipts, ShardRecord
-from indexer.storage.records import differing
 from indexer.uris import shown
 
 Phase = Literal["search", "score"]

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -209,11 +208,6 @@ def decoded_columns(text: str) -> pa.Schema:
 def canonical(value: object) -> str:
     """JSON with sorted keys: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-
-def differing(ours: Mapping[str, object], theirs: Mapping[str, object]) -> list[str]:
-    """Keys under which two mappings hold different values, or that one of them lacks; sorted."""
-    return sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
 
 
 def now() -> str:
