@@ -136,7 +136,7 @@ def test_duplicates(tmp_path: Path) -> None:
     assert summary["duplicates"] == 1
 
 
-@pytest.mark.parametrize(("fault", "count"), [("exits_on", 64), ("hangs_on", 8)])
+@pytest.mark.parametrize(("fault", "count"), [("exits_on", 16), ("hangs_on", 4)])
 def test_a_document_that_kills_or_hangs_the_engine_is_found_and_remembered(
     tmp_path: Path, poison: int, fault: str, count: int
 ) -> None:
@@ -200,8 +200,8 @@ def test_more_workers_than_there_is_room_for_are_refused(tmp_path: Path) -> None
 
 def test_an_engine_that_always_dies_ends_the_run(tmp_path: Path, poison: int) -> None:
     write(tmp_path / "corpus" / "a.parquet", [(f"doc-{row}", POISON) for row in range(50)])
-    with pytest.raises(IndexerError, match=r"4 workers died, run\.max_restarts allows 3"):
-        run(settings(tmp_path, run={"shard_mb": 1.0, "progress": "none", "max_restarts": 3}), exits_on=poison)
+    with pytest.raises(IndexerError, match=r"2 workers died, run\.max_restarts allows 1"):
+        run(settings(tmp_path, run={"shard_mb": 1.0, "progress": "none", "max_restarts": 1}), exits_on=poison)
 
 
 def test_vectors_that_are_not_finite_are_quarantined_and_remembered(tmp_path: Path, poison: int) -> None:
