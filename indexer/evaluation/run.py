@@ -113,11 +113,12 @@ def _inputs(settings: EvaluateSettings, reranker: Reranker | None) -> list[str]:
     return found + ([canonical(reranker.fingerprint)] if reranker else [])
 
 
-def run(settings: EvaluateSettings) -> dict[str, Any]:
+def run(settings: EvaluateSettings, cluster: Cluster | None = None) -> dict[str, Any]:
     """Evaluates an index; the same settings on the same epoch give what an earlier run found.
 
     Args:
         settings: The settings.
+        cluster: Where engines run; the settings' cluster by default.
 
     Returns:
         The summary, JSON-ready; without any text of queries or documents.
@@ -139,7 +140,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     layout = published.epoch.description.layout
     listed = configurations.listed(settings.compare, layout.widths, layout.precision, reranked=reranker is not None)
     with ExitStack() as stack:
-        cluster = stack.enter_context(Cluster(settings.cluster, settings.engine.replicas_per_gpu))
+        cluster = cluster or stack.enter_context(Cluster(settings.cluster, settings.engine.replicas_per_gpu))
         questions = make_questions(settings, published, reranker, cluster)
         say(
             f"{len(questions.texts):,} queries"
@@ -223,6 +224,7 @@ def _measured(evaluation: Evaluation, configuration: Configuration) -> Configura
 
 
 def _depth(evaluation: Evaluation, configuration: Configuration) -> int:
+    """Hits to ask for: a query that is a document itself is taken out of them."""
     wanted = evaluation.settings.compare.candidates if configuration.reranked else measures.DEPTH
     return wanted + bool(evaluation.questions.themselves)
 
@@ -243,6 +245,7 @@ def _documents(questions: Questions, found: Sequence[Sequence[Hit]]) -> Run:
 def _with_quality(
     evaluation: Evaluation, trial: Trial, latency: Latency, rerank_seconds: float | None
 ) -> ConfigurationResult:
+    """What one configuration reached, beside the first one measured."""
     configuration = trial.configuration
     queries = measures.per_query(evaluation.questions.judgements, evaluation.runs[configuration])
     reference = queries if evaluation.reference is None else evaluation.reference
@@ -268,6 +271,7 @@ def _with_quality(
 
 
 def _summary(evaluation: Evaluation, measured: Sequence[ConfigurationResult]) -> dict[str, Any]:
+    """The summary, JSON-ready."""
     compare, epoch = evaluation.settings.compare, evaluation.published.epoch
     evaluated = [one.evaluated for one in measured]
     found = recommend(evaluated, NDCG, compare.max_loss, compare.max_p95_ms / 1000)
@@ -306,6 +310,7 @@ def _asked(settings: EvaluateSettings) -> str:
 
 
 def _described(one: ConfigurationResult) -> dict[str, Any]:
+    """A configuration's figures, JSON-ready and rounded."""
     quality = {name: round(value, 4) for name, value in one.evaluated.quality.items()}
     return {
         "name": one.evaluated.configuration.name,

@@ -5,7 +5,6 @@ With the fake engine's vectors, which know nothing of meaning: words find, and v
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +49,6 @@ progress = "none"
 
 @pytest.fixture(autouse=True)
 def _without_engines(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    @contextmanager
-    def cluster(*_: Any) -> Iterator[LocalCluster]:
-        yield LocalCluster()
-
-    monkeypatch.setattr(evaluation_run, "Cluster", cluster)
     for place in (evaluation_run, published):
         monkeypatch.setattr(place, "open_reranker", lambda *given: FakeReranker.of(open_reranker(*given)))
     with fake_readers():
@@ -117,7 +111,8 @@ def test_modes_score_alike_in_evaluation_and_search_and_the_recommendation_appli
         reranker=reranker,
         output={"uri": str(tmp_path / "out")},
     )  # fmt: skip
-    summary = evaluation_run.run(settings)
+    cluster: Any = LocalCluster()
+    summary = evaluation_run.run(settings, cluster)
     measured = {(row["mode"], row["reranked"], row["width"], row["rescored"]): row for row in summary["configurations"]}
     assert measured["text", False, 96, None][NDCG] > measured["vector", False, 384, None][NDCG]
 

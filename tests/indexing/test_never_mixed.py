@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -121,9 +120,8 @@ def _evaluate(root: Path) -> Any:
     given = EvaluateSettings(
         index={"uri": str(root / "index")}, known_items={"count": 5}, output={"uri": str(root / "evaluation")}
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation_run, "Cluster", lambda *_: nullcontext(LocalCluster()))
-        return evaluation_run.run(given)
+    cluster: Any = LocalCluster()
+    return evaluation_run.run(given, cluster)
 
 
 @pytest.mark.parametrize("job", [_score, _evaluate])
