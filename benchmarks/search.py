@@ -99,12 +99,14 @@ def _epoch(state: TableState) -> Epoch:
     return Epoch(number=1, generation=1, published="", tables=[state], quarantine=("", 0), description=description)
 
 
-def before(snapshot: Snapshot, queries: np.ndarray, k: int) -> list[list[str]]:
-    """As it was: the table is opened for a call of one query, which reads every column."""
+def one_by_one(snapshot: Snapshot, queries: np.ndarray, k: int, *, reopened: bool) -> list[list[str]]:
+    """As it was: one query after the other with every column; the table opened once, or for each query."""
     state = snapshot.state()
+    table = tables.search_table(snapshot.uri, state.name, state.version)
     found = []
     for query in queries:
-        table = tables.search_table(snapshot.uri, state.name, state.version)
+        if reopened:
+            table = tables.search_table(snapshot.uri, state.name, state.version)
         columns = [schema.ID, schema.CHUNK, *shown_columns(table.schema.names), DISTANCE]
         asked = vector_index.vector_query(table, query, "cosine", state.index, state.probes).select(columns).limit(k)
         found.append([make_hit(row, "cosine", skip_empty=True).id for row in asked.to_list()])
@@ -114,18 +116,6 @@ def before(snapshot: Snapshot, queries: np.ndarray, k: int) -> list[list[str]]:
 def together(snapshot: Snapshot, queries: np.ndarray, k: int, columns: Sequence[str] | None) -> list[list[str]]:
     """All in one call."""
     return [[hit.id for hit in hits] for hits in snapshot.nearest(queries, k, columns=columns)]
-
-
-def one_call(snapshot: Snapshot, queries: np.ndarray, k: int) -> list[list[str]]:
-    """One call of the old kind: the table opened once, queries one after the other."""
-    state = snapshot.state()
-    table = tables.search_table(snapshot.uri, state.name, state.version)
-    columns = [schema.ID, schema.CHUNK, *shown_columns(table.schema.names), DISTANCE]
-    found = []
-    for query in queries:
-        asked = vector_index.vector_query(table, query, "cosine", state.index, state.probes).select(columns).limit(k)
-        found.append([make_hit(row, "cosine", skip_empty=True).id for row in asked.to_list()])
-    return found
 
 
 def _rate(answer: Callable[[], list[list[str]]]) -> tuple[float, list[list[str]]]:
@@ -153,8 +143,8 @@ def main() -> None:
         rates, answers = {}, {}
         some = asked[: arguments.alone]
         ways: dict[str, Callable[[], list[list[str]]]] = {
-            "a call per query, as before": lambda: before(snapshot, some, k),
-            "one call, as before": lambda: one_call(snapshot, some, k),
+            "a call per query, as before": lambda: one_by_one(snapshot, some, k, reopened=True),
+            "one call, as before": lambda: one_by_one(snapshot, some, k, reopened=False),
             "one call": lambda: together(snapshot, asked, k, None),
             "one call, ids only": lambda: together(snapshot, asked, k, []),
         }

@@ -13,7 +13,7 @@ import polars as pl
 from indexer.adapting import gate, judge, outcome, sources, splitting, weights
 from indexer.adapting.batches import first_pairs
 from indexer.adapting.gate import Measured
-from indexer.adapting.inputs import Batch
+from indexer.adapting.inputs import TrainingBatch
 from indexer.adapting.judge import Collection, Vectors
 from indexer.adapting.mining import Miner, Searched
 from indexer.adapting.outcome import Outcome
@@ -182,12 +182,13 @@ class Adaptation:
     def first_batch(self, pairs: Sequence[Pair], found: Searched) -> FirstBatch:
         """What the engine gives for the first batch: vectors of its queries and documents."""
         chosen = first_pairs(pairs, self.settings.train.batch, self.settings.split.seed)
-        batch = Batch.of(self._shorter.tokenizer, chosen)
+        batch = TrainingBatch.of(self._shorter.tokenizer, chosen)
         places = {(pair.query_id, pair.document_id): place for place, pair in enumerate(found.pairs)}
         at = [places[pair.query_id, pair.document_id] for pair in chosen]
         return FirstBatch(batch.texts, np.concatenate([found.queries[at], found.documents[at]]))
 
     def _recipe(self) -> Recipe:
+        """What the training needs, with the first batch as the engine gave it."""
         _ = self.pairs  # they are written before the first batch is read
         first = FirstBatch.from_table(self.folder.get_table(FIRST))
         widths = tuple(sorted({*self.widths, self.published.model.checkpoint.dimension}, reverse=True))
@@ -210,6 +211,7 @@ class Adaptation:
         return max(tried, key=lambda share: tried[share]), tried
 
     def _write(self, checkpoints: Sequence[Path], share: float, name: str) -> Path:
+        """Writes the checkpoints merged, this share of them against the base's weights."""
         target = self.path / name
         shutil.rmtree(target, ignore_errors=True)
         weights.write_merged(self.base.checkpoint.path, checkpoints, share, self.settings.merge.dtype, target)

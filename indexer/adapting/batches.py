@@ -95,6 +95,7 @@ def _pass(keys: Sequence[_Keys], size: int, rng: np.random.Generator) -> Iterato
 
 
 def _keys(pairs: Sequence[Pair], known: Mapping[str, frozenset[str]]) -> list[_Keys]:
+    """For each pair the keys of its query and documents, and of what else answers its query."""
     return [
         _Keys(
             key(pair.query),

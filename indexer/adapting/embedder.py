@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from indexer.adapting.inputs import Batch, features, padded
+from indexer.adapting.inputs import TrainingBatch, features, padded
 from indexer.adapting.pairs import Pair
 from indexer.adapting.training import Recipe, Trainer
 from indexer.errors import IndexerError
@@ -62,14 +62,16 @@ class EmbedderTrainer(Trainer):
         loss.backward()
         return float(loss.detach()), batch.tokens
 
-    def _batch(self, pairs: Sequence[Pair]) -> Batch:
+    def _batch(self, pairs: Sequence[Pair]) -> TrainingBatch:
+        """Ids of the pairs in our own templates."""
         model = self.recipe.model
         if not isinstance(model, Model):
             raise TypeError("internal error: a reranker is to be trained as an embedding model")
-        return Batch.of(model.tokenizer, pairs)
+        return TrainingBatch.of(model.tokenizer, pairs)
 
 
 def _loaded(recipe: Recipe, device: str) -> Any:
+    """The base in sentence-transformers, in float32: a light update is lost in bfloat16."""
     import torch
     from sentence_transformers import SentenceTransformer
 

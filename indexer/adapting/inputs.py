@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Batch:
+class TrainingBatch:
     """Token ids of one step, made by the tokenizer that also indexes.
 
     Attributes:
@@ -27,7 +27,7 @@ class Batch:
     negatives: TokenSequences
 
     @classmethod
-    def of(cls, tokenizer: EmbedTokenizer, pairs: Sequence[Pair]) -> "Batch":
+    def of(cls, tokenizer: EmbedTokenizer, pairs: Sequence[Pair]) -> "TrainingBatch":
         """Tokenises pairs; long texts are cut."""
         return cls(
             tokenizer.queries([pair.query for pair in pairs]),
@@ -68,7 +68,7 @@ def padded(sequences: TokenSequences, device: str) -> dict[str, "torch.Tensor"]:
     return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
 
 
-def features(batch: Batch, device: str) -> list[dict[str, Any]]:
+def features(batch: TrainingBatch, device: str) -> list[dict[str, Any]]:
     """The batch as losses of sentence-transformers take it: queries, documents, and negatives if there are any."""
     parts = [batch.queries, batch.documents, *([batch.negatives] if len(batch.negatives) else [])]
     return [padded(part, device) for part in parts]

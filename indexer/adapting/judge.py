@@ -130,6 +130,7 @@ def _run(questions: Questions, found: Vectors, width: int) -> Iterator[tuple[str
 
 
 def _nearest(cosines: np.ndarray, owners: Sequence[str], hidden: set[str]) -> dict[str, float]:
+    """The best documents of one query, each with its best chunk's cosine."""
     best: dict[str, float] = {}
     for at in np.argsort(-cosines, kind="stable"):
         if owners[at] not in hidden:

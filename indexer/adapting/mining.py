@@ -109,6 +109,7 @@ class Miner:
         return mined, {**counts, **({"pairs without a hard negative": wanting} if wanting else {})}
 
     def _measured(self, found: Searched) -> list[Pair]:
+        """Pairs with the cosine, the reranker's score and the rank of their own document."""
         pairs = found.pairs
         scores: list[float | None] = [pair.score for pair in pairs]
         if self.score is not None and pairs:

@@ -94,6 +94,7 @@ def in_words(found: dict[str, Any]) -> str:
 
 
 def _lengths(settings: AdaptSettings, published: Published, texts: Texts, names: Sequence[str]) -> _Lengths:
+    """Mean tokens of a query, of a document as it is trained on, and of a whole one."""
     tokenizer = published.model.tokenizer
     limit = settings.train.max_tokens or published.model.max_tokens
     whole = tokenizer.documents([text or "" for text in published.texts(names)]).ids

@@ -88,6 +88,7 @@ class RerankerAdaptation(Adaptation):
         return {name: list(documents)[:REORDERED] for name, documents in run.items()}
 
     def _reordered(self, reranker: Reranker, collection: Collection, found: dict[str, list[str]]) -> pl.DataFrame:
+        """Measures of each query with its hits in the order of the reranker."""
         rows = [(name, document) for name, documents in found.items() for document in documents]
         queries = [collection.questions.texts[name] for name, _ in rows]
         scores = self.score(reranker, queries, [collection.texts[document] for _, document in rows])

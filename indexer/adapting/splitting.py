@@ -89,6 +89,7 @@ def _reason(pair: Pair, asked: set[str], out: HeldOut) -> str:
 
 
 def _check(kept: Sequence[Pair], dropped: Counter[str]) -> None:
+    """Refuses splits with too few pairs, and says where pairs went."""
     counts = Counter(pair.split for pair in kept if pair.grade > 0)
     least: dict[Split, int] = {"train": LEAST_TRAINED, "validation": 1, "test": 1}
     for name, number in least.items():

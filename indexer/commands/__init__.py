@@ -1,1 +1,4 @@
-"""The commands: settings and flags in, results on standard output, an exit status. Only ``jobs`` imports it."""
+"""The commands: settings and flags in, results on standard output, an exit status.
+
+``jobs`` and the console script ``qwen3-index`` start them; nothing of the package imports them.
+"""

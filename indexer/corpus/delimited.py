@@ -28,12 +28,14 @@ class Csv(TextRows[list[str] | None]):
     delimiter = ","
 
     def _begin(self, lines: Lines) -> list[str]:
+        """The columns: the first row that is not empty."""
         self._names = next((row for row in self._raw(lines) if row), [])
         if not all(map(is_text, self._names)):
             raise BadFile(f"{self._file.path}: not {self.kind}: the name of a column is not UTF-8")
         return self._names
 
     def _raw(self, lines: Lines) -> Iterator[list[str] | None]:
+        """Rows as lists of fields; ``None`` for a row that is not of this format."""
         ended = False
 
         def texts() -> Iterator[str]:
@@ -64,6 +66,7 @@ class Csv(TextRows[list[str] | None]):
         return dict(zip(self._names, (field or None for field in raw), strict=True))
 
     def _infer(self, values: Sequence[object]) -> pa.DataType:
+        """The narrowest type that takes every value; numbers with leading zeros stay text."""
         some = [str(value) for value in values if value is not None]
         if not some:
             return pa.null()

@@ -26,6 +26,7 @@ class JsonLines(TextRows[bytes]):
         return (line for line in lines if not line.isspace())
 
     def _parse(self, raw: bytes) -> Row | None:
+        """The object of a line; ``None`` if it holds none."""
         try:
             # A byte that is not UTF-8 becomes half of a surrogate pair: the fault of its value, not of the line.
             row = json.loads(raw.decode("utf-8", "surrogateescape"))
@@ -34,6 +35,7 @@ class JsonLines(TextRows[bytes]):
         return row if isinstance(row, dict) else None
 
     def _infer(self, values: Sequence[object]) -> pa.DataType:
+        """The type that Arrow finds for the values; where they contradict each other, of the first it can type."""
         some = [value for value in values if value is not None]
         for sample in (some, *([value] for value in some)):
             try:

@@ -48,6 +48,7 @@ def svg(rows: Sequence[Mapping[str, Any]], chosen: str, front: Collection[str]) 
 
 
 def _against_bytes(axis: Any, rows: Sequence[Mapping[str, Any]], chosen: str, front: Collection[str]) -> None:
+    """Quality against size, a point per configuration, and the front."""
     for row in rows:
         colour = CHOSEN if row["name"] == chosen else FIRST if row["name"] in front else REST
         axis.scatter(_bytes(row) / MEGABYTE, row[NDCG], color=colour, s=28, zorder=3)
@@ -62,6 +63,7 @@ def _against_bytes(axis: Any, rows: Sequence[Mapping[str, Any]], chosen: str, fr
 
 
 def _by_width(axis: Any, rows: Sequence[Mapping[str, Any]], chosen: str) -> None:  # noqa: ARG001
+    """Quality by width, a line per kind of configuration."""
     kinds: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         kinds.setdefault(row["name"].partition(" ")[2], []).append(row)
@@ -79,6 +81,7 @@ def _by_width(axis: Any, rows: Sequence[Mapping[str, Any]], chosen: str) -> None
 
 
 def _latencies(axis: Any, rows: Sequence[Mapping[str, Any]], chosen: str) -> None:
+    """Median and 95th percentile of every configuration that is not reranked."""
     timed = [row for row in rows if not row["reranked"]]  # a reranker takes a hundred times as long
     places = range(len(timed))
     axis.barh(places, [row["p95_ms"] for row in timed], color=REST, label="p95")

@@ -69,6 +69,7 @@ def listed(
 
 
 def _all(settings: CompareSettings, widths: Sequence[int], own: str, *, reranked: bool) -> Iterator[Configuration]:
+    """Every configuration that the settings ask for, some of them twice."""
     others = [kind for kind in settings.precisions if kind not in {own, "float32"}]
     yield from (Configuration(width, precision) for precision in [own, *others] for width in widths)
     indices = [NO_INDEX, *settings.vector_indices]

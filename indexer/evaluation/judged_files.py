@@ -59,6 +59,7 @@ def read_columns(uri: str, setting: str, columns: Mapping[str, str]) -> pl.DataF
 
 
 def _of_parquet(uri: str, setting: str, columns: Mapping[str, str]) -> pl.DataFrame:
+    """The columns of all Parquet files under a URI, as text."""
     files = [read_small_file(uri, setting, file) for file in list_files(uri, setting, [PARQUET])]
     try:
         frame = pl.concat([pl.read_parquet(io.BytesIO(file), columns=list(columns)) for file in files])
@@ -89,6 +90,7 @@ def _decoded(content: bytes) -> str:
 
 
 def _json_rows(text: str) -> Iterator[Row]:
+    """Objects of JSON Lines."""
     # Not splitlines(): a string in JSON may hold U+2028 as it is.
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -120,6 +122,7 @@ def _tab_rows(text: str) -> Iterator[Row]:
 
 
 def _comma_rows(text: str) -> Iterator[Row]:
+    """Fields of CSV, quoted where a program quoted them."""
     csv.field_size_limit(sys.maxsize)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
@@ -146,6 +149,7 @@ _READERS: Mapping[str, Callable[[str], Iterator[Row]]] = {
 
 
 def _frame(rows: Sequence[Row], uri: str, setting: str, columns: Mapping[str, str]) -> pl.DataFrame:
+    """Rows as a table of the wanted columns; refuses a value that cannot be read and is wanted."""
     known = {name for row in rows for name in row}
     if not columns.keys() <= known:
         raise CorpusError(_lacking(uri, setting, columns))

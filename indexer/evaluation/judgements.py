@@ -128,6 +128,7 @@ def checked(questions: Questions, known: Set[str]) -> Questions:
 
 
 def _texts(frame: pl.DataFrame, notes: Counter[str]) -> dict[str, str]:
+    """Texts by query id; counts what is left out."""
     usable = frame.filter(pl.all_horizontal(pl.all().is_not_null()), pl.col(TEXT).str.strip_chars() != "")
     notes["queries without an id or a text"] = frame.height - usable.height
     once = usable.unique(maintain_order=True)
@@ -141,6 +142,7 @@ def _texts(frame: pl.DataFrame, notes: Counter[str]) -> dict[str, str]:
 
 
 def _judged(frame: pl.DataFrame, notes: Counter[str]) -> dict[str, dict[str, int]]:
+    """Grades by query and document; counts what is left out."""
     usable = frame.drop_nulls()
     notes["judgements without an id or a grade"] = frame.height - usable.height
     grades = usable.with_columns(pl.col(GRADE).cast(pl.Float64, strict=False))

@@ -111,6 +111,7 @@ def first_sentence(text: str) -> str | None:
 
 
 def _sentences(text: str) -> Iterator[str]:
+    """Sentences of a text, none across a paragraph."""
     for paragraph in PARAGRAPH.finditer(text):
         start = paragraph.start()
         for end in SENTENCE_END.finditer(text, paragraph.start(), paragraph.end()):

@@ -102,6 +102,7 @@ class MtebEncoder(_OnActors, AbsEncoder):
         return self._cut(self._serving.embed(self.model.tokenizer.queries(texts, [task] * len(texts))))
 
     def _documents(self, texts: list[str]) -> np.ndarray:
+        """Vectors of documents; one without tokens keeps zeros."""
         batch = self.model.tokenizer.documents(texts)
         vectors = np.zeros((len(texts), self.width), np.float32)
         vectors[batch.row] = self._cut(self._serving.embed(batch.ids))

@@ -60,7 +60,7 @@ class SequenceBatch:
 
 
 @dataclass
-class Answer:
+class EngineAnswer:
     """What an engine gave for a piece.
 
     Attributes:
@@ -74,7 +74,7 @@ class Answer:
     result: Any = None
 
 
-class ServingPipeline(Pipeline[SequenceBatch, Any, Answer, Answer]):
+class ServingPipeline(Pipeline[SequenceBatch, Any, EngineAnswer, EngineAnswer]):
     """Sequences through one of an engine's methods."""
 
     def __init__(self, make_engine: Callable[[], Any], method: Method) -> None:
@@ -82,16 +82,16 @@ class ServingPipeline(Pipeline[SequenceBatch, Any, Answer, Answer]):
         self._method = method
         super().__init__(make_engine)
 
-    def _read(self, piece: SequenceBatch, watch: Stopwatch) -> Answer:  # noqa: ARG002
-        return Answer(piece.at, piece.ids.tokens, piece)
+    def _read(self, piece: SequenceBatch, watch: Stopwatch) -> EngineAnswer:  # noqa: ARG002
+        return EngineAnswer(piece.at, piece.ids.tokens, piece)
 
-    def _compute(self, held: Answer, watch: Stopwatch) -> None:
+    def _compute(self, held: EngineAnswer, watch: Stopwatch) -> None:
         piece: SequenceBatch = held.result
         more = () if piece.second is None else (piece.second,)
         with watch("engine"):
             held.result = getattr(self._engine, self._method)(piece.ids, *more)
 
-    def _store(self, piece: SequenceBatch, held: Answer, watch: Stopwatch) -> Answer:  # noqa: ARG002
+    def _store(self, piece: SequenceBatch, held: EngineAnswer, watch: Stopwatch) -> EngineAnswer:  # noqa: ARG002
         return held
 
 
@@ -139,9 +139,10 @@ class RemoteEngine:
         return [written for part in self._answers(ids, None, "prompts") for written in part]
 
     def _answers(self, ids: TokenSequences, second: np.ndarray | None, unit: str) -> list[Any]:
+        """Results of all sequences in their order."""
         found: dict[int, Any] = {}
 
-        def done(answer: Answer) -> None:
+        def done(answer: EngineAnswer) -> None:
             found[answer.at] = answer.result
 
         def given_up(sequences: GivenUp[SequenceBatch]) -> None:

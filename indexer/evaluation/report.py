@@ -201,6 +201,7 @@ def _cells(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
 
 
 def _cell(key: str, row: Mapping[str, Any]) -> str:
+    """A value as the page's table shows it."""
     value = row[key]
     if value is None:
         return ""

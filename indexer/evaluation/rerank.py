@@ -14,7 +14,7 @@ from indexer.search.hits import Hit
 TIMED = 10
 """Queries whose candidates are reranked one query after the other, as a reader waits for them."""
 
-Pair = tuple[str, str, int]
+PairKey = tuple[str, str, int]
 """Query, document id and chunk."""
 
 
@@ -34,7 +34,7 @@ class Rerank:
     reranker: Reranker
     scorer: RemoteEngine
     candidates: int
-    scores: dict[Pair, float] = field(default_factory=dict)
+    scores: dict[PairKey, float] = field(default_factory=dict)
     seconds: float = 0.0
     waits: list[float] = field(default_factory=list)
 
@@ -60,7 +60,7 @@ class Rerank:
         rate = 1 / (1 / latency.queries_per_second + self.seconds)
         return Latency(latency.p50 + float(p50), latency.p95 + float(p95), rate)
 
-    def _score(self, trial: Trial, pairs: Sequence[Pair]) -> float:
+    def _score(self, trial: Trial, pairs: Sequence[PairKey]) -> float:
         """Scores pairs; returns the seconds that the engines took."""
         texts = trial.opened.texts([name for _, name, _ in pairs], [chunk for *_, chunk in pairs])
         batch = self.reranker.tokenizer.pairs([query for query, *_ in pairs], [text or "" for text in texts])

@@ -73,6 +73,7 @@ class Trial:
     def _search(
         self, vector: np.ndarray, query: str, limit: int, oversample: int, columns: Sequence[str] | None
     ) -> list[Hit]:
+        """The hits of one query, as the configuration searches."""
         chosen = self.configuration
         times = oversample if chosen.rescored else 1
         options = SearchOptions(mode=chosen.mode, width=chosen.width, oversample=times, columns=columns)

@@ -129,6 +129,7 @@ class Workbench:
         return state if state.index == configuration.index else None
 
     def _copied(self, configuration: Configuration, width: int) -> TableState:
+        """The table of a configuration, with its vector index only where it is searched."""
         index = configuration.index if width == configuration.width else NO_INDEX
         plain = self._copy(
             ("plain", width, configuration.precision), f"d{width}_{configuration.precision}", self._plain
@@ -136,6 +137,7 @@ class Workbench:
         return plain if index == NO_INDEX else self._indexed(plain, configuration.precision, index)
 
     def _copy(self, key: tuple[str, int, str], name: str, write: Callable[[str, int, str], None]) -> TableState:
+        """A copy by its key, made when it is first asked for."""
         if key not in self._copies:
             write(name, *key[1:])
             vector_index.maintain(self._uri, name, NO_INDEX, self._metric)
@@ -205,6 +207,7 @@ class Workbench:
         return batch.filter(pc.invert(pc.is_in(batch[schema.ID], value_set=self._altered.ids)))
 
     def _plain(self, name: str, width: int, precision: str) -> None:
+        """Writes a copy of the rows with vectors of a width and precision."""
         target = self._schema(width, precision)
         scratch.write(self._uri, name, target, self._batches(width, precision, target.names[:-1]))
 
@@ -278,6 +281,7 @@ def rewrite(
 def _with_vectors(
     rows: pa.RecordBatch, vectors: np.ndarray, width: int, precision: str, target: pa.Schema
 ) -> pa.RecordBatch:
+    """A batch with its vectors cut to a width."""
     columns = [rows[name] for name in target.names[:-1]]
     return pa.RecordBatch.from_arrays(
         [*columns, matryoshka.fixed_size_list(matryoshka.cut(vectors, width), precision)], schema=target

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import pyarrow as pa
 
@@ -14,19 +14,8 @@ from indexer.indexing.job import Job, Target
 from indexer.indexing.journal import Journal
 from indexer.indexing.scan import Unread
 from indexer.indexing.staged import Staged
+from indexer.storage.receipts import PieceT
 from indexer.storage.records import Receipt
-
-
-class Named(Protocol):
-    """A piece of work with a name of its own."""
-
-    @property
-    def shard_id(self) -> str:
-        """Digest of everything that makes its result."""
-        ...
-
-
-PieceT = TypeVar("PieceT", bound=Named)
 
 
 @dataclass(frozen=True)
@@ -53,7 +42,7 @@ class Night:
     watch: Journal
     known: frozenset[str]
 
-    def shards(self, work: worklist.Work, left: pa.Table | None = None) -> Iterator[Shard]:
+    def shards(self, work: worklist.WorkKind, left: pa.Table | None = None) -> Iterator[Shard]:
         """Shards of a kind of work, as :func:`indexer.indexing.worklist.shards` cuts them."""
         return worklist.shards(self.job, self.found, work, left)
 
@@ -64,9 +53,4 @@ class Night:
             pieces: The work.
             done: Called with the receipt of every other piece; by default it is counted as staged.
         """
-        receipts = self.job.store.receipts(self.job.epoch)
-        for piece in pieces:
-            if piece.shard_id in self.known:
-                (done or self.staged.add)(receipts.get(piece.shard_id))
-            else:
-                yield piece
+        return self.job.store.receipts(self.job.epoch).unfinished(pieces, self.known, done or self.staged.add)

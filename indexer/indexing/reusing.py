@@ -6,11 +6,11 @@ import pyarrow.compute as pc
 
 from indexer.cluster.connection import SMALL_ROWS
 from indexer.corpus.shards import Shard
-from indexer.indexing import reuse
+from indexer.indexing import reuse_shard
 from indexer.indexing.night import Night
-from indexer.indexing.reuse import Sources
+from indexer.indexing.reuse_shard import Sources
 from indexer.indexing.stored_vectors import StoredVectors
-from indexer.indexing.worklist import Work
+from indexer.indexing.worklist import WorkKind
 from indexer.progress import say
 
 
@@ -19,14 +19,16 @@ def reuse_stored(night: Night) -> None:
     if night.job.published is None:
         return
     equal, staged = night.found.equal, night.staged
-    staged.moved += _reuse_stored(night, Work.MOVE, equal.moved, equal.moved.num_rows, "only got new ids")
+    staged.moved += _reuse_stored(night, WorkKind.MOVE, equal.moved, equal.moved.num_rows, "only got new ids")
     changed = night.found.counts["payload_changed"]
-    staged.payload_changed += _reuse_stored(night, Work.PAYLOAD, None, changed, "only got another payload")
+    staged.payload_changed += _reuse_stored(night, WorkKind.PAYLOAD, None, changed, "only got another payload")
     copied = equal.copied
-    staged.copied += _reuse_stored(night, Work.COPY, copied, copied.num_rows, "have texts that were embedded before")
+    staged.copied += _reuse_stored(
+        night, WorkKind.COPY, copied, copied.num_rows, "have texts that were embedded before"
+    )
 
 
-def _reuse_stored(night: Night, work: Work, known: pa.Table | None, rows: int, why: str) -> int:
+def _reuse_stored(night: Night, work: WorkKind, known: pa.Table | None, rows: int, why: str) -> int:
     """Stages one kind; returns the documents staged. Without sources they have their own ids in the published epoch."""
     if not rows or night.job.published is None:
         return 0
@@ -37,7 +39,7 @@ def _reuse_stored(night: Night, work: Work, known: pa.Table | None, rows: int, w
     number = night.job.published.number
     shards = night.unstaged(night.shards(work))
     items = ((night.target, shard, _of(shard, sources), epochs, number) for shard in shards)
-    for receipt in night.cluster.map(reuse.reuse_stored, items, in_driver=rows < SMALL_ROWS):
+    for receipt in night.cluster.map(reuse_shard.stage_from_epochs, items, in_driver=rows < SMALL_ROWS):
         night.staged.add(receipt)
     return night.staged.documents - before
 
@@ -55,7 +57,9 @@ def reuse_tonight(night: Night) -> pa.Table:
     ids = pc.unique(wanted["source"])
     receipts = ((night.target, shard_id, ids) for shard_id in night.staged.receipts)
     places = {
-        name: shard for shard, names in night.cluster.map(reuse.staged_ids, receipts, in_driver=small) for name in names
+        name: shard
+        for shard, names in night.cluster.map(reuse_shard.staged_ids, receipts, in_driver=small)
+        for name in names
     }
     is_there = pc.is_in(wanted["source"], value_set=pa.array(places, pa.string()))
     there = wanted.filter(is_there)
@@ -65,9 +69,9 @@ def reuse_tonight(night: Night) -> pa.Table:
     before = night.staged.documents
     items = (
         (night.target, shard, found := _of(shard, sources), sorted({places[name] for _, name in found.values()}))
-        for shard in night.unstaged(night.shards(Work.COPY_TONIGHT, there))
+        for shard in night.unstaged(night.shards(WorkKind.COPY_TONIGHT, there))
     )
-    for receipt in night.cluster.map(reuse.reuse_staged, items, in_driver=small):
+    for receipt in night.cluster.map(reuse_shard.stage_from_tonight, items, in_driver=small):
         night.staged.add(receipt)
     night.staged.copied += night.staged.documents - before
     return wanted.filter(pc.invert(is_there))

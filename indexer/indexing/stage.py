@@ -12,7 +12,7 @@ from indexer.cluster.drive import Work, drive
 from indexer.cluster.leases import GivenUp
 from indexer.cluster.pool import WorkerPool
 from indexer.corpus.shards import Shard
-from indexer.indexing import relayout, worklist
+from indexer.indexing import relayout
 from indexer.indexing.changes import Changes
 from indexer.indexing.compilation import fitted
 from indexer.indexing.embed import EmbedPipeline
@@ -26,11 +26,10 @@ from indexer.indexing.reusing import reuse_stored, reuse_tonight
 from indexer.indexing.scan import Unread
 from indexer.indexing.staged import Staged
 from indexer.indexing.stored_vectors import StoredVectors
+from indexer.indexing.worklist import WorkKind
 from indexer.progress import say
 from indexer.storage import tables
 from indexer.storage.records import Receipt
-
-Kind = worklist.Work
 
 
 def stage(job: Job, cluster: Cluster, found: Changes, unread: Mapping[str, Unread], watch: Journal) -> Staged:
@@ -45,12 +44,12 @@ def stage(job: Job, cluster: Cluster, found: Changes, unread: Mapping[str, Unrea
     night = Night(job, cluster, found, unread, target, staged, watch, frozenset(job.store.receipts(job.epoch).ids()))
     with watch("move"):
         reuse_stored(night)
-    _embed(night, Kind.EMBED)
+    _embed(night, WorkKind.EMBED)
     with watch("copy"):
         refused = reuse_tonight(night)
     if refused.num_rows:
         # The one document with their text was refused or went away: each of them is tried itself.
-        _embed(night, Kind.EMBED_LEFT, refused)
+        _embed(night, WorkKind.EMBED_LEFT, refused)
     return staged
 
 
@@ -82,17 +81,13 @@ def stage_rest(job: Job, cluster: Cluster, found: Changes, staged: Staged) -> No
         return
     say(f"{'; '.join(job.change.differences)}: copying the vectors of {stays:,} documents")
     receipts = job.store.receipts(job.epoch)
-    known = receipts.ids()
-    for piece in pieces:
-        if piece.shard_id in known:
-            staged.add(receipts.get(piece.shard_id))
     target = Target(job.corpus, job.layout, job.settings.index.uri, job.epoch)
-    items = ((target, piece) for piece in pieces if piece.shard_id not in known)
+    items = ((target, piece) for piece in receipts.unfinished(pieces, receipts.ids(), staged.add))
     for receipt in cluster.map(relayout.copy, items, in_driver=stays < SMALL_ROWS):
         staged.add(receipt)
 
 
-def _embed(night: Night, kind: Kind, left: pa.Table | None = None) -> None:
+def _embed(night: Night, kind: WorkKind, left: pa.Table | None = None) -> None:
     """Stages the documents that have to be embedded. Without any, no engine starts."""
     job, staged, watch = night.job, night.staged, night.watch
     resumed = staged.resumed

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from indexer.storage.records import Epoch
 
 
-class Status(StrEnum):
+class RunStatus(StrEnum):
     """How a run ended."""
 
     PUBLISHED = "published"
@@ -43,7 +43,7 @@ def of_published(epoch: "Epoch", times: Mapping[str, Any]) -> dict[str, Any]:
         **described.counts.model_dump(include=KEPT),
         "maintenance": {name: done.model_dump() for name, done in described.maintenance.items()},
     }
-    return {**_summary(Status.PUBLISHED), **_of_epoch(epoch), **found, **times}
+    return {**_summary(RunStatus.PUBLISHED), **_of_epoch(epoch), **found, **times}
 
 
 def of_unchanged(epoch: "Epoch") -> dict[str, Any]:
@@ -55,21 +55,21 @@ def of_unchanged(epoch: "Epoch") -> dict[str, Any]:
         "kept": described.counts.kept,
         "unchanged": epoch.description.documents,
     }
-    return _summary(Status.UNCHANGED) | _of_epoch(epoch) | found
+    return _summary(RunStatus.UNCHANGED) | _of_epoch(epoch) | found
 
 
 def of_ended(error: BaseException) -> dict[str, Any]:
     """Summary of a run that published nothing."""
     if isinstance(error, KeyboardInterrupt):
-        return _summary(Status.INTERRUPTED)
+        return _summary(RunStatus.INTERRUPTED)
     if isinstance(error, ImportError):
         error = missing_package(error) or error
-    status = Status.REFUSED if isinstance(error, RefusedError) else Status.FAILED
+    status = RunStatus.REFUSED if isinstance(error, RefusedError) else RunStatus.FAILED
     # The message of an unforeseen error may quote a document.
     return _summary(status) | {"error": str(error) if isinstance(error, IndexerError) else type(error).__name__}
 
 
-def _summary(status: Status) -> dict[str, Any]:
+def _summary(status: RunStatus) -> dict[str, Any]:
     """Every key of a summary, with the values of a run that did nothing."""
     return {
         "status": status.value,

@@ -29,7 +29,7 @@ FEWEST_DOCUMENTS = 16
 """Least documents of a small job's shard: every shard embeds one of its documents again, to compare."""
 
 
-class Work(StrEnum):
+class WorkKind(StrEnum):
     """What is done with a shard; part of its name."""
 
     EMBED = "embed"
@@ -40,7 +40,7 @@ class Work(StrEnum):
     EMBED_LEFT = "embed left"
 
 
-def shards(job: Job, found: Changes, work: Work = Work.EMBED, left: pa.Table | None = None) -> Iterator[Shard]:
+def shards(job: Job, found: Changes, work: WorkKind = WorkKind.EMBED, left: pa.Table | None = None) -> Iterator[Shard]:
     """Cuts the documents of a kind of work; the same job gives the same shards whenever it runs.
 
     Args:
@@ -52,14 +52,14 @@ def shards(job: Job, found: Changes, work: Work = Work.EMBED, left: pa.Table | N
     Yields:
         Shards, named after everything that makes their result.
     """
-    masks = found.payload_masks if work is Work.PAYLOAD else found.masks
+    masks = found.payload_masks if work is WorkKind.PAYLOAD else found.masks
     equal = found.equal
-    rows = {Work.MOVE: equal.moved, Work.COPY: equal.copied}.get(work, left)
+    rows = {WorkKind.MOVE: equal.moved, WorkKind.COPY: equal.copied}.get(work, left)
 
     def rows_of(at: int) -> np.ndarray:
         if rows is not None:
             return _rows_at(rows, at)
-        others = [_rows_at(table, at) for table in (equal.stored, equal.tonight) if work is Work.EMBED]
+        others = [_rows_at(table, at) for table in (equal.stored, equal.tonight) if work is WorkKind.EMBED]
         return np.setdiff1d(diff.merge_masks(masks[at]), np.concatenate([np.empty(0, np.int64), *others]))
 
     return cut_shards(_chosen(job, masks, rows_of), _shard_bytes(job, found), _salt(job, work))
@@ -70,7 +70,7 @@ def _rows_at(table: pa.Table, at: int) -> np.ndarray:
     return np.asarray(table.filter(pc.field("file") == at)["row"].to_numpy())
 
 
-def _salt(job: Job, work: Work) -> str:
+def _salt(job: Job, work: WorkKind) -> str:
     """Everything beside its rows that makes a shard's result, so that other settings never reuse its receipt."""
     given = job.settings.corpus
     columns = [given.id_column, given.text_columns, job.corpus.skip_empty]

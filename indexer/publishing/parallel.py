@@ -55,7 +55,7 @@ def maintain_tables(
     metric = intent.metadata["metric"]
     built = {}
     for name in added:
-        if vector_index.count_rows(uri, name) > parallel_rows:
+        if vector_index.latest_rows(uri, name) > parallel_rows:
             kind, trained_rows = index_type(uri, name, intent), intent.trained_rows.get(name)
             built[name] = build_parts(uri, name, kind, metric, trained_rows, search_indices(name, intent), each)
     items = ((uri, index, name, intent, added[name], gates, built.get(name)) for name in added)
@@ -88,7 +88,7 @@ def build_parts(
     try:
         done = replace(done, compacted=_compact(uri, name, each))
         version, specs = index_parts.missing(uri, name, kind, metric, trained_rows, wanted)
-        rows = vector_index.count_rows(uri, name)
+        rows = vector_index.latest_rows(uri, name)
         for spec in _build(uri, name, version, specs, each):
             if spec.name == vector_index.NAME:
                 done = replace(done, trained_rows=rows)

@@ -58,6 +58,7 @@ def finish(
         IndexerError: A table cannot be written.
     """
     for _ in range(TRIES):
+        # Another run may have finished it meanwhile, or an epoch after it: what readers see already stands.
         if store.is_closed(intent.epoch):
             return store.epoch(store.epoch_numbers()[-1])
         with watch("commit"):
@@ -66,6 +67,7 @@ def finish(
         with watch("index"):
             added = {name: _added(staged, name) for name in _searched(intent)}
             maintained = maintain_tables(uri, store.name, intent, added, gates, parallel_rows, each)
+        # What another writer put between commit and maintenance is in the measured version: commit again without it.
         if all(commits.holds(uri, table.name, table.measured.version, intent.digest) for table in maintained):
             break
     else:
@@ -73,11 +75,13 @@ def finish(
     version = versions[intent.quarantine_table]
     rows = tables.read_all(uri, intent.quarantine_table, version, schema.QUARANTINE_SCHEMA)
     found = [*table_gates(intent, maintained, gates), quarantine_gate(_staged_quarantine(uri, intent, staged), rows)]
+    # Gates come before anything that readers see: what is refused leaves the published epoch as it is.
     enforce(found, WAY_OUT)
     epoch = _epoch(intent, maintained, version, found)
     store.put_quarantine(epoch.number, version, rows)
     reasons = Counter(rows["reason"].to_pylist())
     described = epoch.description.model_copy(update={"quarantine_reasons": dict(sorted(reasons.items()))})
+    # The epoch file comes last: whoever finds it finds its quarantine, and versions that no clean-up removes.
     protect(uri, epoch.versions(), epoch.number)
     return store.put_epoch(epoch.model_copy(update={"description": described}))
 

@@ -85,7 +85,7 @@ def index_type(uri: str, name: str, intent: Intent) -> str:
     width = intent.widths.get(name)
     if width is None:
         return vector_index.NO_INDEX
-    return vector_index.choose_index_type(intent.vector_index, vector_index.count_rows(uri, name), width)
+    return vector_index.choose_index_type(intent.vector_index, vector_index.latest_rows(uri, name), width)
 
 
 def search_indices(name: str, intent: Intent) -> SearchIndices:

@@ -144,10 +144,10 @@ def missing_files(staged: Sequence[Mapping[str, Any]], there: Mapping[str, int])
         there: Result of :func:`data_sizes` for their table.
     """
     files = [file for fragment in staged for file in fragment["files"]]
-    return [file["path"] for file in files if not _is_whole(file, there)]
+    return [file["path"] for file in files if not _is_intact(file, there)]
 
 
-def _is_whole(file: Mapping[str, Any], there: Mapping[str, int]) -> bool:
+def _is_intact(file: Mapping[str, Any], there: Mapping[str, int]) -> bool:
     """Whether a fragment's file exists with the recorded size; without a recorded size any file counts."""
     return file["path"] in there and file["file_size_bytes"] in {None, there[file["path"]]}
 

@@ -229,6 +229,7 @@ def _integer(value: Any, _: pa.DataType) -> str:
 
 
 def _float(value: Any, type_: pa.DataType) -> str:
+    """A number as SQL that has the same bits."""
     if isinstance(value, str | bytes) or math.isnan(value):
         raise TypeError("not a number")
     stored = float(type_.to_pandas_dtype()(value))  # as the column rounds it

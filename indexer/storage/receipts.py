@@ -1,6 +1,7 @@
 """A folder of receipts: one file per finished shard. The first one put counts."""
 
-from typing import Generic, TypeVar
+from collections.abc import Callable, Container, Iterable, Iterator
+from typing import Any, Generic, Protocol, TypeVar
 
 from indexer.storage.put_once import PutOnceFolder, Record
 
@@ -15,7 +16,18 @@ class ShardRecord(Record):
     shard_id: str
 
 
+class Named(Protocol):
+    """A piece of work with a name of its own."""
+
+    @property
+    def shard_id(self) -> str:
+        """Digest of everything that makes its result."""
+        ...
+
+
 ReceiptT = TypeVar("ReceiptT", bound=ShardRecord)
+
+PieceT = TypeVar("PieceT", bound=Named)
 
 
 class Receipts(Generic[ReceiptT]):
@@ -54,6 +66,22 @@ class Receipts(Generic[ReceiptT]):
         if self._files.put(self._path(receipt.shard_id), receipt.to_json().encode()):
             return receipt
         return self.get(receipt.shard_id)
+
+    def unfinished(
+        self, pieces: Iterable[PieceT], known: Container[str], done: Callable[[ReceiptT], Any]
+    ) -> Iterator[PieceT]:
+        """Pieces of work that have no receipt.
+
+        Args:
+            pieces: The work.
+            known: Shards that have one.
+            done: Called with the receipt of every other piece.
+        """
+        for piece in pieces:
+            if piece.shard_id in known:
+                done(self.get(piece.shard_id))
+            else:
+                yield piece
 
     def forget(self, shard_id: str) -> None:
         """Deletes a receipt whose staged files are gone, so that the shard can be staged again."""

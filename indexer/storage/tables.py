@@ -61,10 +61,7 @@ def create_missing(uri: str, schemas: Mapping[str, pa.Schema], owner: str, known
         IndexerError: The location cannot be written, or a table there has other columns.
     """
     # All are looked at before one is made: a name that is taken leaves nothing of a run that is refused.
-    opened = {name: open_latest(uri, name) for name in schemas}
-    for name, dataset in opened.items():
-        if dataset is not None and not _is_untouched(dataset, schemas[name]):
-            check_owner(dataset, name, owner, known)
+    opened = _opened(uri, schemas, owner, known, untouched=True)
     for name, table_schema in schemas.items():
         _create_missing(uri, name, table_schema.with_metadata({OWNER_KEY: owner}), opened[name])
 
@@ -82,12 +79,20 @@ def create_gone(uri: str, schemas: Mapping[str, pa.Schema], owner: str, known: C
         SettingsError: A table of that name is not the owner's.
         IndexerError: The location cannot be written.
     """
-    opened = {name: open_latest(uri, name) for name in schemas}
-    for name, dataset in opened.items():
-        if dataset is not None:
-            check_owner(dataset, name, owner, known)
+    opened = _opened(uri, schemas, owner, known, untouched=False)
     for name in (name for name, dataset in opened.items() if dataset is None):
         _create(uri, name, schemas[name].with_metadata({OWNER_KEY: owner}))
+
+
+def _opened(
+    uri: str, schemas: Mapping[str, pa.Schema], owner: str, known: Container[str], *, untouched: bool
+) -> dict[str, lance.LanceDataset | None]:
+    """The tables of these names; refuses another owner's, but for untouched ones where they are replaced."""
+    opened = {name: open_latest(uri, name) for name in schemas}
+    for name, dataset in opened.items():
+        if dataset is not None and not (untouched and _is_untouched(dataset, schemas[name])):
+            check_owner(dataset, name, owner, known)
+    return opened
 
 
 def _is_untouched(dataset: lance.LanceDataset, table_schema: pa.Schema) -> bool:

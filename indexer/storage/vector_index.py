@@ -171,7 +171,7 @@ def configuration(kind: str, metric: str) -> Any:
     return getattr(index, INDEX_CONFIGS[kind])(distance_type=metric)
 
 
-def count_rows(uri: str, name: str) -> int:
+def latest_rows(uri: str, name: str) -> int:
     """Rows of the latest version of a table."""
     return int(lance.dataset(table_path(uri, name)).count_rows())
 

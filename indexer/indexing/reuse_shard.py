@@ -25,7 +25,7 @@ Lookup = Callable[[int, Sequence[str], int], pa.Table]
 """Chunks of documents, as StoredVectors.rows gives them: by epoch, ids there and width."""
 
 
-def reuse_stored(
+def stage_from_epochs(
     target: Target, shard: Shard, sources: Sources, epochs: Mapping[int, StoredVectors], published: int
 ) -> Receipt:
     """Stages the rows of documents whose vectors an epoch has, with the ids and payload of tonight.
@@ -50,7 +50,7 @@ def reuse_stored(
     return _reuse(target, shard, sources, lookup, published)
 
 
-def reuse_staged(target: Target, shard: Shard, sources: Sources, receipts: Sequence[str]) -> Receipt:
+def stage_from_tonight(target: Target, shard: Shard, sources: Sources, receipts: Sequence[str]) -> Receipt:
     """Stages the rows of documents whose text is embedded tonight under another id.
 
     Args:
