@@ -207,7 +207,8 @@ def _admitted(model: Model, target: Target, control: ControlStore) -> Embedder:
     matryoshka.check(target.layout.widths, engine.dimension)
     if target.admit is not None:
         with step("comparing the engine with published vectors"):
-            target.admit(engine, control)
+            # A worker has a tokenizer that is ready; the driver would spend a second on making one so.
+            target.admit(engine, control, model.probe_ids)
     return engine
 
 

@@ -259,4 +259,4 @@ class Target:
     uri: str
     epoch: int
     chunks: StoredVectors | None = None
-    admit: Callable[[Embedder, ControlStore], None] | None = None
+    admit: Callable[[Embedder, ControlStore, list[list[int]]], None] | None = None

@@ -49,26 +49,29 @@ class Judge:
     Attributes:
         name: Name of the night's engine record: the digest of the fingerprint.
         epoch: The epoch being built.
-        probe_ids: Token ids of the probes.
         arguments: The engine's arguments.
         reference: Published vectors; empty before the first epoch.
     """
 
     name: str
     epoch: int
-    probe_ids: list[list[int]]
     arguments: dict[str, object]
     reference: Reference
 
-    def admit(self, engine: Embedder, control: ControlStore) -> None:
+    def admit(self, engine: Embedder, control: ControlStore, probe_ids: list[list[int]]) -> None:
         """Compares an engine with the published vectors and with the first engine of the same night.
+
+        Args:
+            engine: The engine.
+            control: Control files of the index.
+            probe_ids: Token ids of the probes.
 
         Raises:
             RefusedError: Its vectors differ; nothing was embedded with it.
         """
         now = environment.describe(self.arguments)
         worst = self.reference.check(engine, now, "nothing was embedded")
-        found = probe(engine, self.probe_ids)
+        found = probe(engine, probe_ids)
         ours = EngineRecord(
             made_with=now,
             probe_ids=found.ids,
@@ -120,7 +123,6 @@ def make_judge(job: Job, unread: Collection[str]) -> Judge:
     return Judge(
         name=job.model.fingerprint_digest,
         epoch=job.epoch,
-        probe_ids=job.model.probe_ids,
         arguments=dict(job.model.engine_settings.arguments),
         reference=Reference(number, least, made_with, ids, vectors, documents),
     )
