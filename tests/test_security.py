@@ -147,8 +147,8 @@ def _token_of(word: str, root: Path) -> int:
     return ids[1]
 
 
-OPEN = {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""Environment of a process without a token; the second variable makes it try 127.0.0.1 itself."""
+OPEN = {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_NUM_REDIS_GET_RETRIES": "3"}
+"""Environment of a process without a token; the others make it try 127.0.0.1 itself, and for three seconds."""
 
 
 @contextmanager

@@ -142,36 +142,21 @@ def test_a_rerun_says_that_nothing_changed(indexed: dict[str, Any], job: Job) ->
     assert json.loads(done.stdout)["tables"] == indexed["tables"]
 
 
-def test_questions_are_answered(indexed: dict[str, Any], job: Job, config: Path, tmp_path: Path) -> None:
-    """With nothing but [index]; no process is left behind."""
-    text = _first_text(config)
+def test_questions_are_answered_one_after_another(
+    indexed: dict[str, Any], job: Job, config: Path, tmp_path: Path
+) -> None:
+    """With nothing but [index], at two widths, and an empty line in the middle; no process is left behind."""
+    assert indexed["epoch"] == 1
     file = tmp_path / "index.toml"
     file.write_text(f'[index]\nuri = "{config.parent}/index"\n', encoding="utf-8")
-    asked = [text, "second question", "--k", "3", "--width", "64", "--where", "kind = 'page'", "--json"]
-    done = job("search", *asked, config=file)
+    flags = ["--interactive", "--json", "--k", "3", "--width", "384", "--width", "64", "--where", "kind = 'page'"]
+    typed = f"{_first_text(config)}\n\nanother question\n"
+    done = job("search", *flags, "--checkpoint", minilm_path(), config=file, typed=typed)
     assert done.returncode == 0, done.stderr
     _wait_for(lambda: not _processes_of(file), seconds=5)
     with subprocess.Popen(["/bin/sleep", "60"], env={MARK: str(file)}) as left:
         _wait_for(lambda: _processes_of(file) == [left.pid], seconds=5)  # what is left behind would be seen
         left.kill()
-    first, second = (json.loads(line) for line in done.stdout.splitlines())
-    assert first["results"][0]["id"] == "doc-00000"
-    assert first["results"][0]["score"] == pytest.approx(1.0, abs=1e-3)
-    assert [len(answer["results"]) for answer in (first, second)] == [3, 3]
-    assert {hit["payload"]["kind"] for hit in first["results"]} == {"page"}
-    assert indexed["indexed"] == DOCUMENTS
-
-
-def test_questions_are_answered_one_after_another(
-    indexed: dict[str, Any], job: Job, config: Path, tmp_path: Path
-) -> None:
-    """With nothing but [index], two widths, and an error in the middle."""
-    assert indexed["epoch"] == 1
-    file = tmp_path / "index.toml"
-    file.write_text(f'[index]\nuri = "{config.parent}/index"\n', encoding="utf-8")
-    flags = ["--interactive", "--json", "--k", "3", "--width", "384", "--width", "64", "--checkpoint", minilm_path()]
-    done = job("search", *flags, config=file, typed=f"{_first_text(config)}\n\nanother question\n")
-    assert done.returncode == 0, done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [answer["width"] for answer in answers] == [384, 64, 384, 64]
     for answer in answers:
@@ -179,7 +164,9 @@ def test_questions_are_answered_one_after_another(
         assert answer["milliseconds"] > 0
         assert len({hit["id"] for hit in answer["results"]}) == 3
         assert not any("text" in hit["payload"] for hit in answer["results"])
+        assert {hit["payload"]["kind"] for hit in answer["results"]} == {"page"}
     best = answers[0]["results"][0]
+    assert best["score"] == pytest.approx(1.0, abs=1e-3)
     assert (best["id"], best["chunk"], best["text"]) == ("doc-00000", 0, _first_text(config))
     assert best["span"] == [0, len(best["text"])]
 
