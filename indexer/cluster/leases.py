@@ -72,6 +72,7 @@ class WorkerHandle:
         tries: Starts of this worker so far, this one included.
         asked: Monotonic time of the request to Ray; once the worker is placed, the time when the driver saw that.
         where: Machine and GPU, once it is placed.
+        ready: Monotonic time at which the driver saw that its engine had started; ``None`` before.
         leases: Its leases, by the references that give the receipts.
     """
 
@@ -81,6 +82,7 @@ class WorkerHandle:
     tries: int
     asked: float
     where: str = ""
+    ready: float | None = None
     leases: dict[Any, Lease] = field(default_factory=dict)
     _asked_step: Any = None
     _step: str = "loading Python modules"

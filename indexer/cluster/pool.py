@@ -10,6 +10,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from indexer.cluster.failures import cause, death
 from indexer.cluster.growth import Growth
+from indexer.cluster.held import GpuUse
 from indexer.cluster.leases import Done, GivenUp, Lease, WorkerHandle
 from indexer.cluster.pipeline import Piece, PieceT
 from indexer.cluster.placement import Placement
@@ -79,9 +80,9 @@ class WorkerPool:
         self.places += [member.where for member in ready]
 
     @property
-    def gpus(self) -> float:
-        """GPUs that all workers hold together; 0 on CPUs."""
-        return self.size / self._placement.share if self._placement.gpus else 0.0
+    def used(self) -> GpuUse:
+        """What the workers have held of GPUs."""
+        return self._starting.held.on_gpus(self._placement, self.size)
 
     @property
     def ready(self) -> int:
@@ -95,7 +96,7 @@ class WorkerPool:
     def _stop(self) -> None:
         """Kills every worker process, ready or starting."""
         for member in [*self._members, *self._starting.members]:
-            ray.kill(member.actor)
+            self._starting.held.end(member)
         self._members = []
         self._starting.forget()
         self._growth.end()
@@ -156,7 +157,7 @@ class WorkerPool:
             self._growth.end()
             for member in [member for member in self._members if not member.leases]:
                 say(f"no work is left for the worker on {member.where}: its place is given back")
-                ray.kill(member.actor)
+                self._starting.held.end(member)
                 self._members.remove(member)
 
     def _lease(self, queue: deque[Lease], fresh: Iterator[Piece]) -> None:
@@ -221,7 +222,7 @@ class WorkerPool:
             else:
                 queue.append(lease)
         say(f"{reason}; another one is started")
-        ray.kill(member.actor)  # it may still live, unreachable to Ray, and hold a GPU
+        self._starting.held.end(member)  # it may still live, unreachable to Ray, and hold a GPU
         self.restarts += 1
         self.losses.append(reason)
         self._members.remove(member)

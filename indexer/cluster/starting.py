@@ -9,6 +9,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from indexer.cluster.failures import cause, death
+from indexer.cluster.held import HeldTime
 from indexer.cluster.leases import WorkerHandle
 from indexer.cluster.placement import Placement
 from indexer.cluster.worker import MakePipeline
@@ -31,6 +32,7 @@ class Starting:
 
     Attributes:
         members: Workers that Ray was asked for.
+        held: The time of workers that have ended, those of the pool included.
     """
 
     def __init__(self, placement: Placement, make_pipeline: MakePipeline) -> None:
@@ -46,6 +48,7 @@ class Starting:
         self._reason: IndexerError | None = None
         self._lines = WaitingLines()
         self.members: list[WorkerHandle] = []
+        self.held = HeldTime()
 
     def begin(self, tries: int = 1) -> None:
         """Requests a worker from Ray."""
@@ -111,12 +114,13 @@ class Starting:
             self._failed(member, IndexerError(f"it died while its engine started: {death(error)}"))
         else:
             self.members.remove(member)
+            member.ready = time.monotonic()
             return [member]
         return []
 
     def _failed(self, member: WorkerHandle, error: IndexerError) -> None:
         """Retries a failed start once after a pause, then gives this worker up."""
-        ray.kill(member.actor)  # it may still live, unreachable to Ray, and hold a GPU
+        self.held.end(member)  # it may still live, unreachable to Ray, and hold a GPU
         self.members.remove(member)
         place = f"the worker on {member.where}" if member.where else "a worker without a place"
         self._reason = type(error)(f"{place} cannot start: {error}")

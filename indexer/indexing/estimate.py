@@ -32,7 +32,7 @@ class Estimate:
     Attributes:
         tokens: Tokens to embed. ``chunks`` likewise.
         seconds: At the last run's rate; ``None`` before the first one.
-        gpu_hours: By the last run's rate and GPUs, else by the model's FLOPs; ``None`` if neither is known.
+        gpu_hours: By the last run's tokens and GPU-hours, else by the model's FLOPs; ``None`` if neither is known.
         money: GPU-hours at ``run.gpu_hour_price``; ``None`` if either is not known.
         basis: What the GPU-hours were estimated by.
     """
@@ -92,12 +92,19 @@ def _gpu_hours(job: Job, tokens: int, chunks: int, last: RunTotals | None) -> tu
     if not tokens:
         return 0.0, "nothing to embed"
     if last is not None:
-        return tokens / last.tokens_per_second * last.gpus / SECONDS_PER_HOUR, "the last run's rate"
+        return tokens * _hours_per_token(last), "the last run's rate"
     limit, config = job.settings.run.gpu_tflops, job.model.checkpoint.config
     if limit is None or not is_known(config):
         return None, "nothing: no run has been measured"
     flops = chunks * model_flops(config, [round(tokens / chunks)])
     return flops / (limit * TERA * SHARE_OF_LIMIT) / SECONDS_PER_HOUR, f"{SHARE_OF_LIMIT:.0%} of run.gpu_tflops"
+
+
+def _hours_per_token(last: RunTotals) -> float:
+    """GPU-hours of a token in a run: without the start of its engines, which larger work does not repeat."""
+    if last.ready_gpu_hours:
+        return last.ready_gpu_hours / (last.tokens - last.resumed_tokens)
+    return last.gpus / last.tokens_per_second / SECONDS_PER_HOUR
 
 
 def _tokens(job: Job, shards: Sequence[Shard]) -> tuple[int, int]:

@@ -115,6 +115,7 @@ def _totals(found: Changes, staged: Staged, watch: Journal) -> RunTotals:
         tokens_per_second=_rate(staged, watch),
         gpus=watch.gpus,
         embedded=staged.embedded,
+        ready_gpu_hours=round(watch.ready_gpu_hours, 6),
     )
 
 

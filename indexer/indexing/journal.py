@@ -13,7 +13,7 @@ from indexer import schema, tracing
 from indexer.cluster.pool import WorkerPool
 from indexer.progress import Stopwatch
 from indexer.publishing.gates import Gate
-from indexer.reporting.record import Interval
+from indexer.reporting.record import SECONDS_PER_HOUR, Interval
 
 EXAMPLES = 5
 """Quarantined documents that a report names per reason."""
@@ -90,7 +90,17 @@ class Journal(Stopwatch):
     @property
     def gpus(self) -> float:
         """GPUs that the workers held."""
-        return max((pool.gpus for pool in self.pools), default=0.0)
+        return max((pool.used.gpus for pool in self.pools), default=0.0)
+
+    @property
+    def gpu_hours(self) -> float:
+        """GPU-hours from each worker's placement to its end, once the pools have ended."""
+        return sum(pool.used.seconds for pool in self.pools) / SECONDS_PER_HOUR
+
+    @property
+    def ready_gpu_hours(self) -> float:
+        """GPU-hours from the start of each engine to its end, once the pools have ended."""
+        return sum(pool.used.ready_seconds for pool in self.pools) / SECONDS_PER_HOUR
 
 
 def _short(name: str) -> str:

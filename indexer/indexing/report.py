@@ -12,7 +12,7 @@ from indexer.progress import say
 from indexer.publishing.gates import Gate, GatesRefusal
 from indexer.reporting import metrics
 from indexer.reporting.page import run_page
-from indexer.reporting.record import SECONDS_PER_HOUR, CostRecord, GateRecord, RunReport
+from indexer.reporting.record import CostRecord, GateRecord, RunReport
 from indexer.reporting.runs import RunReports
 from indexer.schema import ID
 from indexer.settings import Settings
@@ -100,10 +100,8 @@ def _gates(epoch: Epoch | None, measured: Iterable[Gate]) -> list[GateRecord]:
 
 
 def _cost(settings: Settings, journal: Journal) -> CostRecord:
-    """GPU-hours from the workers' start to their end, and what they cost."""
-    seconds = journal.seconds.get("start", 0.0) + journal.seconds.get("embed", 0.0)
-    hours = journal.gpus * seconds / SECONDS_PER_HOUR
-    price = settings.run.gpu_hour_price
+    """GPU-hours that the workers held, and what they cost."""
+    hours, price = journal.gpu_hours, settings.run.gpu_hour_price
     return CostRecord(
         gpus=journal.gpus,
         gpu_hours=round(hours, 6),

@@ -22,7 +22,7 @@ class RunStatus(StrEnum):
 
 COUNTS = (
     *("documents", "indexed", "quarantined", "truncated", "chunks", "tokens"),
-    *("resumed_shards", "resumed_tokens", "restarts", "tokens_per_second", "gpus"),
+    *("resumed_shards", "resumed_tokens", "restarts", "tokens_per_second", "gpus", "ready_gpu_hours"),
     *("new", "changed", "payload_changed", "unchanged", "deleted", "moved", "copied", "kept", "duplicates"),
 )
 

@@ -43,7 +43,8 @@ class CostRecord(Record):
 
     Attributes:
         gpus: GPUs that its workers held; 0 on CPUs.
-        gpu_hours: These times the hours from the workers' start to their end.
+        gpu_hours: GPU-hours from each worker's placement to its end. Older reports: these GPUs times the
+            hours from the first request for workers to their end.
         gpu_hour_price: ``run.gpu_hour_price``; ``None`` where it is not set.
         money: GPU-hours times the price; ``None`` without a price.
     """

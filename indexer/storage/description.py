@@ -106,6 +106,7 @@ class RunTotals(Record):
 
     ``gpus`` are those that the workers held: 0 on CPUs, and in epochs of versions that did not record it. ``chunks``
     counts staged rows, ``embedded`` those that engines read: ``None`` in epochs of versions that did not count them.
+    ``ready_gpu_hours`` go from the start of each engine to its end; ``None`` in epochs that do not have them.
     """
 
     documents: int
@@ -120,6 +121,7 @@ class RunTotals(Record):
     tokens_per_second: float
     gpus: float = 0.0
     embedded: int | None = None
+    ready_gpu_hours: float | None = None
 
 
 class MaintenanceRecord(Record):

@@ -1,6 +1,7 @@
 """Workers on real Ray whose GPUs are numbers only: placed, started, given up; work goes to those that are ready."""
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import ray
 from indexer import steps
 from indexer.cluster import placement, starting
 from indexer.cluster.connection import Cluster
+from indexer.cluster.held import GpuUse
 from indexer.cluster.leases import Done
 from indexer.cluster.pipeline import Pipeline
 from indexer.cluster.pool import WorkerPool
@@ -78,6 +80,14 @@ def _first(path: Path) -> bool:
     return True
 
 
+@ray.remote(num_cpus=1)
+class Tenant:
+    """Holds GPUs that others want."""
+
+    def hello(self) -> None:
+        """Ends when it has its place."""
+
+
 MakePool = Callable[..., WorkerPool]
 
 
@@ -138,11 +148,6 @@ def test_a_run_without_any_worker_ends_with_the_reason(make_pool: MakePool, tmp_
 
 
 def test_a_start_says_what_it_waits_for(make_pool: MakePool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    @ray.remote(num_cpus=1, num_gpus=GPUS)
-    class Tenant:
-        def hello(self) -> None:
-            pass
-
     said: list[str] = []
 
     def say(line: str) -> None:
@@ -153,7 +158,7 @@ def test_a_start_says_what_it_waits_for(make_pool: MakePool, tmp_path: Path, mon
             (tmp_path / "open").touch()
 
     pool = make_pool(1, gated={0})
-    tenant: Any = Tenant.remote()
+    tenant: Any = Tenant.options(num_gpus=GPUS).remote()
     ray.get(tenant.hello.remote())
     monkeypatch.setattr(steps, "QUIET_SECONDS", 0.5)
     monkeypatch.setattr(steps, "say", say)
@@ -161,6 +166,22 @@ def test_a_start_says_what_it_waits_for(make_pool: MakePool, tmp_path: Path, mon
         pass
     assert said[0] == "starting workers: 1 waiting for a GPU and a core each, which others use"
     assert said[-1] == "starting workers: 1 held up by a test"
+
+
+def test_only_a_place_costs_gpu_time(make_pool: MakePool) -> None:
+    """A worker that waits for its GPU holds none, also where the run ends before it has a place."""
+    pool = make_pool(1)
+    tenant: Any = Tenant.options(num_gpus=GPUS).remote()
+    ray.get(tenant.hello.remote())
+    held_up = threading.Timer(3, ray.kill, [tenant])
+    assert pool.used == GpuUse(), "before it is known whether workers share a GPU"
+    began = time.monotonic()
+    held_up.start()
+    with pool:
+        results(pool, pieces=1)
+    whole = time.monotonic() - began
+    assert pool.used.gpus == 1
+    assert 0 < pool.used.ready_seconds <= pool.used.seconds < whole - 2.5
 
 
 def test_engines_keep_what_they_compile_where_the_machine_says(make_pool: MakePool) -> None:
@@ -182,13 +203,8 @@ def test_an_engine_that_never_starts_is_given_up(make_pool: MakePool, monkeypatc
 def test_auto_counts_what_is_free(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    @ray.remote(num_cpus=1, num_gpus=1)
-    class Tenant:
-        def hello(self) -> None:
-            pass
-
     pool = make_pool("auto")
-    tenant: Any = Tenant.remote()
+    tenant: Any = Tenant.options(num_gpus=1).remote()
     ray.get(tenant.hello.remote())
     monkeypatch.setattr(placement, "RELEASE_SECONDS", 1.0)
     with pool:

@@ -40,11 +40,11 @@ def estimated(given: Settings) -> Estimate:
     return estimate.of_shards(job, estimate.left_shards(job, changes.compare(job, cluster, unread)))
 
 
-def measured_on(given: Settings, gpus: float, tokens_per_second: float, number: int = 1, without: str = "") -> None:
+def measured_on(given: Settings, number: int = 1, without: str = "", **run: float) -> None:
     """An epoch as if it had been made so, by a version that did not record something."""
     path = Path(given.index.uri) / "_docs" / "epochs" / f"{number:012d}.json"
     epoch = json.loads(path.read_text(encoding="utf-8"))
-    epoch["description"]["run"] |= {"gpus": gpus, "tokens_per_second": tokens_per_second}
+    epoch["description"]["run"] |= run
     epoch["description"]["run"].pop(without, None)
     path.write_text(json.dumps(epoch), encoding="utf-8")
 
@@ -72,6 +72,18 @@ def test_the_last_run_s_rate_and_gpus_give_hours_and_money(tmp_path: Path) -> No
 def run_here_within(given: Settings, budget: float) -> dict[str, Any]:
     cluster: Any = LocalCluster()
     return night.run(given, model(given), cluster, budget=budget)
+
+
+def test_hours_are_those_that_workers_were_ready_for(tmp_path: Path) -> None:
+    """Four GPUs of which three came late: neither the wait for them nor the start of their engines is repeated."""
+    write(tmp_path / "corpus" / "a.parquet", words(20))
+    given = settings(tmp_path)
+    run_here(given)
+    totals = {"tokens": 9_000_000, "resumed_tokens": 1_000_000, "tokens_per_second": 1000.0}
+    measured_on(given, gpus=4, ready_gpu_hours=4.0, **totals)
+    write(tmp_path / "corpus" / "b.parquet", [(f"new-{name}", text) for name, text in words(50, seed=2)])
+    found = estimated(given)
+    assert found.gpu_hours == pytest.approx(found.tokens * 4 / 8_000_000)
 
 
 def test_a_first_run_is_estimated_by_the_models_flops(tmp_path: Path) -> None:

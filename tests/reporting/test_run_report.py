@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from indexer.cluster.held import GpuUse
 from indexer.errors import IndexerError, RefusedError, SettingsError
 from indexer.indexing import run as night
 from indexer.indexing.journal import Journal
@@ -16,7 +17,7 @@ from indexer.reporting.record import CostRecord, RunReport
 from indexer.reporting.runs import RunReports
 from indexer.settings import Settings
 from tests.support.fakes import model, run_here, settings, words, write
-from tests.support.local_cluster import LocalCluster
+from tests.support.local_cluster import LocalCluster, LocalPool
 
 NASTY = "<script>alert(1)</script>\x1b[2J"
 
@@ -161,3 +162,11 @@ def test_cost_and_losses_are_shown(given: Settings) -> None:
     assert "money at 2.5 per GPU-hour" in page
     assert '<td>a, GPU 0</td><td class="number">2</td>' in page
     assert "1 died:" in page
+
+
+def test_a_run_costs_what_its_workers_held(given: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not all of the pool's GPUs from the first request on: machines come late, and are awaited."""
+    monkeypatch.setattr(LocalPool, "used", GpuUse(gpus=4, seconds=1800.0, ready_seconds=900.0))
+    write(tmp_path / "corpus" / "b.parquet", [("another", "one more text")])
+    assert run_here(given)["ready_gpu_hours"] == 0.25
+    assert reports(given)[-1].cost == CostRecord(gpus=4, gpu_hours=0.5, gpu_hour_price=2.0, money=1.0)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import starmap
 from typing import Any, Self
 
+from indexer.cluster.held import GpuUse
 from indexer.cluster.leases import Done
 
 
@@ -26,7 +27,7 @@ class LocalPool:
 
     size = ready = 1
     restarts = 0
-    gpus = 0.0
+    used = GpuUse()
     places = ("here",)
     losses = ()
 
