@@ -32,7 +32,8 @@ class Estimate:
     Attributes:
         tokens: Tokens to embed. ``chunks`` likewise.
         seconds: At the last run's rate; ``None`` before the first one.
-        gpu_hours: By the last run's tokens and GPU-hours, else by the model's FLOPs; ``None`` if neither is known.
+        gpu_hours: By the last run's tokens and GPU-hours if it had GPUs, else by the model's FLOPs; ``None`` if neither
+            is known.
         money: GPU-hours at ``run.gpu_hour_price``; ``None`` if either is not known.
         basis: What the GPU-hours were estimated by.
     """
@@ -71,8 +72,8 @@ def refuse_above(estimate: Estimate, budget: float) -> None:
     """
     if estimate.money is None:
         raise SettingsError(
-            "--budget: what the run would cost is not known; set run.gpu_hour_price, and before the first run with "
-            "Qwen3 run.gpu_tflops"
+            "--budget: what the run would cost is not known; set run.gpu_hour_price and, before the first run on "
+            "GPUs, run.gpu_tflops, from which it is estimated for Qwen3"
         )
     if estimate.money > budget:
         raise RefusedError(
@@ -91,11 +92,12 @@ def _gpu_hours(job: Job, tokens: int, chunks: int, last: RunTotals | None) -> tu
     """GPU-hours and what they are estimated by."""
     if not tokens:
         return 0.0, "nothing to embed"
-    if last is not None:
+    # A run on CPUs, or an epoch that does not record GPUs, tells nothing of GPU-hours: 0 would pass every budget.
+    if last is not None and last.gpus:
         return tokens * _hours_per_token(last), "the last run's rate"
     limit, config = job.settings.run.gpu_tflops, job.model.checkpoint.config
     if limit is None or not is_known(config):
-        return None, "nothing: no run has been measured"
+        return None, "nothing: no run on GPUs has been measured"
     flops = chunks * model_flops(config, [round(tokens / chunks)])
     return flops / (limit * TERA * SHARE_OF_LIMIT) / SECONDS_PER_HOUR, f"{SHARE_OF_LIMIT:.0%} of run.gpu_tflops"
 

@@ -130,6 +130,6 @@ def _cost_in_words(planned: Mapping[str, Any]) -> str:
     """GPU-hours and money of a plan."""
     hours, money = planned["estimated_gpu_hours"], planned["estimated_money"]
     if hours is None:
-        return "GPU-hours are not known before the first run; run.gpu_tflops lets them be estimated for Qwen3"
+        return "GPU-hours are not known before the first run on GPUs; run.gpu_tflops lets them be estimated for Qwen3"
     paid = "" if money is None else f", which cost {money:,.2f}"
     return f"about {hours:,.3g} GPU-hours{paid} (by {planned['estimated_by']})"

@@ -17,6 +17,7 @@ from indexer.inference.flops import model_flops
 from indexer.reporting.runs import RunReports
 from indexer.settings import Settings
 from indexer.storage.control import ControlStore
+from indexer.storage.description import RunTotals
 from indexer.testing.checkpoints import minilm_path
 from tests.support.fakes import model, run_here, settings, words, write
 from tests.support.local_cluster import LocalCluster
@@ -86,6 +87,11 @@ def test_hours_are_those_that_workers_were_ready_for(tmp_path: Path) -> None:
     assert found.gpu_hours == pytest.approx(found.tokens * 4 / 8_000_000)
 
 
+def on_cpus() -> RunTotals:
+    """A measured run without GPUs."""
+    return RunTotals(**dict.fromkeys(RunTotals.model_fields, 0) | {"tokens": 1000, "tokens_per_second": 100.0})
+
+
 def test_a_first_run_is_estimated_by_the_models_flops(tmp_path: Path) -> None:
     write(tmp_path / "corpus" / "a.parquet", words(20))
     path = Path(shutil.copytree(minilm_path(), tmp_path / "model"))
@@ -96,9 +102,10 @@ def test_a_first_run_is_estimated_by_the_models_flops(tmp_path: Path) -> None:
     job = open_job(given)
     job.model.checkpoint.config.clear()
     job.model.checkpoint.config.update(qwen3)
-    hours, basis = estimate._gpu_hours(job, tokens=1_000_000, chunks=10_000, last=None)
     expected = 10_000 * model_flops(qwen3, [100]) / (989e12 * 0.4) / 3600
-    assert (hours, basis) == (pytest.approx(expected), "40% of run.gpu_tflops")
+    for last in (None, on_cpus()):
+        hours, basis = estimate._gpu_hours(job, tokens=1_000_000, chunks=10_000, last=last)
+        assert (hours, basis) == (pytest.approx(expected), "40% of run.gpu_tflops")
 
 
 def test_flops_of_qwen3_0_6b_are_two_per_weight_and_token() -> None:
@@ -110,6 +117,17 @@ def test_an_unknown_cost_is_no_cheap_one(tmp_path: Path) -> None:
     write(tmp_path / "corpus" / "a.parquet", words(5))
     with pytest.raises(SettingsError, match=r"--budget: what the run would cost is not known; set run\.gpu_hour_price"):
         run_here_within(settings(tmp_path), 100.0)
+
+
+def test_a_run_without_gpus_does_not_make_the_next_one_free(tmp_path: Path) -> None:
+    write(tmp_path / "corpus" / "a.parquet", words(20))
+    given = settings(tmp_path, run={"gpu_hour_price": 3.0})
+    run_here(given)
+    write(tmp_path / "corpus" / "b.parquet", [(f"new-{name}", text) for name, text in words(50, seed=2)])
+    assert (estimated(given).gpu_hours, estimated(given).money) == (None, None)
+    with pytest.raises(SettingsError, match=r"--budget: .* is not known; .*before the first run on GPUs"):
+        run_here_within(given, 100.0)
+    assert run_here(given)["indexed"] == 50
 
 
 def test_a_plan_above_its_budget_is_refused() -> None:
