@@ -1,12 +1,12 @@
 """Writes the report of a run: whatever became of it, and without ever making it fail."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from indexer.errors import IndexerError, RefusedError, SettingsError
+from indexer.errors import IndexerError, RefusedError, SettingsError, fault_line
 from indexer.indexing.journal import Journal
 from indexer.progress import say
 from indexer.publishing.gates import Gate, GatesRefusal
@@ -30,7 +30,7 @@ def write(settings: Settings, journal: Journal, summary: Mapping[str, Any], erro
         summary: Its last line.
         error: What ended it, if it did not end by itself.
     """
-    try:
+    with _only_warned("the report of this run"):
         store = ControlStore(settings.index.uri, settings.index.name)
         if isinstance(error, SettingsError) and not store.epoch_numbers():
             return  # a mistyped URI must not become a folder
@@ -38,13 +38,22 @@ def write(settings: Settings, journal: Journal, summary: Mapping[str, Any], erro
             journal.measured(error.gates)
         reports = RunReports(settings.index.uri, settings.index.name)
         report, before = _report(settings, journal, summary, store), reports.latest()
-        if settings.run.metrics_file is not None:
-            _write_metrics(settings.run.metrics_file, report, before)
+        _write_metrics(settings, report, before)
         journal.report = reports.put(report, run_page(report, before))
-    except IndexerError as unwritten:
-        say(f"the report of this run could not be written: {unwritten}")
-    else:
         say(f"{_next_step(error)}report: {journal.report}")
+
+
+@contextmanager
+def _only_warned(what: str) -> Iterator[None]:
+    """Turns every error of the block into a line: what is told of a run must not decide how it ends."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  # of whatever kind, also a fault of ours
+        if isinstance(error, IndexerError):
+            reason = str(error)
+        else:
+            reason = (isinstance(error, OSError) and error.strerror) or fault_line(error, "writing it")
+        say(f"{what} could not be written: {reason}", "WARNING")
 
 
 def _next_step(error: BaseException | None) -> str:
@@ -56,12 +65,12 @@ def _next_step(error: BaseException | None) -> str:
     return "what is staged is kept, and the same command goes on from it; "
 
 
-def _write_metrics(path: Path, report: RunReport, before: Sequence[RunReport]) -> None:
-    """Writes the run's metrics, if that is possible."""
-    try:
-        metrics.write(path, report, before)
-    except OSError as error:
-        say(f"run.metrics_file: {path} could not be written: {error.strerror}")
+def _write_metrics(settings: Settings, report: RunReport, before: Sequence[RunReport]) -> None:
+    """Writes the run's metrics where the settings say."""
+    path = settings.run.metrics_file
+    if path is not None:
+        with _only_warned(f"run.metrics_file: {path}"):
+            metrics.write(path, report, before)
 
 
 def _report(settings: Settings, journal: Journal, summary: Mapping[str, Any], store: ControlStore) -> RunReport:

@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from indexer.errors import IndexerError, RefusedError, missing_package
+from indexer.reporting.summary_keys import empty_summary
 
 if TYPE_CHECKING:
     from indexer.storage.records import Epoch
@@ -19,12 +20,6 @@ class RunStatus(StrEnum):
     FAILED = "failed"
     INTERRUPTED = "interrupted"
 
-
-COUNTS = (
-    *("documents", "indexed", "quarantined", "truncated", "chunks", "tokens"),
-    *("resumed_shards", "resumed_tokens", "restarts", "tokens_per_second", "gpus", "ready_gpu_hours"),
-    *("new", "changed", "payload_changed", "unchanged", "deleted", "moved", "copied", "kept", "duplicates"),
-)
 
 KEPT = {"new", "changed", "payload_changed", "unchanged", "deleted", "moved", "copied", "kept", "duplicates"}
 """Counts of the comparison that go into the summary."""
@@ -43,7 +38,7 @@ def of_published(epoch: "Epoch", times: Mapping[str, Any]) -> dict[str, Any]:
         **described.counts.model_dump(include=KEPT),
         "maintenance": {name: done.model_dump() for name, done in described.maintenance.items()},
     }
-    return {**_summary(RunStatus.PUBLISHED), **_of_epoch(epoch), **found, **times}
+    return {**empty_summary(RunStatus.PUBLISHED), **_of_epoch(epoch), **found, **times}
 
 
 def of_unchanged(epoch: "Epoch") -> dict[str, Any]:
@@ -55,37 +50,18 @@ def of_unchanged(epoch: "Epoch") -> dict[str, Any]:
         "kept": described.counts.kept,
         "unchanged": epoch.description.documents,
     }
-    return _summary(RunStatus.UNCHANGED) | _of_epoch(epoch) | found
+    return empty_summary(RunStatus.UNCHANGED) | _of_epoch(epoch) | found
 
 
 def of_ended(error: BaseException) -> dict[str, Any]:
     """Summary of a run that published nothing."""
     if isinstance(error, KeyboardInterrupt):
-        return _summary(RunStatus.INTERRUPTED)
+        return empty_summary(RunStatus.INTERRUPTED)
     if isinstance(error, ImportError):
         error = missing_package(error) or error
     status = RunStatus.REFUSED if isinstance(error, RefusedError) else RunStatus.FAILED
     # The message of an unforeseen error may quote a document.
-    return _summary(status) | {"error": str(error) if isinstance(error, IndexerError) else type(error).__name__}
-
-
-def _summary(status: RunStatus) -> dict[str, Any]:
-    """Every key of a summary, with the values of a run that did nothing."""
-    return {
-        "status": status.value,
-        "epoch": None,
-        **dict.fromkeys(COUNTS, 0),
-        "quarantine_reasons": {},
-        "gates": {},
-        "maintenance": {},
-        "tables": [],
-        "documents_table": None,
-        "seconds": 0,
-        "stages": {},
-        "worker_stages": {},
-        "error": None,
-        "report": None,
-    }
+    return empty_summary(status) | {"error": str(error) if isinstance(error, IndexerError) else type(error).__name__}
 
 
 def _of_epoch(epoch: "Epoch") -> dict[str, Any]:

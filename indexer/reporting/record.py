@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic import field_validator
+
+from indexer.reporting.summary_keys import empty_summary
 from indexer.storage.put_once import Record
 
 SECONDS_PER_HOUR = 3600.0
@@ -63,7 +66,7 @@ class RunReport(Record):
         began: Time at which it began, ISO 8601 in UTC. ``ended`` likewise.
         version: Version of this package.
         model: Name of the model.
-        summary: The last line of the run.
+        summary: The last line of the run. Keys that an older version did not write are those of a run that did nothing.
         gates: The gates that were measured.
         intervals: The driver's stages, in the order in which they ended.
         examples: Ids of some quarantined documents by reason.
@@ -86,6 +89,14 @@ class RunReport(Record):
     losses: list[str]
     made_with: dict[str, str]
     cost: CostRecord
+
+    @field_validator("summary")
+    @classmethod
+    def _complete(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Adds the keys of later versions, so that no reader has to ask for them."""
+        if "status" not in given:
+            raise ValueError("a summary tells how its run ended")
+        return empty_summary(given["status"]) | given
 
     @property
     def status(self) -> str:

@@ -141,6 +141,35 @@ def test_a_report_that_cannot_be_written_does_not_end_a_run(
     assert "the report of this run could not be written: cannot write runs" in capsys.readouterr().err
 
 
+def test_a_fault_in_a_report_does_not_end_a_run(
+    given: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def faulty(*_: Any) -> str:
+        raise KeyError("a text")
+
+    monkeypatch.setattr("indexer.indexing.report.run_page", faulty)
+    assert run_here(given)["status"] == "unchanged"
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "could not be written" in line)
+    assert " WARNING the report of this run could not be written: internal error while writing it: KeyError" in line
+    assert "a text" not in line
+
+
+def test_an_older_report_lacks_keys_and_is_read(
+    given: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a version would have written it that knew only how a run ended."""
+    (path,) = (Path(given.index.uri) / "_docs" / "runs").glob("*.json")
+    older = json.loads(path.read_text(encoding="utf-8"))
+    older["summary"] = {"status": "published", "epoch": 1, "documents": 30}
+    path.write_text(json.dumps(older), encoding="utf-8")
+    with_metrics = given.run.model_copy(update={"metrics_file": tmp_path / "indexer.prom"})
+    assert run_here(given.model_copy(update={"run": with_metrics}))["report"]
+    assert "WARNING" not in capsys.readouterr().err
+    assert (tmp_path / "indexer.prom").is_file()
+    read, _ = reports(given)
+    assert (read.summary["documents"], read.summary["tokens"], read.summary["stages"]) == (30, 0, {})
+
+
 def test_a_damaged_report_is_passed_over(given: Settings) -> None:
     (path,) = (Path(given.index.uri) / "_docs" / "runs").glob("*.json")
     path.write_text(json.dumps({"index": "docs"}), encoding="utf-8")
