@@ -16,7 +16,7 @@ from indexer.evaluation_settings import (
 from indexer.job_settings import CheckpointSettings, IndexType, JobSettings, Section
 from indexer.schema import RESERVED
 from indexer.search_settings import AnswerSettings, Mode, TextSettings
-from indexer.uris import Uri
+from indexer.uris import HttpUri, Uri
 
 MIN_WIDTH = 32
 """Smallest Matryoshka width Qwen3-Embedding was trained for (model card)."""
@@ -212,10 +212,9 @@ class RunSettings(WorkSettings):
     metrics_file: Path | None = Field(
         None, description="OpenMetrics file that a run writes at its end on the driver's machine; default: none"
     )
+    push_gateway: HttpUri | None = Field(None, description="Prometheus push gateway that gets the same; default: none")
     gpu_tflops: float | None = Field(
-        None,
-        gt=0,
-        description="dense TFLOP/s of one GPU in the model's dtype; plans use 40 % of it before the first run",
+        None, gt=0, description="dense TFLOP/s of a GPU in the model's dtype; plans use 40 % before the first GPU run"
     )
 
 

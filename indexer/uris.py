@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, StringConstraints
 
 QUERY_KEYS = frozenset(
     "allow_bucket_creation allow_bucket_deletion allow_delayed_open check_directory_existence_before_creation "
@@ -87,3 +87,6 @@ def _absolute(uri: str) -> str:
 
 Uri = Annotated[str, AfterValidator(check_uri), AfterValidator(_absolute)]
 """A path, made absolute, or a URI without credentials."""
+
+HttpUri = Annotated[str, StringConstraints(pattern=r"^https?://[^/]"), AfterValidator(check_uri)]
+"""The address of a server, without credentials."""

@@ -67,10 +67,13 @@ def _next_step(error: BaseException | None) -> str:
 
 def _write_metrics(settings: Settings, report: RunReport, before: Sequence[RunReport]) -> None:
     """Writes the run's metrics where the settings say."""
-    path = settings.run.metrics_file
+    path, gateway = settings.run.metrics_file, settings.run.push_gateway
     if path is not None:
         with _only_warned(f"run.metrics_file: {path}"):
             metrics.write(path, report, before)
+    if gateway is not None:
+        with _only_warned("the metrics at run.push_gateway"):
+            metrics.push(gateway, report, before)
 
 
 def _report(settings: Settings, journal: Journal, summary: Mapping[str, Any], store: ControlStore) -> RunReport:

@@ -1,4 +1,4 @@
-"""A run's result as an OpenMetrics text file, for the node exporter's textfile collector or a push gateway.
+"""A run's result as an OpenMetrics text file for the node exporter's textfile collector, and for a push gateway.
 
 All are gauges, which OpenMetrics and Prometheus' older text format write alike.
 """
@@ -6,11 +6,13 @@ All are gauges, which OpenMetrics and Prometheus' older text format write alike.
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from http.client import HTTPException
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry, Gauge, push_to_gateway
 from prometheus_client.openmetrics.exposition import generate_latest
 
+from indexer.errors import IndexerError
 from indexer.reporting.record import RunReport
 
 SUCCESSFUL = ("published", "unchanged")
@@ -19,6 +21,12 @@ SUCCESSFUL = ("published", "unchanged")
 STATUSES = (*SUCCESSFUL, "refused", "failed", "interrupted")
 
 COUNTS = ("documents", "indexed", "new", "changed", "deleted", "quarantined", "truncated", "tokens", "restarts")
+
+JOB = "indexer"
+"""Label ``job`` of what a push gateway gets."""
+
+PUSH_SECONDS = 10.0
+"""How long a push gateway may take."""
 
 
 def write(path: Path, report: RunReport, before: Sequence[RunReport]) -> None:
@@ -37,15 +45,38 @@ def write(path: Path, report: RunReport, before: Sequence[RunReport]) -> None:
     unfinished.replace(path)
 
 
+def push(gateway: str, report: RunReport, before: Sequence[RunReport]) -> None:
+    """Replaces the metrics that a Prometheus push gateway has of the index.
+
+    Args:
+        gateway: Its address, ``http://host:port``.
+        report: The run.
+        before: As for :func:`write`.
+
+    Raises:
+        IndexerError: It does not answer, or refuses.
+    """
+    try:
+        push_to_gateway(gateway, JOB, _registry(report, before), {"index": report.index}, timeout=PUSH_SECONDS)
+    except (OSError, HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", None) or (isinstance(error, TimeoutError) and "it does not answer")
+        raise IndexerError(str(reason or type(error).__name__)) from None  # a message may quote the address
+
+
 def exposition(report: RunReport, before: Sequence[RunReport]) -> bytes:
     """The content of the file."""
+    written: bytes = generate_latest(_registry(report, before))  # type: ignore[no-untyped-call]
+    return written
+
+
+def _registry(report: RunReport, before: Sequence[RunReport]) -> CollectorRegistry:
+    """The gauges with their values."""
     registry = CollectorRegistry()
     for name, meaning, label, values in [*_of_run(report, before), *_of_index(report)]:
         gauge = Gauge(f"indexer_{name}", meaning, ("index", label) if label else ("index",), registry=registry)
         for value, measured in values.items():
             gauge.labels(report.index, *([value] if label else [])).set(measured)
-    written: bytes = generate_latest(registry)  # type: ignore[no-untyped-call]
-    return written
+    return registry
 
 
 Described = tuple[str, str, str, Mapping[str, float]]

@@ -4,15 +4,18 @@ import json
 import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import promql_parser
 import pytest
 import yaml
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from prometheus_client.parser import text_string_to_metric_families as parsed
 
 from indexer.errors import IndexerError
 from indexer.reporting import metrics
@@ -136,3 +139,67 @@ def test_a_file_that_cannot_be_written_is_a_line(tmp_path: Path, capsys: pytest.
     given = settings(tmp_path, run={"metrics_file": str(tmp_path / "nowhere" / "indexer.prom")})
     assert run_here(given)["report"]
     assert "run.metrics_file: " in capsys.readouterr().err
+
+
+class Gateway(BaseHTTPRequestHandler):
+    """A push gateway that keeps what it gets, and answers with ``status``."""
+
+    status = 200
+    got: ClassVar[list[tuple[str, str, str]]] = []
+
+    def do_PUT(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        self.got.append((self.command, self.path, body))
+        self.send_response(self.status)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def gateway() -> Iterator[str]:
+    Gateway.got.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Gateway) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_push_gateway_gets_every_run_s_metrics(tmp_path: Path, gateway: str) -> None:
+    write(tmp_path / "corpus" / "a.parquet", words(5))
+    given = settings(tmp_path, run={"push_gateway": gateway})
+    run_here(given)
+    shutil.rmtree(tmp_path / "corpus")
+    with pytest.raises(IndexerError):
+        run_here(given)
+    assert [(method, path) for method, path, _ in Gateway.got] == [("PUT", "/metrics/job/indexer/index/docs")] * 2
+    first, failed = ({family.name: family for family in parsed(body)} for _, _, body in Gateway.got)
+    alerted = {"indexer_last_success_timestamp_seconds", "indexer_last_run_status", "indexer_tokens_per_second"}
+    assert alerted <= first.keys() & failed.keys()
+    status = {sample.labels["status"]: sample.value for sample in failed["indexer_last_run_status"].samples}
+    assert (status["failed"], status["published"]) == (1, 0)
+
+
+@pytest.mark.parametrize(("status", "reason"), [(500, "Internal Server Error"), (None, "Connection refused")])
+def test_a_gateway_that_does_not_take_them_is_a_line(
+    tmp_path: Path,
+    gateway: str,
+    status: int | None,
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(Gateway, "status", status)
+    write(tmp_path / "corpus" / "a.parquet", words(5))
+    given = settings(tmp_path, run={"push_gateway": gateway if status else "http://127.0.0.1:9"})
+    assert run_here(given)["report"]
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if " WARNING " in line)
+    assert re.search(rf"the metrics at run\.push_gateway could not be written: .*{reason}$", line)
+    assert "127.0.0.1" not in line
+
+
+def test_a_gateway_is_an_address_without_credentials(tmp_path: Path) -> None:
+    for address in ("gateway:9091", "http://user:secret@gateway:9091", "ftp://gateway"):
+        with pytest.raises(ValueError, match="push_gateway"):
+            settings(tmp_path, run={"push_gateway": address})
