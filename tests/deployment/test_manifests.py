@@ -4,6 +4,8 @@ KubeRay's own schemas are in no package. What is inside a pod is checked here; t
 checked by hand against KubeRay's custom resource definitions (commit feeaf72, 2026-08-19).
 """
 
+import ast
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 import yaml
 
 import indexer.commands.main
+from indexer.cluster.placement import Placement
 from indexer.commands.command import command_line, load
 from indexer.settings import Settings
 
@@ -79,6 +82,44 @@ def test_the_run_has_its_settings_and_its_version() -> None:
         (group,) = cluster["workerGroupSpecs"]
         (container,) = group["template"]["spec"]["containers"]
         assert int(container["resources"]["requests"]["cpu"]) >= settings.cluster.cpus_per_worker
+
+
+def test_engines_wait_for_a_gpu_machine_and_never_take_the_head() -> None:
+    """The cluster that scales from zero has a head of two cores when a run begins."""
+    settings = load(Settings, command_line(""), ["--config", str(FOLDER / "index.toml")])[0]
+    assert settings.cluster.wait_minutes > 0
+    placement = Placement(settings.cluster, settings.engine.replicas_per_gpu, gpus=settings.cluster.device == "gpu")
+    (asked,) = placement.bundles(1)
+    for name, template in pod_templates():
+        (container,) = template["spec"]["containers"]
+        resources = container["resources"]
+        has = {"CPU": float(resources["requests"]["cpu"]), "GPU": float(resources["limits"].get("nvidia.com/gpu", 0))}
+        assert all(has[kind] >= least for kind, least in asked.items()) == ("head" not in name), name
+
+
+def test_spot_nodes_take_workers_and_no_head() -> None:
+    for name, template in pod_templates():
+        tolerated = {one["key"] for one in template["spec"].get("tolerations", [])}
+        assert ({"cloud.google.com/gke-spot", "kubernetes.azure.com/scalesetpriority"} <= tolerated) == (
+            "head" not in name
+        )
+
+
+def test_a_drained_head_stops_the_run_that_it_has() -> None:
+    """The pattern of preStop finds the command of the manifest and of the schedulers, and not its own shell."""
+    (job,) = documents("rayjob.yaml")
+    commands = [job["spec"]["entrypoint"]]
+    for name in ("airflow_dag.py", "dagster_job.py"):
+        text = (ROOT / "configs" / "schedulers" / name).read_text(encoding="utf-8")
+        commands.append(" ".join(ast.literal_eval(re.findall(r"^COMMAND = (.*)$", text, re.MULTILINE)[0])))
+    for name, template in pod_templates():
+        (container,) = template["spec"]["containers"]
+        if "head" in name:
+            *shell, script = container["lifecycle"]["preStop"]["exec"]["command"]
+            stopped, awaited = re.findall(r"-f '([^']+)'", script)
+            assert stopped == awaited
+            assert [bool(re.search(stopped, command)) for command in commands] == [True] * 3
+            assert not re.search(stopped, " ".join([*shell, script])), "it would wait for itself"
 
 
 def test_weights_and_compiled_models_are_kept_in_the_shared_volume() -> None:
