@@ -43,18 +43,15 @@ def printable(text: str) -> str:
 class Progress:
     """Documents done of a known total, with tokens per second and the time left."""
 
-    def __init__(
-        self, total: int, workers: int, style: Literal["auto", "bar", "lines", "none"], unit: str = "documents"
-    ) -> None:
+    def __init__(self, total: int, style: Literal["auto", "bar", "lines", "none"], unit: str = "documents") -> None:
         """Describes the work.
 
         Args:
             total: Documents to index, or other units.
-            workers: Engines at work.
             style: ``auto`` is a bar if standard error is a terminal, otherwise lines.
             unit: What is counted.
         """
-        self._total, self._workers, self._unit = total, workers, unit
+        self._total, self._unit, self._workers = total, unit, 0
         self._style = ("bar" if sys.stderr.isatty() else "lines") if style == "auto" else style
         self._documents = self._tokens = self._said = 0
         self._start = self._last_line = time.monotonic()
@@ -74,15 +71,17 @@ class Progress:
         if kind is None and self._style == "lines" and self._documents:
             self._print_line()
 
-    def add(self, documents: int, tokens: int) -> None:
+    def add(self, documents: int, tokens: int, workers: int) -> None:
         """Counts work that is durable.
 
         Args:
             documents: Documents of a shard, indexed or quarantined.
             tokens: Tokens the engine read for them.
+            workers: Engines at work now; they come and go.
         """
         self._documents += documents
         self._tokens += tokens
+        self._workers = workers
         self._bar.update(documents)
         self._bar.set_postfix_str(f"{self._rate():,.0f} tok/s, {self._workers} workers", refresh=False)
         if self._style == "lines" and time.monotonic() - self._last_line >= LINE_SECONDS:

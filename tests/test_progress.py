@@ -28,11 +28,11 @@ def test_the_time_left_is_a_range(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     """Twelve documents a second at first, five in the end."""
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    with Progress(400, 2, "lines") as shown:
+    with Progress(400, "lines") as shown:
         now[0] = 10.0
-        shown.add(120, 1200)
+        shown.add(120, 1200, 2)
         now[0] = 26.0
-        shown.add(80, 800)
+        shown.add(80, 800, 5)
         first, second = capsys.readouterr().err.splitlines()
         assert first.endswith("120/400 documents (30%), 120 tokens/s, 2 workers, 23 s left")
-        assert second.endswith("2 workers, 26 to 40 s left")
+        assert second.endswith("5 workers, 26 to 40 s left")

@@ -56,15 +56,15 @@ def drive(
         KeyboardInterrupt: A signal asked to stop; the pieces in hand are done.
     """
     metrics = RunMetrics(work.index, work.unit) if work.index is not None else None
-    with Progress(work.size, pool.size, style, work.unit) as progress:
+    with Progress(work.size, style, work.unit) as progress:
         for outcome in pool.run(work.pieces, work.retries, work.most_restarts):
             if isinstance(outcome, GivenUp):
                 given_up(outcome)
-                progress.add(outcome.piece.size, 0)
+                progress.add(outcome.piece.size, 0, pool.ready)
             else:
                 _trace(outcome, work.unit)
                 done(outcome.receipt)
-                progress.add(outcome.piece.size, outcome.receipt.tokens)
+                progress.add(outcome.piece.size, outcome.receipt.tokens, pool.ready)
             if metrics is not None:
                 metrics.count(outcome, ready=pool.ready, lost=pool.restarts)
 
