@@ -257,7 +257,7 @@ def _measured_or_none(run: Adaptation, path: Path) -> Mapping[int, pl.DataFrame]
     try:
         return run.measured(path)
     except UnusableModel as error:
-        say(str(error))
+        say(str(error), "WARNING")
         return None
 
 

@@ -221,7 +221,7 @@ class WorkerPool:
                 yield from lease.fail(queue, retries, reason)
             else:
                 queue.append(lease)
-        say(f"{reason}; another one is started")
+        say(f"{reason}; another one is started", "WARNING")
         self._starting.held.end(member)  # it may still live, unreachable to Ray, and hold a GPU
         self.restarts += 1
         self.losses.append(reason)

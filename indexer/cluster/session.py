@@ -74,7 +74,7 @@ class RaySession:
         try:
             self._wait_for(_start_own, "a Ray of our own to start")
         except IndexerError as error:
-            say(f"{error}; trying once more")
+            say(f"{error}; trying once more", "WARNING")
             ray.shutdown()
             self._wait_for(_start_own, "a Ray of our own to start")
 

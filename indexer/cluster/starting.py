@@ -125,10 +125,10 @@ class Starting:
         place = f"the worker on {member.where}" if member.where else "a worker without a place"
         self._reason = type(error)(f"{place} cannot start: {error}")
         if member.tries < START_TRIES:
-            say(f"{self._reason}; tried again in {PAUSE_SECONDS:.0f} s")
+            say(f"{self._reason}; tried again in {PAUSE_SECONDS:.0f} s", "WARNING")
             self._resting.append((time.monotonic() + PAUSE_SECONDS, member.tries + 1))
         else:
-            say(f"{self._reason}; given up, the others go on")
+            say(f"{self._reason}; given up, the others go on", "WARNING")
 
     def _tell_what_is_awaited(self) -> None:
         """Says what workers wait for: a place, an engine, a pause."""

@@ -133,7 +133,7 @@ def _converse(asked: _Asked) -> None:
                 say(f"epoch {asked.published.epoch.number}")
             asked.answer(question)
         except IndexerError as error:
-            say(f"error: {error}")
+            say(f"error: {error}", "ERROR")
         except KeyboardInterrupt:
             say("interrupted")
 

@@ -65,7 +65,7 @@ def list_files(uri: str, setting: str, formats: Sequence[Format] = FORMATS) -> t
         kinds = " or ".join(filter(None, [", ".join(one.name for one in formats[:-1]), formats[-1].name]))
         raise CorpusError(f"{setting}: no {kinds} file at {shown(uri)}{f'; left out: {said}' if said else ''}")
     if said:
-        say(f"{setting}: left out at {shown(uri)}: {said}")
+        say(f"{setting}: left out at {shown(uri)}: {said}", "WARNING")
     return tuple(sorted(files, key=lambda file: file.path))
 
 

@@ -89,7 +89,7 @@ def _of_changed_files(
         merged = reduce(_merged, found, _nothing(digests))
         counts = increment.completed(merged.counts, files.corpus_rows, job.published.description.documents)
     except IndexerError as error:
-        say(f"{error}: comparing the whole corpus")
+        say(f"{error}: comparing the whole corpus", "WARNING")
         return None
     return replace(merged, counts=counts), found
 

@@ -50,7 +50,7 @@ def keep_published(job: Job, found: Changes, staged: Staged) -> Changes:
         "payload_changed": found.counts["payload_changed"] - kept_payload,
         "deleted": found.counts["deleted"] - kept_deleted + moved,
     }
-    say(f"{kept:,} documents of files that went bad meanwhile stay published as they are")
+    say(f"{kept:,} documents of files that went bad meanwhile stay published as they are", "WARNING")
     return replace(
         found,
         changed=[rest for _, rest in changed],

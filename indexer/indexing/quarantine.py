@@ -49,7 +49,7 @@ def rows_of_killed_shard(job: Job, shard: Shard, reason: str) -> pa.Table:
     ]
     found = pa.concat_tables(rows)
     for file, row in zip(found["file"].to_pylist(), found["row"].to_pylist(), strict=True):
-        say(f"row {row} of {file} goes to the quarantine: {detail}")
+        say(f"row {row} of {file} goes to the quarantine: {detail}", "WARNING")
     return found
 
 

@@ -26,4 +26,4 @@ def forget_lost(job: Job) -> None:
             receipts.forget(shard_id)
             lost += 1
     if lost:
-        say(f"epoch {job.epoch}: files of {lost} staged shards are gone: staging them again")
+        say(f"epoch {job.epoch}: files of {lost} staged shards are gone: staging them again", "WARNING")

@@ -134,7 +134,7 @@ def _attempt(
     if not found.differs and job.published is not None and not job.settings_differ:
         return _unchanged(job.published)
     if found.counts["kept"]:
-        say(f"{found.counts['kept']:,} documents of files that cannot be read stay published for now")
+        say(f"{found.counts['kept']:,} documents of files that cannot be read stay published for now", "WARNING")
     gates = job.settings.gates
     watch.counts = found.counts
     watch.note_quarantine(found.quarantine)
@@ -181,7 +181,7 @@ def _finish(job: Job, cluster: Cluster, intent: Intent, watch: Journal) -> Epoch
         index, gates = job.settings.index, job.settings.gates
         return publish.finish(index.uri, job.store, intent, gates, index.parallel_rows, each, watch)
     except CannotFinish as error:
-        say(f"{error}: epoch {intent.epoch} is begun again")
+        say(f"{error}: epoch {intent.epoch} is begun again", "WARNING")
         job.store.give_up(intent.epoch)
         return None
 

@@ -65,7 +65,7 @@ def scan(job: Job, cluster: Cluster, reader: ReaderProcess) -> dict[str, Unread]
     for file, left in unread:
         if left.reason is QuarantineReason.WRONG_COLUMNS and job.settings.corpus.strict:
             raise CorpusError(f"{left.detail}; corpus.strict = false leaves such files out")
-        say(f"{file.path} is left out: {left.detail}")
+        say(f"{file.path} is left out: {left.detail}", "WARNING")
     return {job.corpus.digest_name(file): left for file, left in unread}
 
 

@@ -114,16 +114,17 @@ def _proven(content: str, reference: Tokenizer) -> FastTokenizer | None:
         fast = FastTokenizer(content)
         found = fast.encode(list(HOSTILE))
     except ImportError:
-        say("fastokens is not installed: texts are tokenised by tokenizers, which takes 15 times as long")
+        say("fastokens is not installed: texts are tokenised by tokenizers, which takes 15 times as long", "WARNING")
         return None
     except Exception as error:  # noqa: BLE001  # whatever the error, tokenizers can do the work
-        say(f"texts are tokenised by tokenizers, since fastokens cannot: {error}")
+        say(f"texts are tokenised by tokenizers, since fastokens cannot: {error}", "WARNING")
         return None
     expected = reference_ids(reference, list(HOSTILE))
     differing = [row for row in range(len(HOSTILE)) if not np.array_equal(found[row], expected[row])]
     if differing:
         say(
-            f"texts are tokenised by tokenizers: fastokens gives other ids for {len(differing)} of {len(HOSTILE)} texts"
+            f"texts are tokenised by tokenizers: fastokens gives other ids for {len(differing)} of {len(HOSTILE)}",
+            "WARNING",
         )
         return None
     return fast

@@ -71,7 +71,7 @@ def proven(
         loop.run(canary, width, second)
     except Exception as error:
         raise EngineError(f'packed steps broke the engine ({reason}); set engine.packed = "off"') from error
-    say(f"vLLM's own step loop runs the model, since packed steps cannot: {reason}")
+    say(f"vLLM's own step loop runs the model, since packed steps cannot: {reason}", "WARNING")
     return None, reason
 
 

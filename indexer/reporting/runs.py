@@ -61,4 +61,4 @@ class RunReports:
             try:
                 yield RunReport.from_file(self._files, f"{FOLDER}/{stem}.json")
             except IndexerError as error:
-                say(f"{error}: this report is passed over")
+                say(f"{error}: this report is passed over", "WARNING")

@@ -40,7 +40,7 @@ class EpochLease:
         try:
             self._renew()
         except IndexerError as error:
-            say(f"epoch {epoch.number} is read without protection from pruning: {error}")
+            say(f"epoch {epoch.number} is read without protection from pruning: {error}", "WARNING")
             self._is_released.set()
             return
         threading.Thread(target=self._keep, name="epoch-lease", daemon=True).start()

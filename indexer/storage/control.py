@@ -48,7 +48,7 @@ class ControlStore(EpochWork):
         try:
             return Intent.from_file(self._files, intent_path(intents[-1]))
         except DamagedFile as error:
-            say(f"{error}: what it began is begun again")
+            say(f"{error}: what it began is begun again", "WARNING")
             self.give_up(intents[-1])
             return None
 
@@ -166,7 +166,7 @@ class ControlStore(EpochWork):
             try:
                 yield self.epoch(number)
             except DamagedFile as error:
-                say(f"{error}: epoch {number} is passed over")
+                say(f"{error}: epoch {number} is passed over", "WARNING")
 
 
 def _epoch_path(epoch: int) -> str:

@@ -23,6 +23,7 @@ from indexer.storage import records
 from indexer.storage.control import ControlStore
 from tests.support import drive
 from tests.support.fakes import POISON, poison_token, published_rows, quarantine, run, run_here, settings, words, write
+from tests.support.logs import error_line
 from tests.support.rays import end_ray, is_at_work, join, lose, ray_head, ray_processes
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +45,7 @@ def mounted(path: Path, options: str) -> Iterator[Path]:
 def _line(ended: subprocess.CompletedProcess[str]) -> str:
     """The line that says why a command failed."""
     assert "Traceback" not in ended.stderr
-    return ended.stderr.splitlines()[-1]
+    return error_line(ended.stderr.splitlines()[-1])
 
 
 @pytest.mark.slow
@@ -153,7 +154,7 @@ def test_another_machine_does_the_work_of_a_lost_one(tmp_path: Path) -> None:
     assert process.returncode == 0, said
     summary = json.loads(printed.splitlines()[-1])
     assert (summary["indexed"], summary["quarantined"], summary["restarts"]) == (300, 0, 1)
-    assert re.search("worker died: .*; another one is started", said)
+    assert re.search(" WARNING worker died: .*; another one is started", said)
     assert published_rows(settings(tmp_path), 96) == sorted((name, 0) for name, _ in documents)
 
 
