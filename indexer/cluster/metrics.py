@@ -32,6 +32,11 @@ class RunMetrics:
             metric.set_default_tags({"index": index})
         self._unit = unit
         self._known_lost = 0
+        # Prometheus sees no increase in a counter's first value: without a zero the first losses raise no alert.
+        for outcome in ("done", "given up"):
+            self._work._record(0, {"unit": unit, "outcome": outcome})  # noqa: SLF001  # inc refuses 0
+        for counter in (self._tokens, self._lost):
+            counter._record(0)  # noqa: SLF001
 
     def count(self, outcome: "Done[Any, Any] | GivenUp[Any]", *, ready: int, lost: int) -> None:
         """Counts a piece of work that ended.

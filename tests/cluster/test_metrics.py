@@ -18,8 +18,17 @@ from tests.deployment.test_monitoring import RAY
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-INDEX = 'index="counted here"'
-"""Label of what this test counts: other runs on the same Ray are exported too."""
+INDEX = 'index="counted here'
+"""Begin of the label of what this test counts: other runs on the same Ray are exported too."""
+
+
+ZEROS = (
+    ("ray_indexer_work_total", 'outcome="done"'),
+    ("ray_indexer_work_total", 'outcome="given up"'),
+    ("ray_indexer_tokens_total",),
+    ("ray_indexer_workers_lost_total",),
+)
+"""Counters that are there from a run's begin on."""
 
 
 def exported(names: set[str], seconds: float = 90.0) -> str:
@@ -42,6 +51,7 @@ def counted() -> str:
     receipt: Any = SimpleNamespace(tokens=700, seconds={"engine": 2.0, "read": 0.02})
     piece: Any = SimpleNamespace(size=40)
     with Cluster(ClusterSettings()):
+        RunMetrics("counted here too", "documents")
         metrics = RunMetrics("counted here", "documents")
         metrics.count(Done(piece, receipt, 0.0, "here"), ready=2, lost=0)
         metrics.count(Done(piece, receipt, 0.0, "here"), ready=2, lost=1)
@@ -54,7 +64,8 @@ def test_ray_exports_what_the_driver_counts(reference_process: Executor) -> None
     text = reference_process.submit(counted).result()
     values = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines()}
 
-    def value(name: str, *labels: str) -> float:
+    def value(name: str, *labels: str, index: str = "counted here") -> float:
+        labels = (*labels, f'index="{index}"')
         (found,) = [
             number
             for key, number in values.items()
@@ -67,5 +78,7 @@ def test_ray_exports_what_the_driver_counts(reference_process: Executor) -> None
     assert value("ray_indexer_tokens_total") == 1400
     assert value("ray_indexer_workers_lost_total") == 1
     assert value("ray_indexer_workers_ready") == 1
+    for name, *labels in ZEROS:
+        assert value(name, *labels, index="counted here too") == 0, "of what has not happened yet"
     assert value("ray_indexer_stage_seconds_bucket", 'stage="engine"', 'le="3.0"') == 2
     assert value("ray_indexer_stage_seconds_bucket", 'stage="engine"', 'le="1.0"') == 0
