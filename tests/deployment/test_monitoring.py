@@ -101,7 +101,7 @@ def test_alerts_and_dashboard_name_metrics_and_labels_that_exist(families: dict[
 def test_promtool_agrees() -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
-        pytest.skip("no promtool on this machine (Debian: package prometheus)")
+        pytest.skip("no promtool on this machine; .ci/run installs it (Debian: package prometheus)")
     for check in (["check", "rules", "alerts.yaml"], ["test", "rules", "alerts.test.yaml"]):
         done = subprocess.run([promtool, *check], cwd=FOLDER, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -82,7 +82,7 @@ def prometheus(folder: Path, file_port: int, ray_port: int) -> Iterator[Ask]:
     """A Prometheus that scrapes both, and a function that asks it."""
     program = shutil.which("prometheus")
     if program is None:
-        pytest.skip("no prometheus on this machine (Debian: package prometheus)")
+        pytest.skip("no prometheus on this machine; .ci/run installs it (Debian: package prometheus)")
     jobs = [
         {
             "job_name": "node",
