@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -310,19 +309,24 @@ def test_ray_job_submit(config: Path, tmp_path: Path, dashboard: tuple[str, dict
     assert "succeeded" in done.stdout
 
 
-@pytest.mark.usefixtures("indexed")
 def test_the_manifest_s_entry_point_runs_and_its_exit_status_comes_back(
     config: Path, tmp_path: Path, dashboard: tuple[str, dict[str, str]]
 ) -> None:
-    """As configs/kubernetes/rayjob.yaml has it, submitted by configs/schedulers/submit.py."""
+    """As configs/kubernetes/rayjob.yaml has it, submitted by configs/schedulers/submit.py.
+
+    It has something to embed: a run that finds nothing changed joins no Ray.
+    """
     address, environment = dashboard
     manifest = yaml.safe_load((ROOT / "configs" / "kubernetes" / "rayjob.yaml").read_text(encoding="utf-8"))
-    shutil.copy(config, tmp_path / "index.toml")
+    tiny_corpus(tmp_path / "corpus", 20)
+    settings = config.read_text(encoding="utf-8").replace(str(config.parent), str(tmp_path))
+    (tmp_path / "index.toml").write_text(settings, encoding="utf-8")
     entrypoint = manifest["spec"]["entrypoint"].replace("/etc/indexer", str(tmp_path)).split()
     submit = [sys.executable, str(ROOT / "configs" / "schedulers" / "submit.py"), "--address", address, "--"]
     done = _submitted([*submit, *entrypoint], environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert '"status": "unchanged"' in done.stdout
+    summary = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+    assert (summary["status"], summary["indexed"], summary["restarts"]) == ("published", 20, 0)
     assert "report: " in done.stdout
     (tmp_path / "index.toml").write_text("[corpus]\nurl = 1\n", encoding="utf-8")
     done = _submitted([*submit, *entrypoint], environment)
