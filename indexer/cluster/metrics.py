@@ -8,6 +8,7 @@ from typing import Any
 from ray.util.metrics import Counter, Gauge, Histogram
 
 from indexer.cluster.leases import Done, GivenUp
+from indexer.reasons import QuarantineReason
 
 SECONDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0]
 """Bounds of the histogram's buckets."""
@@ -26,9 +27,10 @@ class RunMetrics:
         self._work = Counter("indexer_work", "documents, pairs or queries that ended", ("index", "unit", "outcome"))
         self._tokens = Counter("indexer_tokens", "tokens that engines read", ("index",))
         self._lost = Counter("indexer_workers_lost", "workers that died and were replaced", ("index",))
+        self._quarantined = Counter("indexer_quarantined", "documents that workers quarantined", ("index", "reason"))
         self._ready = Gauge("indexer_workers_ready", "workers whose engine has started", ("index",))
         self._seconds = Histogram("indexer_stage_seconds", "a worker's stage on a shard", SECONDS, ("index", "stage"))
-        for metric in (self._work, self._tokens, self._lost, self._ready, self._seconds):
+        for metric in (self._work, self._tokens, self._lost, self._quarantined, self._ready, self._seconds):
             metric.set_default_tags({"index": index})
         self._unit = unit
         self._known_lost = 0
@@ -52,6 +54,10 @@ class RunMetrics:
             self._count(self._tokens, outcome.receipt.tokens)
             for stage, seconds in outcome.receipt.seconds.items():
                 self._seconds.observe(seconds, {"stage": stage})
+            for reason, documents in getattr(outcome.receipt, "reasons", {}).items():  # scores have none
+                self._count(self._quarantined, documents, reason=reason)
+        elif self._unit == "documents":
+            self._count(self._quarantined, outcome.piece.size, reason=QuarantineReason.POISON.value)
         self._ready.set(ready)
         self._count(self._lost, lost - self._known_lost)
         self._known_lost = lost

@@ -1,5 +1,6 @@
 """A shard of documents end to end: read, tokenise, embed, cut to widths, stage, receipt."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -182,6 +183,7 @@ class EmbedPipeline(Pipeline[Shard, Embedder, ShardInFlight, Receipt]):
             documents=piece.documents - quarantine.num_rows,
             chunks=chunks,
             quarantined=quarantine.num_rows,
+            reasons=Counter(quarantine["reason"].to_pylist()),
             unread=held.unread.num_rows,
             truncated=sum(int((batch.tokens.truncated & batch.kept).sum()) for batch in batches),
             tokens=sum(batch.embedded_tokens for batch in batches),

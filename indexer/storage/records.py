@@ -29,6 +29,7 @@ class Receipt(ShardRecord):
             ``None`` where nothing was indexed.
         seconds: Seconds per stage of the pipeline.
         embedded: Chunks that the engine read; ``None`` in receipts of versions that did not count them.
+        reasons: The refused documents by reason; empty in receipts of versions that did not record it.
     """
 
     fragments: dict[str, list[dict[str, Any]]]
@@ -41,6 +42,7 @@ class Receipt(ShardRecord):
     sampled_cosine: float | None
     seconds: dict[str, float]
     embedded: int | None = None
+    reasons: dict[str, int] = Field(default_factory=dict)
 
 
 class Sums(Record):

@@ -48,7 +48,7 @@ def exported(names: set[str], seconds: float = 90.0) -> str:
 
 def counted() -> str:
     """Counts as the driver of a run does, and reads what Ray exports of it."""
-    receipt: Any = SimpleNamespace(tokens=700, seconds={"engine": 2.0, "read": 0.02})
+    receipt: Any = SimpleNamespace(tokens=700, seconds={"engine": 2.0, "read": 0.02}, reasons={"too_long": 3})
     piece: Any = SimpleNamespace(size=40)
     with Cluster(ClusterSettings()):
         RunMetrics("counted here too", "documents")
@@ -78,6 +78,8 @@ def test_ray_exports_what_the_driver_counts(reference_process: Executor) -> None
     assert value("ray_indexer_tokens_total") == 1400
     assert value("ray_indexer_workers_lost_total") == 1
     assert value("ray_indexer_workers_ready") == 1
+    assert value("ray_indexer_quarantined_total", 'reason="too_long"') == 6
+    assert value("ray_indexer_quarantined_total", 'reason="poison"') == 40
     for name, *labels in ZEROS:
         assert value(name, *labels, index="counted here too") == 0, "of what has not happened yet"
     assert value("ray_indexer_stage_seconds_bucket", 'stage="engine"', 'le="3.0"') == 2

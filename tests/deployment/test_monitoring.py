@@ -28,6 +28,7 @@ RAY = {
     "ray_indexer_work_total": {"index", "unit", "outcome"},
     "ray_indexer_tokens_total": {"index"},
     "ray_indexer_workers_lost_total": {"index"},
+    "ray_indexer_quarantined_total": {"index", "reason"},
     "ray_indexer_workers_ready": {"index"},
     "ray_indexer_stage_seconds_bucket": {"index", "stage", "le"},
 }

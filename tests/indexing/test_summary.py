@@ -72,3 +72,13 @@ def test_a_night_may_embed_a_share_again(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match=r"gates\.max_changed is 0\.5, allowed 0\.4"):
         run_here(settings(tmp_path, gates={"max_changed": 0.4}))
     assert run_here(settings(tmp_path))["changed"] == 10
+
+
+def test_a_receipt_says_why_its_documents_were_refused(tmp_path: Path) -> None:
+    """The metrics of a run in progress count them."""
+    write(tmp_path / "corpus" / "a.parquet", [*words(5), ("long", "word " * 400)])
+    given = settings(tmp_path, model={"overflow": "quarantine"})
+    assert run_here(given)["quarantine_reasons"] == {"too_long": 1}
+    folder = tmp_path / "index" / "_docs" / "receipts"
+    receipts = [json.loads(path.read_text(encoding="utf-8")) for path in folder.rglob("*.json")]
+    assert [receipt["reasons"] for receipt in receipts if receipt["quarantined"]] == [{"too_long": 1}]
