@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from indexer.reporting.record import SECONDS_PER_HOUR
 from indexer.storage.control import ControlStore
-from indexer.storage.description import Description
+from indexer.storage.description import Description, RunTotals
 from indexer.storage.records import Epoch
 
 
@@ -28,10 +28,17 @@ def of_rebuild(store: ControlStore, published: Epoch, price: float | None = None
         return told
     seconds = tokens / last.tokens_per_second
     told += f", {seconds:,.0f} s at the last run's rate"
-    hours = seconds * last.gpus / SECONDS_PER_HOUR
+    hours = tokens * gpu_hours_per_token(last)
     if hours:
         told += f", {hours:,.3g} GPU-hours" + ("" if price is None else f", which cost {hours * price:,.2f}")
     return told
+
+
+def gpu_hours_per_token(run: RunTotals) -> float:
+    """GPU-hours of a token: without the start of the engines, which larger work does not repeat; 0 without GPUs."""
+    if run.ready_gpu_hours:
+        return run.ready_gpu_hours / (run.tokens - run.resumed_tokens)
+    return run.gpus / run.tokens_per_second / SECONDS_PER_HOUR
 
 
 def _embedded_chunks(described: Description) -> int:

@@ -10,6 +10,7 @@ from indexer.corpus.shards import Shard
 from indexer.errors import RefusedError, SettingsError
 from indexer.indexing import worklist
 from indexer.indexing.changes import Changes
+from indexer.indexing.cost import gpu_hours_per_token
 from indexer.indexing.job import Job
 from indexer.inference.flops import is_known, model_flops
 from indexer.reporting.record import SECONDS_PER_HOUR
@@ -94,19 +95,12 @@ def _gpu_hours(job: Job, tokens: int, chunks: int, last: RunTotals | None) -> tu
         return 0.0, "nothing to embed"
     # A run on CPUs, or an epoch that does not record GPUs, tells nothing of GPU-hours: 0 would pass every budget.
     if last is not None and last.gpus:
-        return tokens * _hours_per_token(last), "the last run's rate"
+        return tokens * gpu_hours_per_token(last), "the last run's rate"
     limit, config = job.settings.run.gpu_tflops, job.model.checkpoint.config
     if limit is None or not is_known(config):
         return None, "nothing: no run on GPUs has been measured"
     flops = chunks * model_flops(config, [round(tokens / chunks)])
     return flops / (limit * TERA * SHARE_OF_LIMIT) / SECONDS_PER_HOUR, f"{SHARE_OF_LIMIT:.0%} of run.gpu_tflops"
-
-
-def _hours_per_token(last: RunTotals) -> float:
-    """GPU-hours of a token in a run: without the start of its engines, which larger work does not repeat."""
-    if last.ready_gpu_hours:
-        return last.ready_gpu_hours / (last.tokens - last.resumed_tokens)
-    return last.gpus / last.tokens_per_second / SECONDS_PER_HOUR
 
 
 def _tokens(job: Job, shards: Sequence[Shard]) -> tuple[int, int]:
