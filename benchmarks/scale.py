@@ -58,8 +58,8 @@ def _write(file: Path, rows: range, word: str, changed: int = 0) -> None:
     pq.write_table(pa.table(table), file, row_group_size=50_000)
 
 
-def night(root: Path) -> dict[str, Any]:
-    """One run, in this process.
+def night(root: Path, index: str) -> dict[str, Any]:
+    """One run, in this process, with this type of vector index.
 
     Returns:
         Documents embedded, seconds, and the peaks of the driver and of the largest task, MiB.
@@ -67,7 +67,7 @@ def night(root: Path) -> dict[str, Any]:
     settings = Settings(
         corpus={"uri": str(root / "corpus")},
         model={"name": minilm_path(), "max_tokens": 64},
-        index={"uri": str(root / "index"), "widths": [WIDTH], "vector_index": "none"},
+        index={"uri": str(root / "index"), "widths": [WIDTH], "vector_index": index},
         cluster={"address": "local"},
         run={"progress": "none"},
     )
@@ -82,7 +82,7 @@ def night(root: Path) -> dict[str, Any]:
     }
 
 
-def nights(ids: int) -> dict[str, Any]:
+def nights(ids: int, index: str) -> dict[str, Any]:
     """Both nights of a corpus, each in a process of its own.
 
     Returns:
@@ -91,10 +91,10 @@ def nights(ids: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, max_tasks_per_child=1) as process:
         root = Path(folder)
         process.submit(write_corpus, root / "corpus", ids).result()
-        first = process.submit(night, root).result()
+        first = process.submit(night, root, index).result()
         print(json.dumps({"ids": ids, "first": first}), flush=True)
         _write(root / "corpus" / "000.parquet", range(ids // FILES), "changed", CHANGED)
-        second = process.submit(night, root).result()
+        second = process.submit(night, root, index).result()
     if (first["embedded"], second["embedded"]) != (ids, CHANGED):
         raise RuntimeError(f"{first['embedded']} and {second['embedded']} documents were embedded")
     counted = sum(seconds for stage, seconds in second["stages"].items() if stage not in NOT_COUNTED)
@@ -105,8 +105,9 @@ def main() -> None:
     """Measures and prints; fails if the second night of the larger corpus costs more than what changed."""
     command = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_argument("--ids", type=int, default=10_000_000, help="documents of the larger corpus")
-    ids = command.parse_args().ids
-    small, large = nights(ids // TIMES), nights(ids)
+    command.add_argument("--vector-index", default="none", help="type of the vector index, such as IVF_SQ")
+    given = command.parse_args()
+    small, large = (nights(ids, given.vector_index) for ids in (given.ids // TIMES, given.ids))
     times = large["counted_seconds"] / small["counted_seconds"]
     peak = max(large[part][process] for part in ("first", "second") for process in ("driver_mib", "task_mib"))
     print(json.dumps({"small": small, "large": large, "times": round(times, 2), "peak_mib": peak}), flush=True)

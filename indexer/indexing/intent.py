@@ -44,8 +44,9 @@ def make_intent(job: Job, found: Changes, staged: Staged, hold: Sequence[Gate], 
         removals=staged.removals,
         documents=found.counts["unchanged"] + found.counts["kept"] + staged.documents,
         metadata=_metadata(job),
-        # A comparison in full goes with tables that are read in full.
+        # A comparison in full goes with tables that are read in full, and indices that are measured.
         sums={} if found.in_full else _sums(job),
+        recalls={} if found.in_full else {table.name: table.recall for table in stays if table.recall is not None},
         columns={name: encoded_columns(schemas[name]) for name, base in bases.items() if base == commits.NOTHING},
         description=Description(
             fingerprint=job.model.fingerprint,

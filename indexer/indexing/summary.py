@@ -8,7 +8,7 @@ from indexer.errors import IndexerError, RefusedError, missing_package
 from indexer.reporting.summary_keys import empty_summary
 
 if TYPE_CHECKING:
-    from indexer.storage.records import Epoch
+    from indexer.storage.records import Epoch, TableState
 
 
 class RunStatus(StrEnum):
@@ -64,10 +64,20 @@ def of_ended(error: BaseException) -> dict[str, Any]:
     return empty_summary(status) | {"error": str(error) if isinstance(error, IndexerError) else type(error).__name__}
 
 
+def _of_table(table: "TableState") -> dict[str, Any]:
+    """Keys that describe a table; ``recall_epoch`` is the epoch for which its recall was last measured."""
+    recall = table.recall
+    return {
+        **table.model_dump(include={"name", "width", "rows", "bytes", "index"}),
+        "recall": None if recall is None else recall.share,
+        "recall_epoch": None if recall is None else recall.epoch,
+    }
+
+
 def _of_epoch(epoch: "Epoch") -> dict[str, Any]:
     """Keys that describe an epoch."""
     described = epoch.description
-    tables = [table.model_dump(include={"name", "width", "rows", "bytes", "index"}) for table in epoch.tables]
+    tables = [_of_table(table) for table in epoch.tables]
     documents = None if epoch.documents is None else epoch.documents.model_dump(include={"name", "rows", "bytes"})
     return {
         "epoch": epoch.number,

@@ -11,6 +11,7 @@ from typing import Any
 
 from indexer.errors import IndexerError
 from indexer.progress import say
+from indexer.publishing import recall_records
 from indexer.publishing.upkeep import BuiltParts, MaintainedTable, index_type, maintain_table, search_indices
 from indexer.settings import GateSettings
 from indexer.storage import compaction, exact_neighbours, index_parts, vector_index
@@ -60,11 +61,18 @@ def maintain_tables(
             built[name] = build_parts(uri, name, kind, metric, trained_rows, search_indices(name, intent), each)
     items = ((uri, index, name, intent, added[name], gates, built.get(name)) for name in added)
     return [
-        replace(table, recall=measure_recall(uri, table.name, table.measured.version, metric, gates, each))
-        if table.name in built and table.measured.index != vector_index.NO_INDEX
+        _with_recall(uri, intent, table, gates, each)
+        if table.recall is None and table.measured.index != vector_index.NO_INDEX
         else table
         for table in each(maintain_table, items)
     ]
+
+
+def _with_recall(uri: str, intent: Intent, table: MaintainedTable, gates: GateSettings, each: Each) -> MaintainedTable:
+    """A large table with the recall of its vector index, measured in tasks."""
+    recall = measure_recall(uri, table.name, table.measured.version, intent.metadata["metric"], gates, each)
+    record = recall_records.recorded(uri, table.name, intent, table.measured, gates, recall)
+    return replace(table, recall=record)
 
 
 def build_parts(

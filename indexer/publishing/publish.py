@@ -173,6 +173,7 @@ def _epoch(intent: Intent, maintained: Sequence[MaintainedTable], quarantine: in
             bytes=table.measured.bytes,
             index=table.measured.index,
             probes=table.recall.probes if table.recall else None,
+            recall=table.recall,
             trained_rows=table.maintenance.trained_rows,
             sums=table.identity.sums,
             **_searchable(table.measured),

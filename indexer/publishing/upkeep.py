@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from indexer.publishing import identity
+from indexer.publishing import identity, recall_records
 from indexer.publishing.identity import Identity
 from indexer.settings import GateSettings
 from indexer.storage import text_index, vector_index
 from indexer.storage.control import ControlStore
-from indexer.storage.records import Intent
+from indexer.storage.records import Intent, RecallRecord
 from indexer.storage.search_indices import SearchIndices
-from indexer.storage.vector_index import Maintenance, Recall, TableStats
+from indexer.storage.vector_index import Maintenance, TableStats
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class MaintainedTable:
     name: str
     measured: TableStats
     identity: Identity
-    recall: Recall | None
+    recall: RecallRecord | None
     maintenance: Maintenance
     text_found: float | None = None
 
@@ -62,7 +62,7 @@ def maintain_table(
         intent: The intent that was committed.
         added: The fragments that it added to the table.
         gates: Bounds.
-        built: What was done before; recall is then measured elsewhere.
+        built: What was done before; if recall has to be measured, that is then done elsewhere.
     """
     metric = intent.metadata["metric"]
     trained_rows = intent.trained_rows.get(name)
@@ -71,9 +71,10 @@ def maintain_table(
     kind = index_type(uri, name, intent)
     maintenance = vector_index.maintain(uri, name, kind, metric, trained_rows, search_indices(name, intent))
     measured = vector_index.measure(uri, name)
-    recall = None
-    if measured.index != vector_index.NO_INDEX and built is None:
-        recall = vector_index.measure_recall(uri, name, measured.version, metric, gates.recall_queries, gates.recall)
+    recall = recall_records.still_valid(uri, name, intent, measured, gates)
+    if recall is None and measured.index != vector_index.NO_INDEX and built is None:
+        now = vector_index.measure_recall(uri, name, measured.version, metric, gates.recall_queries, gates.recall)
+        recall = recall_records.recorded(uri, name, intent, measured, gates, now)
     found = text_index.share_found(uri, name, measured.version, measured.text) if measured.text else None
     held = identity.of_commit(uri, ControlStore(uri, index), intent, added, name, measured.version)
     done = maintenance if built is None else built.and_then(maintenance)

@@ -63,6 +63,28 @@ class Sums(Record):
     hashing: str
 
 
+class RecallRecord(Record):
+    """A measurement of a vector index against exact search. It holds until enough of the table differs.
+
+    Attributes:
+        share: Mean share of the 10 nearest rows that the index found.
+        probes: Partitions each query looked into.
+        rows: Rows of the table.
+        queries: The setting ``gates.recall_queries``.
+        wanted: The setting ``gates.recall``.
+        segments: UUIDs of the index's segments.
+        epoch: The epoch for which it was made.
+    """
+
+    share: float
+    probes: int
+    rows: int
+    queries: int
+    wanted: float
+    segments: list[str]
+    epoch: int
+
+
 class Intent(Record):
     """Everything an epoch will be, so that any process can finish it.
 
@@ -84,6 +106,7 @@ class Intent(Record):
         columns: Columns of every table that starts from nothing, as :func:`encoded_columns` gives them. Intents of
             versions without this key keep the columns that the table has.
         sums: Of tables whose sums follow from those of their base; the others are read in full.
+        recalls: Earlier measurements of vector indices that stay; the others are measured.
     """
 
     epoch: int
@@ -101,6 +124,7 @@ class Intent(Record):
     description: Description
     columns: dict[str, str] = Field(default_factory=dict)
     sums: dict[str, Sums] = Field(default_factory=dict)
+    recalls: dict[str, RecallRecord] = Field(default_factory=dict)
     documents_table: str | None = None
 
     @property
@@ -125,6 +149,7 @@ class TableState(Record):
         filters: Kind of scalar index by column.
         search_bytes: Size of these indices.
         sums: What the table holds; ``None`` in epochs of versions that did not record it.
+        recall: The last measurement of its vector index; ``None`` without one, and in epochs of such versions.
     """
 
     name: str
@@ -139,6 +164,7 @@ class TableState(Record):
     filters: dict[str, str] = Field(default_factory=dict)
     search_bytes: int = 0
     sums: Sums | None = None
+    recall: RecallRecord | None = None
 
 
 class DocumentsState(Record):

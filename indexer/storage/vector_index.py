@@ -39,7 +39,7 @@ RETRYABLE = "Retryable commit conflict"
 """Part of Lance's message if another process committed first. Opening the table again shows what is left to do."""
 
 SEGMENT_ROWS = 1 << 20
-"""Rows of a table from which new rows get a segment of their own in the indices of ids and content hashes."""
+"""Rows of a table from which new rows get a segment of their own in its scalar and full-text indices."""
 
 MOST_SEGMENTS = 16
 """Most segments of such an index: every look-up asks all, and Lance compacts fragments of one segment only."""
@@ -144,19 +144,20 @@ def must_train(dataset: lance.LanceDataset, kind: str, metric: str, trained_rows
 
 
 def _fold_in(dataset: lance.LanceDataset) -> None:
-    """Adds new rows to the indices; in those of ids and content hashes of large tables as further segments."""
+    """Adds new rows to the indices; in all but the vector index of large tables as further segments."""
     is_large = dataset.count_rows() > SEGMENT_ROWS
-    segments = {found.name: len(found.segments) for found in dataset.describe_indices()}
-    own = segments.keys() & {search_indices.IDS, search_indices.CONTENTS}
-    grown = {name for name in own if dataset.stats.index_stats(name)["num_unindexed_rows"]}
+    found = dataset.describe_indices()
+    segments = {index.name: len(index.segments) for index in found if index.field_names != [schema.VECTOR]}
+    grown = {name for name in segments if dataset.stats.index_stats(name)["num_unindexed_rows"]}
     # One segment would be written anew every night. Segments that were built in parts stay until there are new rows.
     extended = sorted(name for name in grown if is_large and segments[name] < MOST_SEGMENTS)
     merged = sorted(grown.difference(extended))
     for names, most in ((extended, 0), (merged, max((segments[name] for name in merged), default=0))):
         if names:
             dataset.optimize.optimize_indices(index_names=names, num_indices_to_merge=most)
-    if others := sorted(segments.keys() - own):
-        dataset.optimize.optimize_indices(index_names=others)
+    # Lance itself gives new rows a segment in a vector index, and writes others anew where a partition has outgrown.
+    if vectors := [index.name for index in found if index.field_names == [schema.VECTOR]]:
+        dataset.optimize.optimize_indices(index_names=vectors)
 
 
 def create_vector_index(uri: str, name: str, kind: str, metric: str) -> None:
@@ -237,6 +238,18 @@ def measure(uri: str, name: str) -> TableStats:
         filters=scalar_indices.built(dataset),
         search_bytes=search_indices.index_bytes(dataset),
     )
+
+
+def segment_rows(uri: str, name: str, version: int) -> dict[str, int]:
+    """Rows that every segment of a table's vector index covers, by the segment's UUID; deleted rows do not count."""
+    dataset = open_version(uri, name, version)
+    rows = {part.fragment_id: part.metadata.num_rows for part in dataset.get_fragments()}
+    found = [found for found in dataset.describe_indices() if found.field_names == [schema.VECTOR]]
+    return {
+        segment.uuid: sum(rows.get(fragment, 0) for fragment in segment.fragment_ids)
+        for index in found
+        for segment in index.segments
+    }
 
 
 def _index_type(dataset: lance.LanceDataset) -> str:

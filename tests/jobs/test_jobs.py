@@ -126,7 +126,8 @@ def test_the_summary_is_the_last_line(indexed: dict[str, Any]) -> None:
     keys = {"epoch", "documents", "indexed", "quarantined", "truncated", "chunks", "tokens", "seconds"}
     assert keys | {"tokens_per_second", "tables"} <= indexed.keys()
     assert (indexed["epoch"], indexed["indexed"]) == (1, DOCUMENTS)
-    assert [set(table) for table in indexed["tables"]] == [{"name", "width", "rows", "bytes", "index"}] * 2
+    named = {"name", "width", "rows", "bytes", "index", "recall", "recall_epoch"}
+    assert [set(table) for table in indexed["tables"]] == [named] * 2
 
 
 def test_nothing_is_left_running(indexed: dict[str, Any], ray_folder: str) -> None:

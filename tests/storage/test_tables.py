@@ -12,8 +12,10 @@ from indexer import schema
 from indexer.errors import CannotFinish, IndexerError
 from indexer.inference import matryoshka
 from indexer.schema import Layout
-from indexer.storage import commits, filters, lookups, scalar_indices, tables, vector_index
+from indexer.settings import TextSettings
+from indexer.storage import commits, filters, lookups, scalar_indices, tables, text_index, vector_index
 from indexer.storage.commits import Change
+from indexer.storage.description import TextRecord
 from indexer.storage.search_indices import SearchIndices
 
 LAYOUT = Layout("docs", 1, (64, 32), "float32", "cosine", pa.schema([pa.field("kind", pa.string())]))
@@ -163,7 +165,8 @@ def test_the_vector_index_of_a_table_that_has_doubled_is_trained_anew(uri: str) 
 def test_new_rows_of_a_large_table_get_segments_until_there_are_many(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vector_index, "SEGMENT_ROWS", 100)
     monkeypatch.setattr(vector_index, "MOST_SEGMENTS", 3)
-    wanted = SearchIndices(contents=True)
+    text = TextRecord(columns=["kind"], **TextSettings().model_dump())
+    wanted = SearchIndices(text, ["kind"], contents=True)
     version = commits.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, rows(0, 200))))
     segments, fragments = [], []
     for epoch in range(2, 8):
@@ -191,6 +194,9 @@ def test_new_rows_of_a_large_table_get_segments_until_there_are_many(uri: str, m
     ]
     same = lookups.lookup_contents(uri, NAME, version, [bytes(16), b"x" * 16], ["id"])
     assert same.num_rows == len(left)
+    dataset = tables.open_version(uri, NAME, version)
+    assert len(text_index.search(dataset, "page", ["kind"], 1000, None, ["id", "chunk"])) == len(left)
+    assert dataset.count_rows(filters.one_of("kind", ["page"])) == len(left)
 
 
 def test_an_untouched_table_of_another_schema_is_made_anew(uri: str) -> None:
