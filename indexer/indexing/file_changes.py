@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from indexer import schema
 from indexer.errors import IndexerError
@@ -13,13 +12,9 @@ from indexer.indexing import diff, increment, published_rows
 from indexer.indexing.diff import RangeDiff
 from indexer.indexing.increment import Known
 from indexer.indexing.job import Job
-from indexer.storage import lookups
 from indexer.storage.control import ControlStore
 from indexer.storage.digest_files import DigestFiles
 from indexer.storage.records import Epoch
-
-LOOKED_UP = 20_000
-"""Most ids that are looked up one by one in the published table; for more of them a range of ids is read whole."""
 
 
 @dataclass(frozen=True)
@@ -114,23 +109,13 @@ def compare_range(
         return published_rows.cut(found, low, high)
 
     known = Known(
-        published=lambda ids: _published(uri, published, ids, low, high),
+        published=lambda ids: published_rows.keys_of(uri, published, ids.to_arrow().cast(pa.string()), low, high),
         elsewhere=lambda ids: _elsewhere(digests, files.unchanged, ids),
         quarantine=_quarantine(uri, published, files.places),
         has_copies=files.has_copies,
     )
     added = {at: read(name) for at, name in files.added.items()}
     return increment.compare(added, list(map(read, files.removed)), known, low, high)
-
-
-def _published(uri: str, published: Epoch, ids: pl.Series, low: str | None, high: str | None) -> pa.Table:
-    """Published documents with some ids, and maybe others of their range."""
-    if len(ids) > LOOKED_UP:
-        return published_rows.published_keys(uri, published, low, high)
-    narrow = published.tables[-1]
-    columns = [*diff.PUBLISHED_COLUMNS, schema.CHUNK]
-    rows = lookups.lookup(uri, narrow.name, narrow.version, ids.to_list(), columns)
-    return rows.filter(pc.field(schema.CHUNK) == 0)
 
 
 def _elsewhere(digests: DigestFiles, unchanged: dict[int, str], ids: pl.Series) -> pl.DataFrame:
