@@ -125,9 +125,10 @@ def _updated(
     base = intent.sums.get(name)
     if base is None or base.hashing != HASHING:
         return None
-    dropped = store.removals(intent.removals).to_pylist()
-    if sum(part["physical_rows"] for part in added) + len(dropped) > min(MOST, base.rows // FEW):
+    removals = store.removals(intent.removals)
+    if sum(part["physical_rows"] for part in added) + len(removals) > min(MOST, base.rows // FEW):
         return None
+    dropped = removals.to_pylist()
     come = pa.Table.from_batches(tables.read_staged(uri, name, added, COLUMNS), _SCHEMA)
     try:
         gone = _summed(_looked_up(uri, name, intent.bases[name], dropped))

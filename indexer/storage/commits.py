@@ -44,6 +44,9 @@ ADDRESS_BITS = 32
 LOOKED_UP = 64
 """Ids are looked up in the index if at most one row in so many is dropped; reading all ids is quicker for more."""
 
+LISTED = 20_000
+"""Dropped ids that are a list of Python's at once."""
+
 NOTHING = 0
 """Base of an epoch that starts from nothing: its rows replace the whole content."""
 
@@ -258,7 +261,9 @@ def _addresses(dataset: lance.LanceDataset, ids: pa.ChunkedArray) -> np.ndarray:
         )
         found = [rows["_rowaddr"].filter(pc.is_in(rows[schema.ID], value_set=ids)) for rows in whole]
     else:
-        found = [rows["_rowaddr"] for rows in looked_up(dataset, ids.to_pylist(), [], with_row_address=True)]
+        portions = (ids.slice(start, LISTED).to_pylist() for start in range(0, len(ids), LISTED))
+        rows = (part for some in portions for part in looked_up(dataset, some, [], with_row_address=True))
+        found = [part["_rowaddr"] for part in rows]
     return np.concatenate([np.empty(0, np.uint64), *(part.to_numpy() for part in found)])
 
 

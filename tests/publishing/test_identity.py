@@ -58,6 +58,21 @@ def test_sums_are_those_of_the_whole_table(root: Path) -> None:
     assert epoch.documents.sums == whole.of_documents.sums
 
 
+def test_more_dropped_ids_than_the_bound_stay_in_arrow(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dropped:
+        """Ids that would not fit into a list of Python's."""
+
+        def __len__(self) -> int:
+            return identity.MOST + 1
+
+        def to_pylist(self) -> list[str]:
+            raise MemoryError
+
+    epoch = ControlStore(str(root / "index"), "docs").epoch(2)
+    monkeypatch.setattr(ControlStore, "removals", lambda *_: Dropped())
+    assert updated(root, epoch.tables[0].version) is None
+
+
 def _doubled(dataset: lance.LanceDataset) -> None:
     dataset.insert(dataset.to_table(filter="id = 'x'"))
 
