@@ -1,5 +1,6 @@
 """A run on a cluster that grows and shrinks under it: Ray's autoscaler with its fake machines."""
 
+import re
 import threading
 import time
 from functools import partial
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from indexer import progress
 from indexer.cluster.growth import Growth
 from indexer.cluster.placement import Placement
 from indexer.errors import IndexerError
@@ -27,6 +29,7 @@ def test_a_run_takes_machines_that_come_and_gives_them_back(
 
     When Ray ends an idle machine is Ray's affair: its fake ones stayed for a minute and more.
     """
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     rows = words(680)
     write(tmp_path / "corpus" / "a.parquet", rows)
     seen: list[int] = []
@@ -41,7 +44,7 @@ def test_a_run_takes_machines_that_come_and_gives_them_back(
         monkeypatch.setenv("RAY_TMPDIR", head.folder)
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
         cluster = {"address": head.address, "cpus_per_worker": 2, "wait_minutes": 5}
-        given = settings(tmp_path, cluster=cluster, run={"shard_mb": 0.016})
+        given = settings(tmp_path, cluster=cluster, run={"shard_mb": 0.016, "progress": "lines"})
         watching = threading.Thread(target=look)
         watching.start()
         try:
@@ -49,13 +52,16 @@ def test_a_run_takes_machines_that_come_and_gives_them_back(
         finally:
             ended.set()
             watching.join()
-    print(seen, summary["seconds"], summary["stages"])
     assert seen[0] == 0
     assert max(seen) == MACHINES
     said = capsys.readouterr().err
+    print(said, seen, summary["seconds"], summary["stages"])
     assert "waiting for a machine with 2 cores each, for at most 5 minutes" in said
     assert "more workers came: starting them" in said
     assert said.count("its place is given back") >= 2
+    working = [int(workers) for workers in re.findall(r"(\d+) workers, ", said)]
+    assert (working[0] < MACHINES, max(working)) == (True, MACHINES)
+    assert working[-1] <= 2, "the others end before the run"
     (report,) = RunReports(given.index.uri, given.index.name).latest()
     assert len(report.workers) == MACHINES
     assert (summary["indexed"], summary["restarts"], summary["quarantined"]) == (len(rows), 0, 0)
