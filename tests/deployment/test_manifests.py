@@ -1,16 +1,16 @@
-"""The Kubernetes manifests, against the schemas of Kubernetes.
+"""The Kubernetes manifests, against the schemas of Kubernetes and of KubeRay.
 
-KubeRay's own schemas are in no package. What is inside a pod is checked here; the rest of RayJob and RayCluster was
-checked by hand against KubeRay's custom resource definitions (commit feeaf72, 2026-08-19).
+KubeRay's rules in CEL are not evaluated; our manifests set nothing that has one.
 """
 
 import ast
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
@@ -19,6 +19,7 @@ import indexer.commands.main
 from indexer.cluster.placement import Placement
 from indexer.commands.command import command_line, load
 from indexer.settings import Settings
+from tests.support import kuberay
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,6 +66,36 @@ def test_pods_of_ray_are_valid(name: str, template: dict[str, Any]) -> None:
     assert [one["securityContext"]["allowPrivilegeEscalation"] for one in spec["containers"]] == [False]
     mounted = {mount["name"] for one in spec["containers"] for mount in one["volumeMounts"]}
     assert mounted == {volume["name"] for volume in spec["volumes"]}, name
+
+
+@pytest.mark.parametrize("version", kuberay.VERSIONS)
+@pytest.mark.parametrize("file", sorted(OURS))
+def test_what_kuberay_knows_is_valid(file: str, version: str) -> None:
+    (resource,) = documents(file)
+    schema = kuberay.schemas()[version][resource["kind"]]
+    jsonschema.validate(resource, schema)
+    named = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": resource["metadata"]}
+    kubernetes_validate.validate(named, VERSION, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda spec: spec | {"rayVersions": "2"}, "rayVersions"),
+        (lambda spec: spec | {"authOptions": {"mode": "tokens"}}, "'tokens' is not one of"),
+        (lambda spec: spec | {"workerGroupSpecs": [spec["workerGroupSpecs"][0] | {"maxReplicas": "2"}]}, "'2' is not"),
+        (lambda spec: spec | {"workerGroupSpecs": [spec["workerGroupSpecs"][0] | {"minReplica": 2}]}, "minReplica"),
+        (lambda spec: {name: value for name, value in spec.items() if name != "headGroupSpec"}, "headGroupSpec"),
+    ],
+)
+def test_what_kuberay_would_refuse_is_refused(change: Callable[[dict[str, Any]], dict[str, Any]], reason: str) -> None:
+    (cluster,) = documents("raycluster.yaml")
+    (job,) = documents("rayjob.yaml")
+    spoiled = job["spec"] | {"rayClusterSpec": change(job["spec"]["rayClusterSpec"])}
+    for resource in (cluster | {"spec": change(cluster["spec"])}, job | {"spec": spoiled}):
+        for kinds in kuberay.schemas().values():
+            with pytest.raises(jsonschema.ValidationError, match=reason):
+                jsonschema.validate(resource, kinds[resource["kind"]])
 
 
 def test_the_run_has_its_settings_and_its_version() -> None:
