@@ -19,12 +19,7 @@ pytestmark = pytest.mark.heavy
 ROWS = [(f"d{row}", f"text {row}", "ab"[row % 2]) for row in range(60)]
 
 
-def param(name: str) -> object:
-    skip = pytest.mark.skipif(stores.MISSING.get(name, False), reason="its emulator is not installed: see stores.py")
-    return pytest.param(name, marks=skip)
-
-
-@pytest.fixture(scope="module", params=[param(name) for name in stores.STORES])
+@pytest.fixture(scope="module", params=[sources.param(name) for name in stores.STORES])
 def store(request: pytest.FixtureRequest) -> Iterator[Store]:
     with stores.STORES[request.param]() as (root, put):
         for suffix in ("parquet", "jsonl.gz"):

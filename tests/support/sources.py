@@ -6,10 +6,13 @@ import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from tests.support import stores
 from tests.support.hub import REPO, hub_of
@@ -66,12 +69,19 @@ def write_files(folder: Path, suffix: str, rows: Sequence[Row], files: int = 2) 
         (folder / f"part-{number}.{suffix}").write_bytes(content)
 
 
+def hive_parquet(rows: Sequence[Row]) -> bytes:
+    """Rows as Parquet, without the column that a directory names."""
+    written = io.BytesIO()
+    pq.write_table(table(rows).drop_columns(["kind"]), written)
+    return written.getvalue()
+
+
 def hive(folder: Path, rows: Sequence[Row]) -> None:
     """Writes rows as Parquet files in directories that name the payload column."""
     for kind in sorted({kind for *_, kind in rows}):
         below = folder / f"kind={kind}"
         below.mkdir(parents=True)
-        pq.write_table(table([row for row in rows if row[2] == kind]).drop_columns(["kind"]), below / "0.parquet")
+        (below / "0.parquet").write_bytes(hive_parquet([row for row in rows if row[2] == kind]))
 
 
 def lance_dataset(folder: Path, rows: Sequence[Row]) -> None:
@@ -84,8 +94,29 @@ def lance_dataset(folder: Path, rows: Sequence[Row]) -> None:
     dataset.delete("id = 'deleted'")
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where a corpus is read.
+
+    Attributes:
+        uri: The corpus's URI.
+        folder: Its files on this machine.
+        put: Writes an object of a store; ``None`` where files are read from the folder.
+    """
+
+    uri: str
+    folder: Path
+    put: stores.Put | None = None
+
+    def upload(self) -> None:
+        """Puts what the folder has now where the corpus is read."""
+        if self.put is not None:
+            for path in self.folder.iterdir():
+                self.put(f"docs/{path.name}", path.read_bytes())
+
+
 @contextmanager
-def source(name: str, root: Path, rows: Sequence[Row]) -> Iterator[str]:
+def source(name: str, root: Path, rows: Sequence[Row]) -> Iterator[Source]:
     """Writes rows to a source.
 
     Args:
@@ -94,7 +125,7 @@ def source(name: str, root: Path, rows: Sequence[Row]) -> Iterator[str]:
         rows: The rows.
 
     Yields:
-        The corpus's URI.
+        The source.
     """
     if name == "hive":
         hive(root, rows)
@@ -104,18 +135,20 @@ def source(name: str, root: Path, rows: Sequence[Row]) -> Iterator[str]:
         write_files(root, name if name in FILES else "parquet", rows)
     if name == "hub":
         with hub_of(root):
-            yield f"hf://datasets/{REPO}"
+            yield Source(f"hf://datasets/{REPO}", root)
     elif name in stores.STORES:
         with stores.STORES[name]() as (uri, put):
-            for path in root.iterdir():
-                put(f"docs/{path.name}", path.read_bytes())
-            yield f"{uri}/docs"
+            found = Source(f"{uri}/docs", root, put)
+            found.upload()
+            yield found
     else:
-        yield str(root)
+        yield Source(str(root), root)
 
 
-SOURCES = (
-    *("parquet", "jsonl", "csv.gz", "hive", "lance", "hub"),
-    *(name for name in stores.STORES if not stores.MISSING.get(name)),
-)
-"""Sources that this machine has; emulators of some stores may not be installed."""
+SOURCES = ("parquet", "jsonl", "csv.gz", "hive", "lance", "hub", *stores.STORES)
+
+
+def param(name: str, *marks: pytest.MarkDecorator) -> Any:
+    """A source as a test's parameter: skipped, and seen to be, where its emulator is not installed."""
+    reason = "its emulator is not installed: see tests/support/stores.py"
+    return pytest.param(name, marks=[pytest.mark.skipif(stores.MISSING.get(name, False), reason=reason), *marks])

@@ -58,6 +58,7 @@ def s3() -> Iterator[Store]:
     }
     with _environment(names):
         yield "s3://bucket", lambda key, content: _put("s3://bucket", key, content)
+    _request(port, "POST", "/moto-api/reset")  # every server of a process has the same buckets
     server.stop()
 
 
