@@ -4,11 +4,15 @@ import io
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import count
 from typing import Any
 
 from indexer.evaluation.measures import NDCG
 
 MEGABYTE = 1e6
+
+LABEL_POINTS = 7
+"""Size of a name in a chart."""
 
 FIRST, SECOND, CHOSEN, REST = "#1f6f8b", "#c8773a", "#b3362c", "#9aa5ab"
 
@@ -54,12 +58,28 @@ def _against_bytes(axis: Any, rows: Sequence[Mapping[str, Any]], chosen: str, fr
         axis.scatter(_bytes(row) / MEGABYTE, row[NDCG], color=colour, s=28, zorder=3)
     best = sorted((row for row in rows if row["name"] in front), key=_bytes)
     axis.plot([_bytes(row) / MEGABYTE for row in best], [row[NDCG] for row in best], color=FIRST, lw=1, zorder=2)
-    for row in best:
-        axis.annotate(row["name"], (_bytes(row) / MEGABYTE, row[NDCG]), (4, -9), textcoords="offset points", fontsize=7)
     axis.margins(x=0.15, y=0.12)
     axis.set_title("Quality against bytes: what is surely best for its size; red is recommended")
     axis.set_xlabel("MB of tables and indices")
     axis.set_ylabel(NDCG)
+    _name_points(axis, {row["name"]: (_bytes(row) / MEGABYTE, row[NDCG]) for row in best})
+
+
+def _name_points(axis: Any, points: Mapping[str, tuple[float, float]]) -> None:
+    """Writes names beside points, each as near as it covers no other name and stays within the figure's sides."""
+    axis.figure.tight_layout()  # the places of points have to be final
+    placed: list[Any] = []
+    for name, point in points.items():
+        label = axis.annotate(name, point, (4, 0), textcoords="offset points", va="center", fontsize=LABEL_POINTS)
+        label.set_in_layout(False)
+        if label.get_window_extent().x1 > axis.figure.bbox.x1:
+            label.set(ha="right", x=-4)
+        # Below, above, further below, and so on.
+        for step in count(2):
+            label.set(y=(-1) ** (step + 1) * (step // 2) * LABEL_POINTS)
+            if not any(label.get_window_extent().overlaps(other) for other in placed):
+                break
+        placed.append(label.get_window_extent())
 
 
 def _by_width(axis: Any, rows: Sequence[Mapping[str, Any]], chosen: str) -> None:  # noqa: ARG001

@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 import polars as pl
@@ -113,8 +114,6 @@ def markdown(summary: Mapping[str, Any]) -> str:
     lines = [
         f"# {_title(summary)}",
         "",
-        _subject(summary),
-        "",
         _counts(summary),
         "",
         f"**{_heading(summary)}:** {_recommended(summary)}",
@@ -137,7 +136,6 @@ def page(summary: Mapping[str, Any], details: Details) -> str:
     return render(
         "evaluation.html",
         title=_title(summary),
-        subject=_subject(summary),
         heading=_heading(summary),
         counts=_counts(summary),
         recommended=_recommended(summary),
@@ -174,11 +172,12 @@ def _heading(summary: Mapping[str, Any]) -> str:
 
 
 def _title(summary: Mapping[str, Any]) -> str:
-    return str(summary.get("title", f"Evaluation of {summary['index']}, epoch {summary['epoch']}"))
-
-
-def _subject(summary: Mapping[str, Any]) -> str:
-    return f"{summary['model']}, epoch of {summary['published']}, {summary['rows']:,} rows, queries: {summary['asked']}"
+    """What was judged: index, epoch and its date, model, rows, and the kind of queries."""
+    what = summary.get("title", f"Evaluation of {summary['index']}, epoch {summary['epoch']}")
+    # Of a local directory the last two names, as those of a hub's id.
+    model = "/".join(PurePath(summary["model"]).parts[-2:])
+    date, rows = summary["published"][:10], summary["rows"]
+    return f"{what} of {date}: {model}, {rows:,} rows, queries: {summary['asked']}"
 
 
 def _counts(summary: Mapping[str, Any]) -> str:
