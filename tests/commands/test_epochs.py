@@ -102,6 +102,22 @@ def test_a_changed_setting_is_named_with_both_values(command: Command, root: Pat
     assert "model.name" not in found["settings"]
 
 
+def test_another_vllm_and_driver_are_named_with_both_values(command: Command, root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    versions = {1: {"vllm": "0.31.0", "torch": "2.13.0"}, 2: {"vllm": "0.32.0", "torch": "2.13.0", "driver": "590.44"}}
+    for number, made_with in versions.items():
+        path = tmp_path / "index" / "_docs" / "epochs" / f"{number:012d}.json"
+        epoch = json.loads(path.read_text(encoding="utf-8"))
+        engine = {"made_with": made_with, "probe_ids": [], "probe_vectors": ""}
+        epoch["description"]["engine"] = engine | {"published_cosine": None, "least_cosine": 0.99}
+        path.write_text(json.dumps(epoch), encoding="utf-8")
+    found = json.loads(command("diff", "1", "2", "--json", root=tmp_path))
+    assert found["made_with"] == {"vllm": ["0.31.0", "0.32.0"], "driver": [None, "590.44"]}
+    shown = [line.split() for line in command("diff", "1", "2", root=tmp_path).splitlines()]
+    assert ["made", "with", "vllm", "0.31.0", "0.32.0"] in shown
+    assert ["made", "with", "driver", "590.44"] in shown
+
+
 def test_numbers_of_epochs_are_counted(command: Command) -> None:
     with pytest.raises(SettingsError, match="diff needs the numbers of two epochs"):
         command("diff", "1")
