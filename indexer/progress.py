@@ -52,11 +52,14 @@ class Progress:
         """
         self._total, self._unit, self._workers = total, unit, 0
         self._style = ("bar" if sys.stderr.isatty() else "lines") if style == "auto" else style
-        self._documents = self._tokens = self._said = 0
-        self._start = self._last_line = time.monotonic()
+        self._documents = self._tokens = self._counted = 0
+        self._start = self._looked = time.monotonic()
+        self._recent: float | None = None
         from tqdm import tqdm  # noqa: PLC0415  # a command that lacks a package can say so without this one
 
-        self._bar = tqdm(total=total, unit=unit, disable=self._style != "bar", dynamic_ncols=True)
+        # The bar's own time left is one number: ours, a range, stands in its place.
+        bar = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]"
+        self._bar = tqdm(total=total, unit=unit, disable=self._style != "bar", dynamic_ncols=True, bar_format=bar)
 
     def __enter__(self) -> Self:
         """Starts the clock."""
@@ -68,6 +71,7 @@ class Progress:
         """Closes the bar, or prints the last line."""
         self._bar.close()
         if kind is None and self._style == "lines" and self._documents:
+            self._look()
             self._print_line()
 
     def add(self, documents: int, tokens: int, workers: int) -> None:
@@ -81,32 +85,44 @@ class Progress:
         self._documents += documents
         self._tokens += tokens
         self._workers = workers
+        is_due = time.monotonic() - self._looked >= LINE_SECONDS
+        if is_due:
+            self._look()
+        told = f"{self._rate():,.0f} tok/s, {self._workers} workers, {self._left()} left"
+        self._bar.set_postfix_str(told, refresh=False)
         self._bar.update(documents)
-        self._bar.set_postfix_str(f"{self._rate():,.0f} tok/s, {self._workers} workers", refresh=False)
-        if self._style == "lines" and time.monotonic() - self._last_line >= LINE_SECONDS:
+        if is_due and self._style == "lines":
             self._print_line()
 
     def _rate(self) -> float:
         """Tokens per second since the start."""
         return self._tokens / max(time.monotonic() - self._start, 1e-9)
 
+    def _look(self) -> None:
+        """Measures the seconds of a document since the last look."""
+        now = time.monotonic()
+        done = self._documents - self._counted
+        self._recent = (now - self._looked) / done if done else None
+        self._looked, self._counted = now, self._documents
+
+    def _left(self) -> str:
+        """The time left, by the rate since the start and by that of late: shards differ in length."""
+        paces = [(time.monotonic() - self._start) / max(self._documents, 1)]
+        paces += [self._recent] if self._recent is not None else []
+        return f"{as_range([pace * (self._total - self._documents) for pace in paces])} s"
+
     def _print_line(self) -> None:
         """Prints one plain line of progress."""
-        now = time.monotonic()
-        # The rate since the start and the one since the last line bound the time that is left: shards differ in length.
-        spans = [(now - self._start, self._documents), (now - self._last_line, self._documents - self._said)]
-        left = sorted(seconds / done * (self._total - self._documents) for seconds, done in spans if done)
-        self._last_line, self._said = now, self._documents
         share = self._documents / max(self._total, 1)
         say(
             f"{self._documents:,}/{self._total:,} {self._unit} ({share:.0%}), {self._rate():,.0f} tokens/s, "
-            f"{self._workers} workers, {_range(left)} s left"
+            f"{self._workers} workers, {self._left()} left"
         )
 
 
-def _range(bounds: Sequence[float]) -> str:
-    """The least and the largest of some numbers, as one where they are equal to the second."""
-    return " to ".join(dict.fromkeys(f"{bound:,.0f}" for bound in (min(bounds, default=0.0), max(bounds, default=0.0))))
+def as_range(numbers: Sequence[float]) -> str:
+    """The least and the largest of some numbers in words, as one where they are equal once they are rounded."""
+    return " to ".join(dict.fromkeys(f"{number:,.0f}" for number in (min(numbers), max(numbers))))
 
 
 @dataclass

@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, CliSettingsSource
 from indexer.errors import SettingsError, did_you_mean
 from indexer.job_settings import ENV_PREFIX, JobSettings
 from indexer.settings import EngineSettings, EvaluateSettings, ScoreSettings, Settings
+from indexer.version import __version__
 
 JobSettingsT = TypeVar("JobSettingsT", bound=JobSettings)
 
@@ -27,8 +28,9 @@ class CommandLine(argparse.ArgumentParser):
 
 
 def command_line(description: str) -> CommandLine:
-    """Command line with ``--config``; a job adds its own flags, :func:`load` adds one flag per setting."""
+    """Command line with ``--config`` and ``--version``; a job adds flags, :func:`load` adds one per setting."""
     command = CommandLine(description=description, allow_abbrev=False)
+    command.add_argument("--version", action="version", version=f"qwen3-index {__version__}")
     command.add_argument(
         "--config",
         type=Path,

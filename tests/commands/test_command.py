@@ -1,5 +1,6 @@
 """What every command has: sections that can be left out, a help that can be read, completion."""
 
+import importlib
 import subprocess
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from indexer.commands.command import command_line, load
 from indexer.commands.main import COMMANDS
 from indexer.errors import SettingsError
 from indexer.settings import EvaluateSettings
+from indexer.version import __version__
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,6 +43,16 @@ def test_the_help_begins_with_the_command_s_own_flags(
     assert len(usage.splitlines()) <= 6
     assert usage.endswith("[--SECTION.KEY VALUE ...]")
     assert rest.index("--config FILE") < rest.index("--index.uri") < rest.index("--cluster.workers")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_tells_the_version(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", [f"qwen3-index {name}", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f"indexer.commands.{name}").main()
+    assert (ended.value.code, capsys.readouterr().out) == (0, f"qwen3-index {__version__}\n")
 
 
 def test_completion_knows_every_command_and_flag(
