@@ -1,7 +1,7 @@
 """Estimates what shards will take: tokens, seconds, GPU-hours, money."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -25,6 +25,9 @@ SHARE_OF_LIMIT = 0.4
 
 TERA = 1e12
 
+WEEK = 7
+"""Latest runs whose rates bound the time of the next one."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -37,6 +40,7 @@ class Estimate:
             is known.
         money: GPU-hours at ``run.gpu_hour_price``; ``None`` if either is not known.
         basis: What the GPU-hours were estimated by.
+        seconds_range: At the highest and the lowest rate of the last runs; ``None`` before the first one.
     """
 
     tokens: int
@@ -45,17 +49,20 @@ class Estimate:
     gpu_hours: float | None
     money: float | None
     basis: str
+    seconds_range: tuple[float, float] | None = None
 
 
 def of_shards(job: Job, shards: Sequence[Shard]) -> Estimate:
     """Estimates what shards will take, from a sample of their texts."""
     tokens, chunks = _tokens(job, shards)
-    last = last_run(job)
-    seconds = tokens / last.tokens_per_second if last else None
+    runs = list(islice(_runs(job), WEEK))
+    last = runs[0] if runs else None
+    took = [tokens / run.tokens_per_second for run in runs]
     hours, basis = _gpu_hours(job, tokens, chunks, last)
     price = job.settings.run.gpu_hour_price
     money = None if hours is None or price is None else hours * price
-    return Estimate(tokens, chunks, seconds, hours, money, basis)
+    bounds = (min(took), max(took)) if took else None
+    return Estimate(tokens, chunks, took[0] if took else None, hours, money, basis, bounds)
 
 
 def left_shards(job: Job, found: Changes) -> list[Shard]:
@@ -85,8 +92,13 @@ def refuse_above(estimate: Estimate, budget: float) -> None:
 
 def last_run(job: Job) -> RunTotals | None:
     """The last of some runs that embedded something."""
+    return next(_runs(job), None)
+
+
+def _runs(job: Job) -> Iterator[RunTotals]:
+    """Those of the latest runs that embedded something, the newest first."""
     runs = (epoch.description.run for epoch in islice(job.store.newest_first(), NIGHTS))
-    return next((run for run in runs if run.tokens_per_second), None)
+    return (run for run in runs if run.tokens_per_second)
 
 
 def _gpu_hours(job: Job, tokens: int, chunks: int, last: RunTotals | None) -> tuple[float | None, str]:

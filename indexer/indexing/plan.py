@@ -15,6 +15,7 @@ from indexer.indexing.changes import Changes
 from indexer.indexing.estimate import Estimate
 from indexer.indexing.job import Job, Rebuild, open_job
 from indexer.inference import matryoshka
+from indexer.progress import as_range
 from indexer.publishing.gates import Gate
 from indexer.settings import Settings
 from indexer.storage.control import ControlStore
@@ -24,6 +25,8 @@ COUNTS = (
     *("deleted", "moved", "copied", "kept", "quarantined"),
 )
 """Counts of the comparison that a plan gives."""
+
+MEGABYTE = 1e6
 
 
 def plan(settings: Settings, *, rebuild: Rebuild = False, budget: float | None = None) -> dict[str, Any]:
@@ -35,9 +38,10 @@ def plan(settings: Settings, *, rebuild: Rebuild = False, budget: float | None =
         budget: As for :func:`indexer.indexing.run`; a plan above it is listed as refused.
 
     Returns:
-        Files, shards, documents, workers, bytes per table and all gates; tokens are estimated from a sample, seconds
-        from the last run's rate, GPU-hours and money as in :class:`indexer.indexing.estimate.Estimate`. ``refused``
-        lists the gates that would refuse. JSON-ready.
+        Files, shards, documents, workers and all gates; ``vector_bytes`` of the chunks that are left to embed, by width
+        table, and ``table_bytes`` of the published tables, without what the run adds. Tokens are estimated from a
+        sample, seconds from the last run's rate, GPU-hours and money as in
+        :class:`indexer.indexing.estimate.Estimate`. ``refused`` lists the gates that would refuse. JSON-ready.
 
     Raises:
         SettingsError: The settings contradict the model or the published index.
@@ -71,10 +75,12 @@ def _described(job: Job, found: Changes, gates: Sequence[Gate], budget: float | 
         "estimated_tokens": taken.tokens,
         "estimated_chunks": taken.chunks,
         "estimated_seconds": None if taken.seconds is None else round(taken.seconds),
+        "estimated_seconds_range": None if taken.seconds_range is None else [round(one) for one in taken.seconds_range],
         "estimated_gpu_hours": None if taken.gpu_hours is None else round(taken.gpu_hours, 4),
         "estimated_money": None if taken.money is None else round(taken.money, 2),
         "estimated_by": taken.basis,
         "vector_bytes": {job.layout.table(width): taken.chunks * width * itemsize for width in job.layout.widths},
+        "table_bytes": {} if job.published is None else {table.name: table.bytes for table in job.published.searched},
         "gates": {gate.name: gate.measured for gate in gates},
         "refused": [*(str(gate) for gate in gates if not gate.holds), *_above(taken, budget)],
         "conventions": job.model.conventions(),
@@ -94,24 +100,36 @@ def _above(taken: Estimate, budget: float | None) -> list[str]:
 def in_words(planned: Mapping[str, Any]) -> str:
     """A plan for people, in lines."""
     counted = ", ".join(f"{planned[name]:,} {name}" for name in COUNTS if name != "documents")
-    seconds = planned["estimated_seconds"]
-    took = "the time is not known before the first run" if seconds is None else f"about {seconds:,} s as the last run"
-    tables = ", ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in planned["vector_bytes"].items())
     refused = "; ".join(planned["refused"])
     return "\n".join(
         [
             f"epoch      {planned['epoch']} from {planned['documents']:,} rows in {planned['files']:,} files",
             f"documents  {counted}",
             *(f"change     {text}: from stored vectors, nothing is embedded" for text in planned["changes"]),
-            f"to embed   {planned['to_embed']:,} documents in {planned['shards']:,} shards; {took}",
+            f"to embed   {planned['to_embed']:,} documents in {planned['shards']:,} shards; {_time_in_words(planned)}",
             f"           about {planned['estimated_tokens']:,} tokens in {planned['estimated_chunks']:,} chunks",
             f"           {_cost_in_words(planned)}",
-            f"vectors    {tables}",
+            f"vectors    {_sizes_in_words(planned['vector_bytes'])} of what is embedded",
+            *([f"tables     {_sizes_in_words(planned['table_bytes'])} as published"] if planned["table_bytes"] else []),
             *_conventions_in_words(planned["conventions"]),
             f"workers    {planned['workers']}",
             f"gates      {f'would refuse: {refused}' if refused else 'hold'}",
         ]
     )
+
+
+def _sizes_in_words(sizes: Mapping[str, int]) -> str:
+    """Bytes by table."""
+    return ", ".join(f"{name} {size / MEGABYTE:,.1f} MB" for name, size in sizes.items())
+
+
+def _time_in_words(planned: Mapping[str, Any]) -> str:
+    """Seconds of a plan, as a range where runs differed."""
+    seconds, bounds = planned["estimated_seconds"], planned["estimated_seconds_range"]
+    if seconds is None:
+        return "the time is not known before the first run"
+    told = f"about {seconds:,} s as the last run"
+    return told if bounds[0] == bounds[1] else f"{told}, {as_range(bounds)} s as the last few"
 
 
 def _conventions_in_words(told: Mapping[str, Any]) -> Iterator[str]:

@@ -70,6 +70,23 @@ def test_the_last_run_s_rate_and_gpus_give_hours_and_money(tmp_path: Path) -> No
     assert run_here_within(given, 1.0)["indexed"] == 50
 
 
+def test_the_time_is_a_range_by_the_rates_of_the_last_runs(tmp_path: Path) -> None:
+    given = settings(tmp_path)
+    for number, rate in ((1, 1000.0), (2, 250.0), (3, 400.0)):
+        rows = [(f"{number}-{name}", text) for name, text in words(10, seed=number)]
+        write(tmp_path / "corpus" / f"{number}.parquet", rows)
+        run_here(given)
+        measured_on(given, number, gpus=1, tokens_per_second=rate)
+    write(tmp_path / "corpus" / "more.parquet", [(f"more-{name}", text) for name, text in words(50, seed=4)])
+    found = estimated(given)
+    assert found.seconds == pytest.approx(found.tokens / 400)
+    assert found.seconds_range == pytest.approx((found.tokens / 1000, found.tokens / 250))
+    told = {"estimated_seconds": 3000, "estimated_seconds_range": [1200, 4800]}
+    assert plan._time_in_words(told) == "about 3,000 s as the last run, 1,200 to 4,800 s as the last few"
+    same = told | {"estimated_seconds_range": [3000, 3000]}
+    assert plan._time_in_words(same) == "about 3,000 s as the last run"
+
+
 def run_here_within(given: Settings, budget: float) -> dict[str, Any]:
     cluster: Any = LocalCluster()
     return night.run(given, model(given), cluster, budget=budget)

@@ -302,6 +302,7 @@ def test_plan_tells_and_does_nothing(tmp_path: Path) -> None:
     plan = indexing_plan.plan(given)
     assert (plan["files"], plan["documents"], plan["to_embed"], plan["new"]) == (1, 200, 200, 200)
     assert plan["vector_bytes"] == {"docs_d384": 200 * 384 * 4, "docs_d96": 200 * 96 * 4}
+    assert plan["table_bytes"] == {}
     assert not [path for path in Path(given.index.uri).rglob("*") if path.is_file()], "nothing is written"
     assert plan["refused"] == []
     assert plan["conventions"] == {

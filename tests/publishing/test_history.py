@@ -215,6 +215,13 @@ def test_a_plan_estimates_the_night(given: Settings, tmp_path: Path) -> None:
     plan = indexing_plan.plan(given)
     assert [plan[name] for name in ("new", "changed", "deleted", "unchanged")] == [1, 20, 5, 35]
     assert plan["estimated_seconds"] is not None
+    epoch = ControlStore(given.index.uri, "docs").latest_epoch()
+    assert epoch is not None
+    assert plan["table_bytes"] == {table.name: table.bytes for table in epoch.searched}
+    assert list(plan["table_bytes"]) == ["docs_d384", "docs_d96", "docs_documents"]
+    assert plan["vector_bytes"] == {"docs_d384": 21 * 384 * 4, "docs_d96": 21 * 96 * 4}, "of the chunks left to embed"
+    told = indexing_plan.in_words(plan)
+    assert "vectors    docs_d384 0.0 MB, docs_d96 0.0 MB of what is embedded\ntables     docs_d384 " in told
 
 
 def _size(given: Settings) -> int:
