@@ -1,7 +1,8 @@
 """OpenTelemetry spans of a run, if the environment asks for them by OpenTelemetry's own variables.
 
 ``OTEL_EXPORTER_OTLP_ENDPOINT`` or ``OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`` turns them on; vLLM brings the packages.
-Without either nothing is imported. The standard's other variables mean what they mean elsewhere.
+Without either, or with ``OTEL_TRACES_EXPORTER=none``, nothing is imported. No other value of that variable counts.
+The other variables of the exporter, the resource and the batches mean what they mean elsewhere.
 """
 
 import os
@@ -14,7 +15,10 @@ ASKED = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 """Variables that name where spans go."""
 
 SERVICE = "qwen3-batch-indexer"
-"""Name of the service unless ``OTEL_SERVICE_NAME`` gives another."""
+"""Name of the service unless ``OTEL_SERVICE_NAME`` or ``OTEL_RESOURCE_ATTRIBUTES`` gives another."""
+
+UNNAMED = "unknown_service"
+"""Name that the package gives a service without one."""
 
 NANOSECONDS = 1e9
 
@@ -66,7 +70,9 @@ def flush() -> None:
 def _tracer() -> Any:
     """The tracer, ``None`` where nobody asked or the packages are not there."""
     asked = any(os.environ.get(name) for name in ASKED)
-    if not asked or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+    refused = os.environ.get("OTEL_TRACES_EXPORTER") == "none"
+    refused |= os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    if not asked or refused:
         return None
     provider = _provider()
     return provider.get_tracer("indexer") if provider is not None else None
@@ -81,8 +87,10 @@ def _provider() -> Any:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ModuleNotFoundError:
         return None
-    name = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": SERVICE}
-    provider = TracerProvider(resource=Resource.create(name))
+    resource = Resource.create()
+    if str(resource.attributes["service.name"]).startswith(UNNAMED):
+        resource = resource.merge(Resource({"service.name": SERVICE}))
+    provider = TracerProvider(resource=resource)
     provider.add_span_processor(BatchSpanProcessor(_exporter()))
     return provider
 

@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from indexer import tracing
 from tests.support.fakes import words, write
 
 ROOT = Path(__file__).parents[1]
@@ -84,3 +86,13 @@ def test_stages_and_shards_are_spans_of_their_run(tmp_path: Path) -> None:
 def test_without_the_variables_nothing_is_imported(tmp_path: Path) -> None:
     write(tmp_path / "corpus" / "a.parquet", words(5))
     assert run(tmp_path).stdout.splitlines()[-1] == "[]"
+
+
+def test_the_environment_s_own_name_and_no_exporter_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.name=theirs")
+    provider = tracing._provider.__wrapped__()
+    assert provider.resource.attributes["service.name"] == "theirs"
+    provider.shutdown()
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
+    assert tracing._tracer.__wrapped__() is None

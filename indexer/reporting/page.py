@@ -12,6 +12,7 @@ from markupsafe import Markup
 from indexer.progress import printable
 from indexer.reporting.charts import COLOURS, GREY, RED, Bar, bars, number, sparkline, timeline
 from indexer.reporting.record import RunReport, gate_trend
+from indexer.reporting.runs import NIGHTS
 
 STATUS_COLOURS = {"published": COLOURS[0], "unchanged": GREY}
 """Colour of a night's bar by its status; any other is red."""
@@ -34,7 +35,7 @@ def run_page(report: RunReport, before: Sequence[RunReport]) -> str:
         report: The run.
         before: Runs before it, oldest first.
     """
-    nights = [*before, report]
+    nights = [*before, report][-NIGHTS:]
     gates = [(gate, sparkline(gate_trend(nights, gate.name), gate.allowed)) for gate in report.gates]
     stretches = [(one.stage, one.began, one.seconds) for one in report.intervals]
     return render(
