@@ -13,7 +13,7 @@ from indexer.cluster.held import HeldTime
 from indexer.cluster.leases import WorkerHandle
 from indexer.cluster.placement import Placement
 from indexer.cluster.worker import MakePipeline
-from indexer.errors import IndexerError
+from indexer.errors import IndexerError, SettingsError
 from indexer.progress import say
 from indexer.steps import WaitingLines
 
@@ -74,7 +74,7 @@ class Starting:
             Workers that are ready.
 
         Raises:
-            IndexerError: No worker is left, or the settings, the corpus or the index prevent every start.
+            IndexerError: No worker is left, or the corpus or the index prevents every start.
         """
         ready: list[WorkerHandle] = []
         for member in list(self.members):
@@ -107,7 +107,9 @@ class Starting:
             ray.get(member.started)
         except RayTaskError as error:
             raised = cause(error)
-            if raised.exit_code != IndexerError.exit_code:  # settings, corpus or index: fails alike on every machine
+            # The corpus and the index fail alike on every machine. A hub that does not answer, a model's directory that
+            # is missing or another file's digest are of one machine, although they are reported as settings.
+            if not isinstance(raised, SettingsError) and raised.exit_code != IndexerError.exit_code:
                 raise raised from None
             self._failed(member, raised)
         except RayError as error:

@@ -30,6 +30,9 @@ CORES, GPUS, REPLICAS = 4, 2, 2
 
 SHARED_CACHE = "/shared/vllm"
 
+FAULTS = pytest.mark.parametrize("fault", [EngineError, SettingsError])
+"""A GPU without memory; a hub that one machine does not reach, or a model's directory that is missing there."""
+
 
 @dataclass(frozen=True)
 class Number:
@@ -60,12 +63,16 @@ class WhereAmI(Pipeline[Number, str, list[str], tuple[int, str]]):
 
 
 def start(
-    folder: Path, broken: frozenset[int], gated: frozenset[int], variable: str = "CUDA_VISIBLE_DEVICES"
+    folder: Path,
+    broken: frozenset[int],
+    gated: frozenset[int],
+    variable: str = "CUDA_VISIBLE_DEVICES",
+    fault: type[IndexerError] = EngineError,
 ) -> WhereAmI:
     """The n-th start of an engine, which may fail, or wait for a file."""
     number = next(n for n in range(99) if _first(folder / str(n)))
     if number in broken:
-        raise EngineError(f"no memory for start {number}")
+        raise fault(f"no memory for start {number}")
     with step("held up by a test"):
         while number in gated and not (folder / "open").exists():
             time.sleep(0.05)
@@ -104,10 +111,10 @@ def make_pool(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(starting, "PAUSE_SECONDS", 0.1)
     monkeypatch.setattr(placement, "RELEASE_SECONDS", 20.0)  # the workers of the test before
 
-    def make(workers: Any, broken: Any = (), gated: Any = (), **variable: str) -> WorkerPool:
+    def make(workers: Any, broken: Any = (), gated: Any = (), **options: Any) -> WorkerPool:
         settings = ClusterSettings(address=address, workers=workers)
         cluster = opened(Cluster(settings, REPLICAS))
-        return cluster.pool(partial(start, tmp_path, frozenset(broken), frozenset(gated), **variable), most=99)
+        return cluster.pool(partial(start, tmp_path, frozenset(broken), frozenset(gated), **options), most=99)
 
     connections: list[Cluster] = []
 
@@ -133,16 +140,23 @@ def test_each_gpu_has_a_worker_before_one_has_two(make_pool: MakePool) -> None:
         assert len({member.where for member in pool._members}) == 2
 
 
-def test_a_worker_that_cannot_start_is_one_lost_slot(make_pool: MakePool, capsys: pytest.CaptureFixture[str]) -> None:
-    with make_pool(2, broken={0, 2}) as pool:
+@FAULTS
+def test_a_worker_that_cannot_start_is_one_lost_slot(
+    make_pool: MakePool, capsys: pytest.CaptureFixture[str], fault: type[IndexerError]
+) -> None:
+    with make_pool(2, broken={0, 2}, fault=fault) as pool:
         assert results(pool).keys() == set(range(8))
     said = capsys.readouterr().err
     assert f"the worker on {os.uname().nodename}, GPU " in said
     assert "no memory for start 0; tried again in" in said
 
 
-def test_a_run_without_any_worker_ends_with_the_reason(make_pool: MakePool, tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="cannot start: no memory for start"), make_pool(2, broken=range(99)):
+@FAULTS
+def test_a_run_without_any_worker_ends_with_the_reason(
+    make_pool: MakePool, tmp_path: Path, fault: type[IndexerError]
+) -> None:
+    pool = make_pool(2, broken=range(99), fault=fault)
+    with pytest.raises(fault, match="cannot start: no memory for start"), pool:
         pass
     assert len(list(tmp_path.iterdir())) == 2 * starting.START_TRIES
 
