@@ -51,8 +51,7 @@ class Placement:
     @property
     def free(self) -> int:
         """Workers for which there is a place now."""
-        # A worker never spans two machines, and no public function of Ray gives the free resources of each one.
-        return self._fit(available_resources_per_node().values(), self.replicas)
+        return self._fit(_free_parts(), self.replicas)
 
     def _fit(self, machines: Iterable[Mapping[str, float]], share: int) -> int:
         """Workers that fit on machines with these resources, if so many share a GPU."""
@@ -105,11 +104,12 @@ class Placement:
                 f"cluster.workers: the machines of this cluster have room for {capacity} workers of "
                 f"{self.settings.cpus_per_worker} cores, not for {wanted}"
             )
+        machines = _machines()
         if self.settings.workers == "auto":
-            wanted = self._free(wanted)
+            wanted, machines = self._free(wanted), _free_parts()
         # Fill every GPU before sharing one: each worker gets the largest share that still places all of them.
         shares = range(1, self.replicas + 1)
-        self.share = next((share for share in shares if self._fit(_machines(), share) >= wanted), self.replicas)
+        self.share = next((share for share in shares if self._fit(machines, share) >= wanted), self.replicas)
         return wanted
 
     def _free(self, wanted: int) -> int:
@@ -138,3 +138,9 @@ class Placement:
 def _machines() -> list[Mapping[str, float]]:
     """Resources of every machine that is alive."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _free_parts() -> list[Mapping[str, float]]:
+    """What is free now of every machine's resources."""
+    # A worker never spans two machines, and no public function of Ray gives the free resources of each one.
+    return list(available_resources_per_node().values())

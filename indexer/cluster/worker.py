@@ -1,6 +1,7 @@
 """The worker actor: one process with one engine, pinned to its cores."""
 
 import fcntl
+import itertools
 import logging
 import os
 import socket
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from indexer import gpu_siblings
 from indexer.cluster.pipeline import Piece, Pipeline
 from indexer.errors import EngineDead, IndexerError
 from indexer.steps import current_step, step
@@ -46,7 +48,12 @@ class Worker:
         Returns:
             The process id.
         """
-        with _turn(f"gpu-{os.environ.get('CUDA_VISIBLE_DEVICES', 'none')}", wait=not self._claims):
+        gpu = f"gpu-{os.environ.get('CUDA_VISIBLE_DEVICES', 'none')}"
+        with _turn(gpu, wait=not self._claims):
+            if not self._claims:
+                seat, others = _take_seat(gpu)
+                self._claims.append(seat)
+                gpu_siblings.note(others)
             self._pipeline = make_pipeline()
         return os.getpid()
 
@@ -89,17 +96,41 @@ def _turn(name: str, *, wait: bool) -> Iterator[None]:
             claim.close()
 
 
+def _take_seat(gpu: str) -> tuple[IO[str], int]:
+    """Claims a place for an engine on a GPU.
+
+    Returns:
+        The claim, held until the process ends, and how many workers of the same Ray have claimed a place there before.
+    """
+    ours = str(os.getppid())  # a machine's workers are started by one process of its Ray
+    before = 0
+    for number in itertools.count():
+        name = f"{gpu}-{number}"
+        if (seat := _claim(name, wait=False)) is not None:
+            seat.truncate(0)
+            seat.write(ours)
+            seat.flush()
+            return seat, before
+        before += (_claims_folder() / name).read_text(encoding="utf-8") == ours
+    raise AssertionError
+
+
 def _claim(name: str, *, wait: bool) -> IO[str] | None:
     """Takes a machine-wide claim, which the system releases when the process ends; ``None`` if it is taken."""
-    folder = Path(tempfile.gettempdir()) / f"indexer-claims-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
-        raise IndexerError(f"{folder} is not ours: somebody else made it or put a link there; remove it")
-    stream = (folder / name).open("w")
+    stream = (_claims_folder() / name).open("a", encoding="utf-8")  # who holds it may have written into it
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         stream.close()
         return None
     return stream
+
+
+def _claims_folder() -> Path:
+    """The folder of this user's claims on this machine."""
+    folder = Path(tempfile.gettempdir()) / f"indexer-claims-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
+        raise IndexerError(f"{folder} is not ours: somebody else made it or put a link there; remove it")
+    return folder

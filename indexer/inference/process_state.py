@@ -51,6 +51,11 @@ def started(engine: "LLMEngine") -> None:
     _living.add(engine)
 
 
+def living() -> int:
+    """Engines of this process that have started and not ended."""
+    return len(_living)
+
+
 def end(engine: "LLMEngine") -> None:
     """Frees what an engine holds.
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
+from indexer import gpu_siblings
 from indexer.errors import EngineError, IndexerError
 from indexer.inference.engine_arguments import check_arguments
 from indexer.inference.engine_spec import EngineSpec
-from indexer.inference.process_state import frozen_heap, store_in_memory
+from indexer.inference.process_state import frozen_heap, living, store_in_memory
 from indexer.steps import step
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ CPU_CACHE_BLOCK = 32
 GPU_SHARE = 0.9
 """Share of a GPU's memory that the engines on it take together; vLLM's own default counts memory that others use."""
 
+MEMORY = "gpu_memory_utilization"
+"""vLLM's argument for the share of a GPU's memory that an engine takes."""
+
 GRACE_SECONDS = 60.0
 """Seconds that a step may take beside its tokens, e.g. to compile."""
 
@@ -90,13 +94,13 @@ def start_engine(spec: EngineSpec, mode: Literal[Mode, "write"]) -> "LLMEngine":
 
     logging.getLogger("torch").setLevel(logging.ERROR)
     defaults = _defaults(spec.path, mode, spec.max_tokens, on_cpu=current_platform.is_cpu())
-    if not current_platform.is_cpu():
-        defaults["gpu_memory_utilization"] = memory_share(*_gpu_memory(), spec.gpu_engines)
     ours = {"model": spec.path, "dtype": spec.dtype, "max_model_len": spec.max_tokens}
     given = {**defaults, **spec.arguments, **spec.overrides, **ours}
     if "hf_overrides" in defaults:  # a causal reranker stays a classifier, whatever the user overrides
         given["hf_overrides"] = {**defaults["hf_overrides"], **spec.overrides.get("hf_overrides", {})}
     try:
+        if not current_platform.is_cpu():
+            given[MEMORY] = memory_share(*_gpu_memory(), spec.gpu_engines, _siblings(), given.get(MEMORY))
         # Not vllm.LLM: its encode() makes a future and two copies per sequence, and it always loads vLLM's own
         # tokenizer. LLM_CLASS chooses the same batch sizes, for throughput.
         with step(_loading(given)), store_in_memory():
@@ -167,8 +171,8 @@ def cpu_cache_bytes(config: Mapping[str, Any], max_tokens: int) -> int:
     return min(CPU_CACHE_BYTES, tokens * token) or CPU_CACHE_BYTES
 
 
-def memory_share(free: int, total: int, engines: int) -> float:
-    """Share of a GPU's memory for one engine: its part of the whole, and no more than is free.
+def memory_share(free: int, total: int, engines: int, started: int = 0, wanted: float | None = None) -> float:
+    """Share of a GPU's memory for one engine: its part of the whole, and of what is free.
 
     vLLM refuses to start where less is free than the share it is given.
 
@@ -176,8 +180,18 @@ def memory_share(free: int, total: int, engines: int) -> float:
         free: Bytes that nobody uses now.
         total: Bytes of the GPU.
         engines: Engines that share the GPU.
+        started: Those of them that have taken their part already.
+        wanted: The configured share. It is a cap: where others use the GPU, less may be free for each engine to come.
     """
-    return round(GPU_SHARE * min(1 / engines, free / total), 3)
+    to_come = max(1, engines - started)
+    if wanted is not None and (wanted > 1 or wanted * total * to_come <= free):  # vLLM refuses what is above 1
+        return wanted
+    return round(GPU_SHARE * min(1 / engines, free / total / to_come), 3)
+
+
+def _siblings() -> int:
+    """Engines that share this process's GPU and have started: of this process, and of its run's other processes."""
+    return living() + gpu_siblings.noted()
 
 
 def _gpu_memory() -> tuple[int, int]:

@@ -12,6 +12,7 @@ import numpy as np
 from indexer.errors import SettingsError
 from indexer.inference.engine import Embedder
 from indexer.inference.model import Model, Reranker, open_reranker
+from indexer.inference.start import MEMORY
 from indexer.search import modes
 from indexer.search.current_epoch import CurrentEpoch
 from indexer.search.engine_thread import PairScorer
@@ -25,9 +26,6 @@ from indexer.settings import EngineSettings, RerankerSettings
 from indexer.storage.control import ControlStore
 from indexer.storage.records import Epoch
 from indexer.uris import check_uri, shown
-
-MEMORY = "gpu_memory_utilization"
-"""vLLM's argument for the share of a GPU's memory that an engine takes."""
 
 
 class InUse(NamedTuple):

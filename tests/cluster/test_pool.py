@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import ray
 
-from indexer import steps
+from indexer import gpu_siblings, steps
 from indexer.cluster import placement, starting
 from indexer.cluster.connection import Cluster
 from indexer.cluster.held import GpuUse
@@ -68,6 +68,7 @@ def start(
     gated: frozenset[int],
     variable: str = "CUDA_VISIBLE_DEVICES",
     fault: type[IndexerError] = EngineError,
+    engine: Callable[[], str] | None = None,
 ) -> WhereAmI:
     """The n-th start of an engine, which may fail, or wait for a file."""
     number = next(n for n in range(99) if _first(folder / str(n)))
@@ -76,7 +77,12 @@ def start(
     with step("held up by a test"):
         while number in gated and not (folder / "open").exists():
             time.sleep(0.05)
-    return WhereAmI(partial(os.environ.get, variable, ""))
+    return WhereAmI(engine or partial(os.environ.get, variable, ""))
+
+
+def seat() -> str:
+    """The GPU of this process, and how many engines were there before."""
+    return f"{os.environ['CUDA_VISIBLE_DEVICES']}:{gpu_siblings.noted()}"
 
 
 def _first(path: Path) -> bool:
@@ -138,6 +144,15 @@ def test_each_gpu_has_a_worker_before_one_has_two(make_pool: MakePool) -> None:
         while pool.ready < 2:
             results(pool)
         assert len({member.where for member in pool._members}) == 2
+
+
+def test_each_engine_knows_how_many_started_on_its_gpu_before(make_pool: MakePool) -> None:
+    """By this it takes its part of the memory that is free."""
+    with make_pool(GPUS * REPLICAS, engine=seat) as pool:
+        while pool.ready < GPUS * REPLICAS:
+            results(pool)
+        found = ray.get([member.actor.run.remote(Number(0)) for member in pool._members])
+    assert {place for _, place in found} == {f"{gpu}:{before}" for gpu in range(GPUS) for before in range(REPLICAS)}
 
 
 @FAULTS
@@ -221,9 +236,12 @@ def test_auto_counts_what_is_free(
     tenant: Any = Tenant.options(num_gpus=1).remote()
     ray.get(tenant.hello.remote())
     monkeypatch.setattr(placement, "RELEASE_SECONDS", 1.0)
+    end = time.monotonic() + 30
     with pool:
         assert pool.size == REPLICAS
-        results(pool)
+        while pool.ready < REPLICAS and time.monotonic() < end:
+            results(pool)
+        assert pool.ready == REPLICAS, "a worker waits for a place that the tenant has"
     ray.kill(tenant)
     assert f"others use this cluster: {REPLICAS} of {CORES} workers have a place" in capsys.readouterr().err
 

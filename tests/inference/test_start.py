@@ -35,17 +35,35 @@ print(model.fingerprint_digest)
 
 
 @pytest.mark.parametrize(
-    ("free", "engines", "expected"),
+    ("free", "engines", "started", "wanted", "expected"),
     [
-        (80, 1, 0.9),
-        (80, 2, 0.45),
-        (44, 2, 0.45),  # the first of two has taken its part
-        (20, 1, 0.225),  # another job has most of the GPU
-        (20, 2, 0.225),
+        (80, 1, 0, None, 0.9),
+        (80, 2, 0, None, 0.45),
+        (44, 2, 1, None, 0.45),  # the first of two has taken its part
+        (20, 1, 0, None, 0.225),  # another job has most of the GPU
+        (20, 2, 0, None, 0.113),
+        (79, 2, 0, 0.42, 0.42),
+        (79, 1, 0, 0.95, 0.95),
+        (20, 2, 0, 0.42, 0.113),  # what is configured is more than a running job leaves
+        (20, 1, 0, 0.2, 0.2),
+        (20, 1, 0, 7, 7),  # vLLM says why not
     ],
 )
-def test_an_engine_takes_its_part_of_the_gpu_and_no_more_than_is_free(free: int, engines: int, expected: float) -> None:
-    assert memory_share(free * GIB, 80 * GIB, engines) == expected
+def test_an_engine_takes_its_part_of_the_gpu_and_no_more_than_is_free(
+    free: int, engines: int, started: int, wanted: float | None, expected: float
+) -> None:
+    assert memory_share(free * GIB, 80 * GIB, engines, started, wanted) == expected
+
+
+@pytest.mark.parametrize("wanted", [None, 0.42, 0.85])
+@pytest.mark.parametrize("free", [79.0, 44.0, 20.0])
+def test_engines_that_share_what_is_free_have_like_parts(free: float, wanted: float | None) -> None:
+    parts = []
+    for started in range(2):
+        parts.append(80 * memory_share(int(free * GIB), 80 * GIB, 2, started, wanted))
+        assert parts[-1] <= free, "vLLM refuses to start"
+        free -= parts[-1]
+    assert max(parts) <= 1.2 * min(parts)
 
 
 @pytest.mark.parametrize(
