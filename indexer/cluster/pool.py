@@ -89,6 +89,11 @@ class WorkerPool:
         """Workers whose engines have started."""
         return len(self._members)
 
+    @property
+    def fallbacks(self) -> list[str]:
+        """Slower ways that the engines take, with the reasons."""
+        return self._starting.fallbacks
+
     def __exit__(self, *_: object) -> None:
         """Ends the worker processes and with them their engines."""
         self._stop()

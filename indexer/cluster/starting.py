@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import ray
@@ -33,6 +33,7 @@ class Starting:
     Attributes:
         members: Workers that Ray was asked for.
         held: The time of workers that have ended, those of the pool included.
+        fallbacks: Slower ways that the engines take which have started, with the reasons; each once.
     """
 
     def __init__(self, placement: Placement, make_pipeline: MakePipeline) -> None:
@@ -49,6 +50,7 @@ class Starting:
         self._lines = WaitingLines()
         self.members: list[WorkerHandle] = []
         self.held = HeldTime()
+        self.fallbacks: list[str] = []
 
     def begin(self, tries: int = 1) -> None:
         """Requests a worker from Ray."""
@@ -104,7 +106,7 @@ class Starting:
     def _started(self, member: WorkerHandle) -> list[WorkerHandle]:
         """The worker if its engine has started, otherwise none."""
         try:
-            ray.get(member.started)
+            slower = ray.get(member.started)
         except RayTaskError as error:
             raised = cause(error)
             # The corpus and the index fail alike on every machine. A hub that does not answer, a model's directory that
@@ -117,8 +119,16 @@ class Starting:
         else:
             self.members.remove(member)
             member.ready = time.monotonic()
+            self._tell_slower_ways(slower, member.where)
             return [member]
         return []
+
+    def _tell_slower_ways(self, slower: Iterable[str], where: str) -> None:
+        """Says what a worker could only tell its own log; each once, however many workers say it."""
+        for way in slower:
+            if way not in self.fallbacks:
+                self.fallbacks.append(way)
+                say(f"{way} (first seen on {where})", "WARNING")
 
     def _failed(self, member: WorkerHandle, error: IndexerError) -> None:
         """Retries a failed start once after a pause, then gives this worker up."""

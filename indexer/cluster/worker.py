@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from indexer import gpu_siblings
+from indexer import fallbacks, gpu_siblings
 from indexer.cluster.pipeline import Piece, Pipeline
 from indexer.errors import EngineDead, IndexerError
 from indexer.steps import current_step, step
@@ -42,11 +42,11 @@ class Worker:
         gpu = os.environ.get("CUDA_VISIBLE_DEVICES")
         return socket.gethostname() + (f", GPU {gpu}" if gpu else "")
 
-    def start(self, make_pipeline: MakePipeline) -> int:
+    def start(self, make_pipeline: MakePipeline) -> list[str]:
         """Starts the engine, one at a time per GPU: vLLM sizes its memory by the memory free at its start.
 
         Returns:
-            The process id.
+            The slower ways that it takes, with the reasons.
         """
         gpu = f"gpu-{os.environ.get('CUDA_VISIBLE_DEVICES', 'none')}"
         with _turn(gpu, wait=not self._claims):
@@ -55,7 +55,7 @@ class Worker:
                 self._claims.append(seat)
                 gpu_siblings.note(others)
             self._pipeline = make_pipeline()
-        return os.getpid()
+        return fallbacks.taken()
 
     def step(self) -> str:
         """What the start of the engine is doing."""

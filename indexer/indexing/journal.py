@@ -75,7 +75,7 @@ class Journal(Stopwatch):
     def last_line(self, ended: Mapping[str, Any]) -> dict[str, Any]:
         """The summary of a run that published nothing, with what the run had found."""
         found = {name: count for name, count in self.counts.items() if name in ended}
-        return {**ended, **found, "report": self.report}
+        return {**ended, **found, "fallbacks": self.fallbacks, "report": self.report}
 
     @property
     def workers(self) -> list[str]:
@@ -86,6 +86,11 @@ class Journal(Stopwatch):
     def losses(self) -> list[str]:
         """Why workers died."""
         return [reason for pool in self.pools for reason in pool.losses]
+
+    @property
+    def fallbacks(self) -> list[str]:
+        """Slower ways that engines took, with the reasons."""
+        return list(dict.fromkeys(way for pool in self.pools for way in pool.fallbacks))
 
     @property
     def gpus(self) -> float:

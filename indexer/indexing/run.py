@@ -187,11 +187,12 @@ def _finish(job: Job, cluster: Cluster, intent: Intent, watch: Journal) -> Epoch
 
 
 def _times(watch: Journal, staged: Staged) -> dict[str, Any]:
-    """Seconds of the run in total and by stage. The workers' stages overlap, so they are listed apart."""
+    """Seconds of the run in total and by stage, the workers' overlapping stages apart; and what made it slower."""
     return {
         "seconds": round(sum(watch.seconds.values()), 3),
         "stages": {stage: round(value, 3) for stage, value in watch.seconds.items()},
         "worker_stages": {stage: round(value, 3) for stage, value in staged.seconds.items()},
+        "fallbacks": watch.fallbacks,
     }
 
 

@@ -30,7 +30,7 @@ def of_published(epoch: "Epoch", times: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         epoch: The epoch.
-        times: Keys ``seconds``, ``stages`` and ``worker_stages``.
+        times: Keys ``seconds``, ``stages``, ``worker_stages`` and ``fallbacks``.
     """
     described = epoch.description
     found = {

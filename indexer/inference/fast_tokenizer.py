@@ -7,8 +7,8 @@ faster for byte-pair encodings such as Qwen's.
 import numpy as np
 from tokenizers import Tokenizer
 
+from indexer import fallbacks
 from indexer.inference.sequences import TokenSequences
-from indexer.progress import say
 
 HOSTILE = (
     "",
@@ -114,17 +114,16 @@ def _proven(content: str, reference: Tokenizer) -> FastTokenizer | None:
         fast = FastTokenizer(content)
         found = fast.encode(list(HOSTILE))
     except ImportError:
-        say("fastokens is not installed: texts are tokenised by tokenizers, which takes 15 times as long", "WARNING")
+        fallbacks.take("fastokens is not installed: texts are tokenised by tokenizers, which takes 15 times as long")
         return None
     except Exception as error:  # noqa: BLE001  # whatever the error, tokenizers can do the work
-        say(f"texts are tokenised by tokenizers, since fastokens cannot: {error}", "WARNING")
+        fallbacks.take(f"texts are tokenised by tokenizers, since fastokens cannot: {error}")
         return None
     expected = reference_ids(reference, list(HOSTILE))
     differing = [row for row in range(len(HOSTILE)) if not np.array_equal(found[row], expected[row])]
     if differing:
-        say(
-            f"texts are tokenised by tokenizers: fastokens gives other ids for {len(differing)} of {len(HOSTILE)}",
-            "WARNING",
+        fallbacks.take(
+            f"texts are tokenised by tokenizers: fastokens gives other ids for {len(differing)} of {len(HOSTILE)} texts"
         )
         return None
     return fast

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from indexer import fallbacks
 from indexer.errors import EngineError
 from indexer.inference.deadline import deadline
 from indexer.inference.engine_spec import EngineSpec
@@ -11,7 +12,6 @@ from indexer.inference.packed import PackedRunner
 from indexer.inference.sequences import TokenSequences
 from indexer.inference.start import GRACE_SECONDS, failure_reason
 from indexer.inference.step_loop import StepLoop
-from indexer.progress import say
 
 if TYPE_CHECKING:
     from vllm import LLMEngine
@@ -71,7 +71,7 @@ def proven(
         loop.run(canary, width, second)
     except Exception as error:
         raise EngineError(f'packed steps broke the engine ({reason}); set engine.packed = "off"') from error
-    say(f"vLLM's own step loop runs the model, since packed steps cannot: {reason}", "WARNING")
+    fallbacks.take(f"vLLM's own step loop runs the model, since packed steps cannot: {reason}")
     return None, reason
 
 

@@ -30,6 +30,7 @@ def empty_summary(status: str) -> dict[str, Any]:
         "seconds": 0,
         "stages": {},
         "worker_stages": {},
+        "fallbacks": [],
         "error": None,
         "report": None,
     }

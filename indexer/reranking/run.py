@@ -65,6 +65,7 @@ class ScoreJob:
         resumed: Shards an earlier run had written.
         left_out: Queries without an id or a text.
         tokens: Tokens read by this run, by phase.
+        fallbacks: Slower ways that engines took, with the reasons.
     """
 
     settings: ScoreSettings
@@ -76,6 +77,7 @@ class ScoreJob:
     resumed: int = 0
     left_out: int = 0
     tokens: dict[str, int] = field(default_factory=dict)
+    fallbacks: list[str] = field(default_factory=list)
 
     @property
     def epoch(self) -> Epoch | None:
@@ -262,6 +264,7 @@ def _phase(
             name = job.settings.index.name if job.settings.index is not None else None
             work = Work(rest, rows, unit, settings.retries, settings.max_restarts, name)
             drive(pool, work, settings.progress, done, failed.append)
+        job.fallbacks += pool.fallbacks
     if failed:
         first = failed[0]
         raise IndexerError(
@@ -300,6 +303,7 @@ def _summary(job: ScoreJob, receipts: Sequence[PartReceipt]) -> dict[str, Any]:
         "stages": {stage: round(value, 3) for stage, value in spent.items()},
         "tokens_per_second": round(job.tokens.get("score", 0) / seconds, 1) if seconds else 0.0,
         "resumed_shards": job.resumed,
+        "fallbacks": list(dict.fromkeys(job.fallbacks)),
         "output": job.settings.output.uri,
     }
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import ray
 
-from indexer import gpu_siblings, steps
+from indexer import fallbacks, gpu_siblings, steps
 from indexer.cluster import placement, starting
 from indexer.cluster.connection import Cluster
 from indexer.cluster.held import GpuUse
@@ -20,6 +20,7 @@ from indexer.cluster.leases import Done
 from indexer.cluster.pipeline import Pipeline
 from indexer.cluster.pool import WorkerPool
 from indexer.errors import EngineError, IndexerError, SettingsError
+from indexer.indexing.journal import Journal
 from indexer.inference.engine_arguments import check_arguments
 from indexer.progress import Stopwatch
 from indexer.settings import ClusterSettings
@@ -69,6 +70,7 @@ def start(
     variable: str = "CUDA_VISIBLE_DEVICES",
     fault: type[IndexerError] = EngineError,
     engine: Callable[[], str] | None = None,
+    slower: str = "",
 ) -> WhereAmI:
     """The n-th start of an engine, which may fail, or wait for a file."""
     number = next(n for n in range(99) if _first(folder / str(n)))
@@ -77,6 +79,8 @@ def start(
     with step("held up by a test"):
         while number in gated and not (folder / "open").exists():
             time.sleep(0.05)
+    if slower:
+        fallbacks.take(slower)
     return WhereAmI(engine or partial(os.environ.get, variable, ""))
 
 
@@ -153,6 +157,17 @@ def test_each_engine_knows_how_many_started_on_its_gpu_before(make_pool: MakePoo
             results(pool)
         found = ray.get([member.actor.run.remote(Number(0)) for member in pool._members])
     assert {place for _, place in found} == {f"{gpu}:{before}" for gpu in range(GPUS) for before in range(REPLICAS)}
+
+
+def test_a_slower_way_of_the_engines_is_told_once(make_pool: MakePool, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a worker itself says only stands in Ray's log."""
+    reason = "vLLM's own step loop runs the model, since packed steps cannot: a test"
+    with make_pool(2, slower=reason) as pool:
+        while pool.ready < 2:
+            results(pool)
+        assert pool.fallbacks == [reason]
+        assert Journal(pools=[pool]).last_line({})["fallbacks"] == [reason]
+    assert capsys.readouterr().err.count(f"{reason} (first seen on {os.uname().nodename}, GPU ") == 1
 
 
 @FAULTS

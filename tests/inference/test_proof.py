@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from indexer import fallbacks
 from indexer.errors import EngineError
 from indexer.inference import proof
 from indexer.inference.embed_inputs import EmbedTokenizer
@@ -39,6 +40,7 @@ def both_ways(path: str) -> dict[str, Any]:
         patch.setattr(PackedRunner, "__init__", lambda *_, **__: 1 / 0)
         found["broken back"] = started(path, "auto")[0].way_back
     found["off"] = started(path, "off")[0].embed(ids)
+    found["told"] = fallbacks.taken()
     return found
 
 
@@ -57,6 +59,9 @@ def test_an_engine_that_differs_takes_the_loop(qwen_path: str, engine_process: E
     assert found["turned back"] == "a vector's cosine is 0.9900, allowed 0.9999"
     assert np.array_equal(found["turned"], found["off"])
     assert found["broken back"] == "ZeroDivisionError: division by zero"
+    whys = [found["turned back"], found["broken back"]]
+    told = [f"vLLM's own step loop runs the model, since packed steps cannot: {why}" for why in whys]
+    assert set(told) <= set(found["told"]), "the driver hears of it"
     assert "engine.packed is on" in found["on"]
     assert "cosine is 0.9900" in found["on"]
 

@@ -186,6 +186,7 @@ def test_cost_and_losses_are_shown(given: Settings) -> None:
             "cost": CostRecord(gpus=8, gpu_hours=4.0, gpu_hour_price=2.5, money=10.0),
             "workers": ["a, GPU 0", "a, GPU 0", "b, GPU 1"],
             "losses": ["worker died: the machine is gone"],
+            "summary": report.summary | {"fallbacks": ["the step loop runs, since a test says so"]},
         }
     )
     page = run_page(dear, [report])
@@ -193,6 +194,8 @@ def test_cost_and_losses_are_shown(given: Settings) -> None:
     assert "money at 2.5 per GPU-hour" in page
     assert '<td>a, GPU 0</td><td class="number">2</td>' in page
     assert "1 died:" in page
+    assert "<li>the step loop runs, since a test says so</li>" in page
+    assert "slower way" not in run_page(report, [report])
 
 
 def test_a_run_costs_what_its_workers_held(given: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ class LocalPool:
     restarts = 0
     used = GpuUse()
     places = ("here",)
-    losses = ()
+    losses = fallbacks = ()
 
     def __init__(self, make_pipeline: Callable[[], Any]) -> None:
         self._make_pipeline = make_pipeline
