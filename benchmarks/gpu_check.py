@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from benchmarks.support.flops import checkpoint_flops, limits
 from benchmarks.support.fresh_process import apart
 from indexer.inference.engine import Engine
 from indexer.inference.engine_spec import EngineSpec
-from indexer.testing.random_weights import SMALL, TRUE_LAYERS, TRUE_SHAPES, write_weights
+from indexer.testing.random_weights import SMALL, TRUE_LAYERS, TRUE_SHAPES, Shape, write_weights
 
 LENGTHS = (50, 128, 512, 2048)
 
@@ -33,39 +34,52 @@ SECONDS = 4.0
 BATCH_TOKENS = 262_144
 """Tokens given to the engine at once; a 0.6B model takes some 0.3 s for them on an H200."""
 
-TESTS_SECONDS = 300
+DRY_TOKENS = 4096
+"""The same on a CPU."""
+
+TOTAL_SECONDS = 570.0
+"""Time for everything; the rest of ten minutes is for Python's own start and the end of the last process."""
+
+TESTS_SECONDS = 300.0
+"""Longest time of the tests, so that models are measured too."""
 
 GIB_NEEDED = {"0.6B": 8, "4B": 16, "8B": 28}
 """GPU memory for weights in bfloat16, activations and KV cache."""
 
+SECONDS_NEEDED = {"0.6B": 60, "4B": 80, "8B": 110}
+"""Least time that is left for a model: to write and load its weights, to compile and to measure. Estimates."""
 
-def run_tests(seconds: int = TESTS_SECONDS) -> dict[str, Any]:
-    """Runs the tests marked gpu in another process.
+
+def run_tests() -> dict[str, Any]:
+    """Runs the tests marked gpu.
 
     Returns:
-        ``passed``: whether all passed; ``summary``: pytest's last line.
+        ``passed``: whether all passed; ``summary``: pytest's last line; ``failed``: lines of tests that failed.
     """
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "--no-header", "-p", "no:cacheprovider"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return {"passed": False, "summary": f"not through after {seconds} s"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = done.stdout.strip().splitlines() or [done.stderr.strip()]
     failed = [line for line in lines if re.match(r"(FAILED|ERROR)\s", line)]
     return {"passed": done.returncode == 0, "summary": lines[-1], **({"failed": failed} if failed else {})}
 
 
-def rates(path: str, limit: float, batch_tokens: int) -> dict[str, Any]:
-    """Starts an engine and measures it at every length.
+def rates(shape: Shape, limit: float, batch_tokens: int) -> dict[str, Any]:
+    """Writes random weights, starts an engine and measures it at every length.
 
     Args:
-        path: Directory of the checkpoint.
+        shape: Shape of the model.
         limit: FLOPs per second of the machine.
         batch_tokens: Tokens given to the engine at once.
 
     Returns:
         Seconds of the start and figures by length; JSON-ready.
     """
+    with tempfile.TemporaryDirectory() as folder:
+        return _rates(write_weights(Path(folder) / "model", shape), limit, batch_tokens)
+
+
+def _rates(path: str, limit: float, batch_tokens: int) -> dict[str, Any]:
+    """As :func:`rates`, of a checkpoint."""
     began = time.perf_counter()
     engine = Engine(EngineSpec(path, "bfloat16", max(LENGTHS)), subject(path, "bfloat16", 64, 128).ids)
     found: dict[str, Any] = {"start_seconds": round(time.perf_counter() - began, 1), "way_back": engine.way_back}
@@ -96,35 +110,69 @@ def free_gib() -> float:
     return float(torch.cuda.mem_get_info()[0]) / 2**30
 
 
-def check(*, dry_run: bool) -> dict[str, Any]:
-    """Runs the tests and measures every model that fits.
+def check(*, dry_run: bool, seconds: float = TOTAL_SECONDS) -> Iterator[dict[str, Any]]:
+    """Runs the tests and measures every model that fits the GPU and the time that is left.
 
     Args:
         dry_run: Use only a small model, on this machine as it is.
+        seconds: Time for everything.
+
+    Yields:
+        The result so far, after the tests and after each model; JSON-ready.
     """
+    end = time.monotonic() + seconds
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    result: dict[str, Any] = {"dry_run": dry_run, "machine": apart(machine.describe), "tests": run_tests()}
+    result: dict[str, Any] = {"dry_run": dry_run, "machine": apart(machine.describe), "models": {}}
+    try:
+        # In a process group of their own: what they leave behind would keep the GPU's memory.
+        result["tests"] = apart(run_tests, patience=min(TESTS_SECONDS, end - time.monotonic()))
+    except RuntimeError as error:
+        result["tests"] = {"passed": False, "summary": str(error)}
     print(json.dumps(result["tests"]), flush=True)
-    limit = limits()["bfloat16"]
-    shapes = (
-        {"small": SMALL}
-        if dry_run
-        else {
-            size: replace(shape, layers=TRUE_LAYERS[size])
-            for size, shape in TRUE_SHAPES.items()
-            if GIB_NEEDED[size] <= apart(free_gib)
-        }
-    )
-    models: dict[str, Any] = {}
-    for size, shape in shapes.items():
-        with tempfile.TemporaryDirectory() as folder:
-            path = write_weights(Path(folder) / "model", shape)
-            try:
-                models[size] = apart(rates, path, limit, 4096 if dry_run else BATCH_TOKENS)
-            except RuntimeError as error:  # the others can still be measured
-                models[size] = {"failure": str(error)}
-        print(json.dumps({size: models[size]}), flush=True)
-    return result | {"matrix_rate": limit, "models": models}
+    yield result
+    result["matrix_rate"] = limits()["bfloat16"]
+    for size, shape in _shapes(dry_run=dry_run).items():
+        result["models"][size] = _measured(size, shape, result["matrix_rate"], end - time.monotonic(), dry_run=dry_run)
+        print(json.dumps({size: result["models"][size]}), flush=True)
+        yield result
+
+
+def _measured(size: str, shape: Shape, limit: float, left: float, *, dry_run: bool) -> dict[str, Any]:
+    """Figures of a model, or why there are none."""
+    needed = SECONDS_NEEDED.get(size, 0)
+    if left < needed:
+        return {"skipped": f"{max(left, 0):.0f} s are left, it needs {needed}"}
+    try:
+        return dict(apart(rates, shape, limit, DRY_TOKENS if dry_run else BATCH_TOKENS, patience=left))
+    except RuntimeError as error:  # the others can still be measured
+        return {"failure": str(error)}
+
+
+def _shapes(*, dry_run: bool) -> dict[str, Shape]:
+    """The models that fit the GPU, smallest first; only a small one for a dry run."""
+    if dry_run:
+        return {"small": SMALL}
+    free = apart(free_gib)
+    return {
+        size: replace(shape, layers=TRUE_LAYERS[size])
+        for size, shape in TRUE_SHAPES.items()
+        if GIB_NEEDED[size] <= free
+    }
+
+
+def write(folder: Path, result: Mapping[str, Any]) -> Path:
+    """Writes a result under the name of its GPU, over the one so far; returns the file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = re.sub(r"\W+", "-", result["machine"]["gpu"]).strip("-").lower()
+    file = folder / f"gpu-{name}.json"
+    file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return file
+
+
+def is_good(result: Mapping[str, Any]) -> bool:
+    """Whether the tests passed and a model was measured."""
+    measured = [model for model in result["models"].values() if not {"failure", "skipped"} & model.keys()]
+    return bool(result["tests"]["passed"] and measured)
 
 
 def main() -> None:
@@ -137,13 +185,12 @@ def main() -> None:
 
     if not (arguments.dry_run or torch.cuda.is_available()):
         sys.exit("this machine has no NVIDIA GPU that torch can use; --dry-run checks the command without one")
-    result = check(dry_run=arguments.dry_run)
-    if not arguments.dry_run:  # figures of a CPU are no GPU's
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        name = re.sub(r"\W+", "-", result["machine"]["gpu"]).strip("-").lower()
-        (arguments.out / f"gpu-{name}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    result: dict[str, Any] = {}
+    for result in check(dry_run=arguments.dry_run):
+        if not arguments.dry_run:  # figures of a CPU are no GPU's
+            write(arguments.out, result)
     print(json.dumps(result))
-    if not result["tests"]["passed"] or all("failure" in model for model in result["models"].values()):
+    if not is_good(result):
         sys.exit(1)
 
 

@@ -16,18 +16,19 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _CAUSE = re.compile(r"\w*(Error|Exception): \S")
 
 
-def apart(function: Callable[..., Any], *arguments: Any) -> Any:
+def apart(function: Callable[..., Any], *arguments: Any, patience: float = PATIENCE_SECONDS) -> Any:
     """Calls a function in a process of its own.
 
     Args:
         function: Top-level function.
         arguments: Its arguments.
+        patience: Seconds after which the process is ended.
 
     Returns:
         The function's result.
 
     Raises:
-        RuntimeError: The function raised, its process ended, or it took an hour; the message says which.
+        RuntimeError: The function raised, its process ended, or it took too long; the message says which.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -35,8 +36,8 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
     process.start()
     sender.close()
     try:
-        if not receiver.poll(PATIENCE_SECONDS):
-            raise RuntimeError(f"no result within {PATIENCE_SECONDS:.0f} s")
+        if not receiver.poll(patience):
+            raise RuntimeError(f"no result within {patience:.0f} s")
         done, result = receiver.recv()
     except EOFError:
         raise RuntimeError("the process ended without a result") from None
