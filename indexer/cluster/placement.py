@@ -74,6 +74,12 @@ class Placement:
         return {"num_cpus": min(machine["CPU"] for machine in _machines() if machine.get("CPU"))}
 
     @property
+    def threads(self) -> int:
+        """Threads of a worker on GPUs: its part of the cores, where every GPU has its workers."""
+        parts = [int(found.get("CPU", 0) / (found["GPU"] * self.share)) for found in _machines() if found.get("GPU")]
+        return max(self.settings.cpus_per_worker, min(parts, default=0))
+
+    @property
     def needs(self) -> str:
         """The resources of a worker, in words."""
         cores = f"{self.settings.cpus_per_worker} cores" if self.settings.cpus_per_worker > 1 else "a core"
@@ -129,8 +135,8 @@ class Placement:
         options: dict[str, Any] = {"num_cpus": self.settings.cpus_per_worker}
         if self.gpus:
             options["num_gpus"] = 1 / self.share
-        cores = 0 if self.gpus else self.settings.cpus_per_worker
-        actor: Any = ray.remote(Worker).options(max_concurrency=PIECES_INSIDE, **options).remote(cores)
+        pinned = (0, self.threads) if self.gpus else (self.settings.cpus_per_worker,)
+        actor: Any = ray.remote(Worker).options(max_concurrency=PIECES_INSIDE, **options).remote(*pinned)
         placed, started = actor.where.remote(), actor.start.remote(make_pipeline)
         return WorkerHandle(actor, placed, started, tries, time.monotonic())
 

@@ -28,12 +28,16 @@ class Worker:
 
     _pipeline: Pipeline[Any, Any, Any, Any]
 
-    def __init__(self, cores: int) -> None:
-        """Pins the process.
+    def __init__(self, cores: int, threads: int = 0) -> None:
+        """Pins the process, or limits its threads.
 
         Args:
             cores: Cores to pin to; 0 on GPU machines, where the engine waits for the device and not for a core.
+            threads: Threads that tokenise where nothing is pinned.
         """
+        if not cores:
+            # Both tokenizers take a thread per core of the machine, and so would every worker. It is read at first use.
+            os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
         logging.getLogger("vllm").setLevel(logging.ERROR)
         self._claims = _pin(cores) if cores else []
 

@@ -233,6 +233,12 @@ def test_engines_keep_what_they_compile_where_the_machine_says(make_pool: MakePo
         assert results(pool, pieces=1) == {0: SHARED_CACHE}
 
 
+@pytest.mark.parametrize(("workers", "threads"), [(1, CORES // GPUS), (GPUS * REPLICAS, 1)])
+def test_workers_on_gpus_share_the_cores_for_tokenising(make_pool: MakePool, workers: int, threads: int) -> None:
+    with make_pool(workers, variable="RAYON_NUM_THREADS") as pool:
+        assert results(pool, pieces=1) == {0: str(threads)}
+
+
 def test_work_is_done_before_the_last_engine_is_ready(make_pool: MakePool) -> None:
     with make_pool(2, gated={1}) as pool:
         assert results(pool).keys() == set(range(8))
