@@ -36,8 +36,10 @@ HAS_GPU = Path("/dev/nvidiactl").exists()
 RUNNERS = ("0", "1") if HAS_GPU else ("0",)
 """Values of VLLM_USE_V2_MODEL_RUNNER; the second runner needs Triton."""
 
-SHARE = {"enforce_eager": True, "gpu_memory_utilization": 0.4}
-"""Two engines fit on a GPU beside each other."""
+STEP_TOKENS = 2048
+
+SHARE = {"enforce_eager": True, "gpu_memory_utilization": 0.4, "max_num_batched_tokens": STEP_TOKENS}
+"""Two engines fit on a GPU beside each other, and a batch takes several steps, of which two are in flight."""
 
 MAX_TOKENS = 128
 
@@ -59,7 +61,9 @@ def vectors(path: str, packed: Packed) -> tuple[np.ndarray, str | None]:
     tokenizer = EmbedTokenizer(path, MAX_TOKENS)
     spec = EngineSpec(path, FAST_DTYPE, MAX_TOKENS, SHARE, packed=packed)
     engine = Engine(spec, tokenizer.queries(["one", "another"]))
-    return engine.embed(tokenizer.documents(varied_texts(64)).ids), engine.way_back
+    ids = tokenizer.documents(varied_texts(64)).ids
+    assert ids.tokens > 2 * STEP_TOKENS
+    return engine.embed(ids), engine.way_back
 
 
 def scores(path: str, packed: Packed) -> np.ndarray:

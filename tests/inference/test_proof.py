@@ -13,6 +13,7 @@ from indexer.inference.embed_inputs import EmbedTokenizer
 from indexer.inference.engine import Engine
 from indexer.inference.engine_spec import EngineSpec, Packed
 from indexer.inference.packed import PackedRunner
+from indexer.inference.packed_model import PackedModel
 from indexer.inference.sequences import TokenSequences
 from indexer.testing import corpora
 
@@ -26,8 +27,15 @@ def started(path: str, packed: Packed) -> tuple[Engine, TokenSequences]:
 def both_ways(path: str) -> dict[str, Any]:
     """Vectors of an engine that proved packed steps, of one that does not use them, and of one that finds faults."""
     found: dict[str, Any] = {}
-    engine, ids = started(path, "auto")
-    found["auto"], found["way back"] = engine.embed(ids), engine.way_back
+    with pytest.MonkeyPatch.context() as patch:
+        launch = PackedModel.launch
+        tokens: list[int] = []
+        patch.setattr(PackedModel, "launch", lambda model, step: tokens.append(len(step.ids)) or launch(model, step))
+        engine, ids = started(path, "auto")
+        found["tokens of the proof's steps"] = list(tokens)
+        tokens.clear()
+        found["auto"], found["way back"] = engine.embed(ids), engine.way_back
+        found["tokens of a run's steps"] = tokens
     with pytest.MonkeyPatch.context() as patch:
         real = PackedRunner.run
         patch.setattr(PackedRunner, "run", lambda *given: _turned(real(*given)))
@@ -55,6 +63,8 @@ def _turned(vectors: np.ndarray) -> np.ndarray:
 def test_an_engine_that_differs_takes_the_loop(qwen_path: str, engine_process: Executor) -> None:
     found = engine_process.submit(both_ways, qwen_path).result()
     assert found["way back"] is None
+    assert len(found["tokens of the proof's steps"]) >= proof.STEPS, "two are in flight on a GPU"
+    assert max(found["tokens of a run's steps"]) > max(found["tokens of the proof's steps"])
     assert (found["auto"] * found["off"]).sum(axis=1).min() >= 0.99999
     assert found["turned back"] == "a vector's cosine is 0.9900, allowed 0.9999"
     assert np.array_equal(found["turned"], found["off"])
