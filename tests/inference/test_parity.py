@@ -65,6 +65,7 @@ def engine_vectors(path: str, texts: list[str], max_tokens: int, dtype: str) -> 
     assert not batch.rejected
     assert batch.truncated.any()
     engine = Engine(EngineSpec(path, dtype, max_tokens, EAGER), tokenizer.queries(["one", "another"]))
+    assert engine.way_back is None
     return engine.embed(batch.ids)
 
 
@@ -108,6 +109,7 @@ def engine_scores(path: str, pairs: list[tuple[str, str]], max_tokens: int, dtyp
     assert batch.truncated.any()
     second = None if batch.second is None else batch.second[:2]
     engine = Engine(EngineSpec(path, dtype, max_tokens, EAGER), batch.ids[:2], mode="score", canary_second=second)
+    assert engine.way_back is None
     return engine.score(batch.ids, batch.second)
 
 
