@@ -9,16 +9,21 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from indexer.indexing import run as indexing_run
 from indexer.inference.embed_inputs import EmbedTokenizer
 from indexer.inference.engine import Engine
 from indexer.inference.engine_spec import EngineSpec, Packed
 from indexer.inference.pair_inputs import PairTokenizer
+from indexer.search.hits import Hit
+from indexer.search.published import open_published
+from indexer.settings import RerankerSettings, Settings
 from indexer.testing.corpora import random_texts
 from tests.inference.test_parity import (
     assert_parity,
@@ -28,6 +33,8 @@ from tests.inference.test_parity import (
     varied_texts,
 )
 from tests.support.checkpoints import FAST_DTYPE
+from tests.support.fakes import settings, write
+from tests.support.local_cluster import LocalCluster
 
 pytestmark = pytest.mark.gpu
 
@@ -56,11 +63,12 @@ def _process(environment: dict[str, str] | None = None) -> Executor:
     return ProcessPoolExecutor(1, context, initializer=os.environ.update, initargs=(environment or {},))
 
 
-def vectors(path: str, packed: Packed) -> tuple[np.ndarray, str | None]:
-    """Vectors of the varied texts, and why packed steps were not used."""
+def vectors(path: str, packed: Packed, turn: Any = None) -> tuple[np.ndarray, str | None]:
+    """Vectors of the varied texts, and why packed steps were not used. ``turn`` is held while the engine starts."""
     tokenizer = EmbedTokenizer(path, MAX_TOKENS)
     spec = EngineSpec(path, FAST_DTYPE, MAX_TOKENS, SHARE, packed=packed)
-    engine = Engine(spec, tokenizer.queries(["one", "another"]))
+    with turn or nullcontext():
+        engine = Engine(spec, tokenizer.queries(["one", "another"]))
     ids = tokenizer.documents(varied_texts(64)).ids
     assert ids.tokens > 2 * STEP_TOKENS
     return engine.embed(ids), engine.way_back
@@ -79,6 +87,32 @@ def both(path: str, reranker: str) -> tuple[np.ndarray, np.ndarray]:
     embedder = Engine(EngineSpec(path, FAST_DTYPE, MAX_TOKENS, SHARE), tokenizer.queries(["one", "another"]))
     scorer = Engine(EngineSpec(reranker, FAST_DTYPE, 160, SHARE), prompts[:2], mode="score")
     return embedder.embed(tokenizer.documents(varied_texts(64)).ids), scorer.score(prompts)
+
+
+def publish(root: Path, path: str) -> None:
+    """Indexes some documents with an engine in this process."""
+    write(root / "corpus" / "a.parquet", [(f"doc-{row}", text) for row, text in enumerate(random_texts(40))])
+    indexing_run.run(index_settings(root, path), cluster=LocalCluster())
+
+
+def index_settings(root: Path, path: str) -> Settings:
+    """Settings of the index."""
+    return settings(
+        root,
+        corpus={"payload": ["kind", "text"]},  # a reranker reads the text
+        model={"name": path, "max_tokens": MAX_TOKENS, "dtype": FAST_DTYPE},
+        engine={"enforce_eager": True},
+        index={"uri": str(root / "index"), "widths": [256]},
+    )
+
+
+def reranked(root: Path, path: str, reranker: str) -> list[Hit]:
+    """A question to the index and to a reranker, whose engines share a GPU by the defaults."""
+    index = index_settings(root, path).index
+    chosen = RerankerSettings(name=reranker, max_tokens=160)
+    with open_published(index.uri, index.name, engine={"enforce_eager": True}, reranker=chosen) as published:
+        (found,) = published.search([random_texts(1)[0]], k=3, rerank=10)
+        return found
 
 
 def long_work(path: str, ready: Any) -> None:
@@ -113,7 +147,7 @@ def test_vectors_of_both_runners_equal_transformers(
 
 def test_packed_steps_equal_the_loop(runner_process: Executor, qwen_path: str) -> None:
     loop, _ = runner_process.submit(vectors, qwen_path, "off").result()
-    packed, _ = apart(vectors, qwen_path, "on")
+    packed, _ = runner_process.submit(vectors, qwen_path, "on").result()
     assert (loop * packed).sum(axis=1).min() >= 0.9999
 
 
@@ -127,8 +161,11 @@ def test_scores_of_both_runners_equal_transformers(
 
 
 def test_two_replicas_share_a_gpu(qwen_path: str, expected_vectors: np.ndarray) -> None:
-    with _process() as first, _process() as second:
-        running = [process.submit(vectors, qwen_path, "auto") for process in (first, second)]
+    # As workers do: vLLM sizes an engine's memory by what is free while it starts.
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, _process() as first, _process() as second:
+        turn = manager.Lock()
+        running = [process.submit(vectors, qwen_path, "auto", turn) for process in (first, second)]
         for found, way_back in (future.result() for future in running):
             assert way_back is None
             assert_parity(found, expected_vectors, FAST_DTYPE)
@@ -141,6 +178,16 @@ def test_an_embedder_and_a_reranker_share_a_process(
     assert_parity(found, expected_vectors, FAST_DTYPE)
     expected = apart(transformers_scores, reranker_path, varied_pairs(), 160, FAST_DTYPE)
     assert np.abs(answers - expected).max() <= 5e-3
+
+
+def test_a_search_and_its_reranker_share_a_gpu_by_the_defaults(
+    qwen_path: str, reranker_path: str, tmp_path: Path
+) -> None:
+    apart(publish, tmp_path, qwen_path)
+    found = apart(reranked, tmp_path, qwen_path, reranker_path)
+    assert len(found) == 3
+    assert sorted((hit.score for hit in found), reverse=True) == [hit.score for hit in found]
+    assert all(0 < hit.score < 1 for hit in found)
 
 
 def test_an_engine_starts_where_another_was_killed(qwen_path: str, expected_vectors: np.ndarray) -> None:
