@@ -63,6 +63,12 @@ GPU_SHARE = 0.9
 MEMORY = "gpu_memory_utilization"
 """vLLM's argument for the share of a GPU's memory that an engine takes."""
 
+SHORT_TOKENS = 16
+"""Tokens of a short sequence, of which a step on a GPU may be full."""
+
+LEAST_SEQUENCES = 256
+"""Sequences of a step that vLLM itself allows at least."""
+
 GRACE_SECONDS = 60.0
 """Seconds that a step may take beside its tokens, e.g. to compile."""
 
@@ -100,7 +106,7 @@ def start_engine(spec: EngineSpec, mode: Literal[Mode, "write"]) -> "LLMEngine":
         given["hf_overrides"] = {**defaults["hf_overrides"], **spec.overrides.get("hf_overrides", {})}
     try:
         if not current_platform.is_cpu():
-            given[MEMORY] = memory_share(*_gpu_memory(), spec.gpu_engines, _siblings(), given.get(MEMORY))
+            given = for_gpu(spec, mode, given)
         # Not vllm.LLM: its encode() makes a future and two copies per sequence, and it always loads vLLM's own
         # tokenizer. LLM_CLASS chooses the same batch sizes, for throughput.
         with step(_loading(given)), store_in_memory():
@@ -169,6 +175,38 @@ def cpu_cache_bytes(config: Mapping[str, Any], max_tokens: int) -> int:
     size = config.get("head_dim") or hidden // max(heads, 1)
     token = 2 * config.get("num_hidden_layers", 0) * config.get("num_key_value_heads", heads) * size * FLOAT32_BYTES
     return min(CPU_CACHE_BYTES, tokens * token) or CPU_CACHE_BYTES
+
+
+def for_gpu(spec: EngineSpec, mode: Literal[Mode, "write"], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments with what depends on this process's GPU and on who else uses it.
+
+    Args:
+        spec: The model and how it is computed.
+        mode: The engine's task.
+        given: The arguments so far. They stay, but for a share of memory that is not free.
+    """
+    share = memory_share(*_gpu_memory(), spec.gpu_engines, _siblings(), given.get(MEMORY))
+    if mode == "write" or spec.packed == "off":
+        return {**given, MEMORY: share}
+    return {"max_num_seqs": most_sequences(given, spec.max_tokens), **given, MEMORY: share}
+
+
+def most_sequences(given: Mapping[str, Any], max_tokens: int) -> int:
+    """Sequences of a packed step: as many short ones as its tokens allow.
+
+    vLLM's own default of 256 to 1,024, which sizes buffers of its attention kernels, is for requests that decode.
+
+    Args:
+        given: vLLM engine arguments.
+        max_tokens: Cap on the ids of one sequence.
+    """
+    tokens = given.get("max_num_batched_tokens")
+    if tokens is None:
+        from vllm import EngineArgs
+        from vllm.usage.usage_lib import UsageContext
+
+        tokens = max(max_tokens, EngineArgs.get_batch_defaults(1)[0][UsageContext.LLM_CLASS])
+    return min(int(tokens), max(LEAST_SEQUENCES, int(tokens) // SHORT_TOKENS))
 
 
 def memory_share(free: int, total: int, engines: int, started: int = 0, wanted: float | None = None) -> float:

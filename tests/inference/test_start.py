@@ -5,10 +5,14 @@ import pickle
 import shutil
 import subprocess
 import sys
+from concurrent.futures import Executor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from indexer.inference import start
+from indexer.inference.engine_spec import EngineSpec, Packed
 from indexer.inference.start import CPU_CACHE_BYTES, cpu_cache_bytes, memory_share
 from indexer.testing.checkpoints import minilm_path
 
@@ -64,6 +68,32 @@ def test_engines_that_share_what_is_free_have_like_parts(free: float, wanted: fl
         assert parts[-1] <= free, "vLLM refuses to start"
         free -= parts[-1]
     assert max(parts) <= 1.2 * min(parts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "packed", "mode", "expected"),
+    [
+        ({"max_num_batched_tokens": 32768}, "auto", "embed", 2048),
+        ({"max_num_batched_tokens": 32768}, "on", "score", 2048),
+        ({"max_num_batched_tokens": 2048}, "auto", "embed", 256),
+        ({"max_num_batched_tokens": 128}, "auto", "embed", 128),
+        ({"max_num_batched_tokens": 32768, "max_num_seqs": 99}, "auto", "embed", 99),
+        ({"max_num_batched_tokens": 32768}, "off", "embed", None),
+        ({"max_num_batched_tokens": 32768}, "auto", "write", None),
+    ],
+)
+def test_a_step_on_a_gpu_may_be_full_of_short_sequences(
+    arguments: dict[str, int], packed: Packed, mode: Any, expected: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "_gpu_memory", lambda: (80 * GIB, 80 * GIB))
+    spec = EngineSpec("none", "bfloat16", 64, arguments, packed=packed, gpu_engines=2)
+    found = start.for_gpu(spec, mode, arguments)
+    assert found.get("max_num_seqs") == expected
+    assert found["gpu_memory_utilization"] == 0.45
+
+
+def test_without_a_setting_vllms_own_step_is_meant(engine_process: Executor) -> None:
+    assert engine_process.submit(start.most_sequences, {}, 8192).result() == 512
 
 
 @pytest.mark.parametrize(
