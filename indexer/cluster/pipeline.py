@@ -58,6 +58,11 @@ class Pipeline(ABC, Generic[PieceT, EngineT, HeldT, ReceiptT]):
         self._engine_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._engine = self._engine_thread.submit(make_engine).result()
 
+    @property
+    def compile_seconds(self) -> float:
+        """Seconds that the engine compiled the model; 0 for an engine that does not."""
+        return float(getattr(self._engine, "compile_seconds", 0.0))
+
     def run(self, piece: PieceT) -> ReceiptT:
         """Takes one piece to a durable receipt.
 

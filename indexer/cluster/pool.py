@@ -33,7 +33,7 @@ class WorkerPool:
     Attributes:
         size: Workers of the pool.
         restarts: Workers that died in the latest :meth:`run` and were replaced.
-        places: Machine and GPU of every worker whose engine started, in the order of their starts.
+        starts: What the engines tell that have started.
         losses: Why workers died.
     """
 
@@ -51,7 +51,7 @@ class WorkerPool:
         self._members: list[WorkerHandle] = []
         self.size = 0
         self.restarts = 0
-        self.places: list[str] = []
+        self.starts = self._starting.told
         self.losses: list[str] = []
 
     def __enter__(self) -> Self:
@@ -75,9 +75,7 @@ class WorkerPool:
 
     def _settle_starts(self, ended: Collection[Any]) -> None:
         """Adds the workers whose engines have started."""
-        ready = self._starting.settle(ended, others=bool(self._members))
-        self._members += ready
-        self.places += [member.where for member in ready]
+        self._members += self._starting.settle(ended, others=bool(self._members))
 
     @property
     def used(self) -> GpuUse:
@@ -88,11 +86,6 @@ class WorkerPool:
     def ready(self) -> int:
         """Workers whose engines have started."""
         return len(self._members)
-
-    @property
-    def fallbacks(self) -> list[str]:
-        """Slower ways that the engines take, with the reasons."""
-        return self._starting.fallbacks
 
     def __exit__(self, *_: object) -> None:
         """Ends the worker processes and with them their engines."""

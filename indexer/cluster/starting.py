@@ -2,7 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -12,7 +13,7 @@ from indexer.cluster.failures import cause, death
 from indexer.cluster.held import HeldTime
 from indexer.cluster.leases import WorkerHandle
 from indexer.cluster.placement import Placement
-from indexer.cluster.worker import MakePipeline
+from indexer.cluster.worker import MakePipeline, Started
 from indexer.errors import IndexerError, SettingsError
 from indexer.progress import say
 from indexer.steps import WaitingLines
@@ -27,13 +28,37 @@ START_SECONDS = 3600.0
 """How long a placed engine may take to start: the first one on a machine also downloads its model."""
 
 
+@dataclass
+class EngineStarts:
+    """What the engines tell that have started.
+
+    Attributes:
+        places: Machine and GPU of each, in the order of their starts.
+        fallbacks: Slower ways that they take, with the reasons; each once.
+        compile_seconds: The longest time that one compiled the model; 0 if none did.
+    """
+
+    places: list[str] = field(default_factory=list)
+    fallbacks: list[str] = field(default_factory=list)
+    compile_seconds: float = 0.0
+
+    def add(self, started: Started, where: str) -> None:
+        """Adds an engine, and says what its worker could only tell its own log."""
+        self.places.append(where)
+        self.compile_seconds = max(self.compile_seconds, started.compile_seconds)
+        for way in started.fallbacks:
+            if way not in self.fallbacks:
+                self.fallbacks.append(way)
+                say(f"{way} (first seen on {where})", "WARNING")
+
+
 class Starting:
     """Workers that are not ready yet.
 
     Attributes:
         members: Workers that Ray was asked for.
         held: The time of workers that have ended, those of the pool included.
-        fallbacks: Slower ways that the engines take which have started, with the reasons; each once.
+        told: What the engines that have started tell.
     """
 
     def __init__(self, placement: Placement, make_pipeline: MakePipeline) -> None:
@@ -50,7 +75,7 @@ class Starting:
         self._lines = WaitingLines()
         self.members: list[WorkerHandle] = []
         self.held = HeldTime()
-        self.fallbacks: list[str] = []
+        self.told = EngineStarts()
 
     def begin(self, tries: int = 1) -> None:
         """Requests a worker from Ray."""
@@ -106,7 +131,7 @@ class Starting:
     def _started(self, member: WorkerHandle) -> list[WorkerHandle]:
         """The worker if its engine has started, otherwise none."""
         try:
-            slower = ray.get(member.started)
+            started: Started = ray.get(member.started)
         except RayTaskError as error:
             raised = cause(error)
             # The corpus and the index fail alike on every machine. A hub that does not answer, a model's directory that
@@ -119,16 +144,9 @@ class Starting:
         else:
             self.members.remove(member)
             member.ready = time.monotonic()
-            self._tell_slower_ways(slower, member.where)
+            self.told.add(started, member.where)
             return [member]
         return []
-
-    def _tell_slower_ways(self, slower: Iterable[str], where: str) -> None:
-        """Says what a worker could only tell its own log; each once, however many workers say it."""
-        for way in slower:
-            if way not in self.fallbacks:
-                self.fallbacks.append(way)
-                say(f"{way} (first seen on {where})", "WARNING")
 
     def _failed(self, member: WorkerHandle, error: IndexerError) -> None:
         """Retries a failed start once after a pause, then gives this worker up."""

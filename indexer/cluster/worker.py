@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from indexer import fallbacks, gpu_siblings
 from indexer.cluster.pipeline import Piece, Pipeline
@@ -21,6 +21,18 @@ PROCESS_ENDED = 70
 """Exit status of a worker process whose engine died (``EX_SOFTWARE`` of sysexits.h)."""
 
 MakePipeline = Callable[[], Pipeline[Any, Any, Any, Any]]
+
+
+class Started(NamedTuple):
+    """What a worker tells of its engine's start.
+
+    Attributes:
+        fallbacks: Slower ways that it takes, with the reasons.
+        compile_seconds: Seconds that it compiled the model.
+    """
+
+    fallbacks: list[str]
+    compile_seconds: float
 
 
 class Worker:
@@ -46,12 +58,8 @@ class Worker:
         gpu = os.environ.get("CUDA_VISIBLE_DEVICES")
         return socket.gethostname() + (f", GPU {gpu}" if gpu else "")
 
-    def start(self, make_pipeline: MakePipeline) -> list[str]:
-        """Starts the engine, one at a time per GPU: vLLM sizes its memory by the memory free at its start.
-
-        Returns:
-            The slower ways that it takes, with the reasons.
-        """
+    def start(self, make_pipeline: MakePipeline) -> Started:
+        """Starts the engine, one at a time per GPU: vLLM sizes its memory by the memory free at its start."""
         gpu = f"gpu-{os.environ.get('CUDA_VISIBLE_DEVICES', 'none')}"
         with _turn(gpu, wait=not self._claims):
             if not self._claims:
@@ -59,7 +67,7 @@ class Worker:
                 self._claims.append(seat)
                 gpu_siblings.note(others)
             self._pipeline = make_pipeline()
-        return fallbacks.taken()
+        return Started(fallbacks.taken(), self._pipeline.compile_seconds)
 
     def step(self) -> str:
         """What the start of the engine is doing."""

@@ -117,6 +117,7 @@ def _totals(found: Changes, staged: Staged, watch: Journal) -> RunTotals:
         gpus=watch.gpus,
         embedded=staged.embedded,
         ready_gpu_hours=round(watch.ready_gpu_hours, 6),
+        compile_seconds=watch.compile_seconds,
     )
 
 

@@ -80,7 +80,7 @@ class Journal(Stopwatch):
     @property
     def workers(self) -> list[str]:
         """Machine and GPU of every worker that started."""
-        return [place for pool in self.pools for place in pool.places]
+        return [place for pool in self.pools for place in pool.starts.places]
 
     @property
     def losses(self) -> list[str]:
@@ -90,7 +90,12 @@ class Journal(Stopwatch):
     @property
     def fallbacks(self) -> list[str]:
         """Slower ways that engines took, with the reasons."""
-        return list(dict.fromkeys(way for pool in self.pools for way in pool.fallbacks))
+        return list(dict.fromkeys(way for pool in self.pools for way in pool.starts.fallbacks))
+
+    @property
+    def compile_seconds(self) -> float:
+        """The longest time that an engine compiled the model."""
+        return max((pool.starts.compile_seconds for pool in self.pools), default=0.0)
 
     @property
     def gpus(self) -> float:

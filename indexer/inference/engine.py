@@ -47,6 +47,7 @@ class Engine:
         dimension: Width of the vectors.
         pooling: vLLM's name of the pooling.
         max_tokens: Most ids of one sequence.
+        compile_seconds: Seconds that vLLM compiled the model; less where it found compiled parts in its cache.
         way_back: Why vLLM's own loop runs the model although packed steps were wanted, otherwise ``None``.
     """
 
@@ -79,6 +80,7 @@ class Engine:
         self._engine = start_engine(spec, mode)
         process_state.started(self._engine)
         self.max_tokens = spec.max_tokens
+        self.compile_seconds = float(self._engine.vllm_config.compilation_config.compilation_time)
         self.dimension = int(self._engine.model_config.embedding_size)
         self.pooling = str(getattr(self._engine.model_config.pooler_config, "seq_pooling_type", None))
         self._width = self.dimension if mode == "embed" else 1

@@ -8,6 +8,7 @@ from typing import Any
 COUNTS = (
     *("documents", "indexed", "quarantined", "truncated", "chunks", "tokens"),
     *("resumed_shards", "resumed_tokens", "restarts", "tokens_per_second", "gpus", "ready_gpu_hours", "embedded"),
+    "compile_seconds",
     *("new", "changed", "payload_changed", "unchanged", "deleted", "moved", "copied", "kept", "duplicates"),
 )
 

@@ -14,6 +14,7 @@ from indexer.corpus.files import DataFile
 from indexer.corpus.formats import open_file
 from indexer.corpus.listing import list_files
 from indexer.errors import CorpusError, IndexerError, SettingsError
+from indexer.inference.compiling import ExpectedWork
 from indexer.inference.model import Model, Reranker, open_reranker
 from indexer.progress import Stopwatch, say
 from indexer.reranking import pairs
@@ -34,12 +35,14 @@ CANDIDATES = {"query_column": "query", "document_id_column": "id", "instruction_
 """Columns of the search's candidates."""
 
 
-def _make_search(settings: ScoreSettings, epoch: Epoch | None, embedder: Model | None) -> SearchPipeline:
+def _make_search(
+    settings: ScoreSettings, epoch: Epoch | None, embedder: Model | None, expected: ExpectedWork
+) -> SearchPipeline:
     """A worker's pipeline of the first phase."""
     published, queries = _published(settings, epoch), _given(settings.queries)
     # Words alone need no model, which may not even be on this machine.
     model = None if queries.mode == "text" else embedder or published.model
-    return SearchPipeline(settings.output.uri, queries, published, model)
+    return SearchPipeline(settings.output.uri, queries, published, expected.fitted(model) if model else None)
 
 
 def _make_score(
@@ -115,11 +118,14 @@ def run(
     with ExitStack() as stack:
         cluster = cluster or stack.enter_context(Cluster(settings.cluster, settings.engine.replicas_per_gpu))
         if settings.queries is not None:
-            make_searcher = partial(_make_search, settings, job.epoch, embedder)
-            searched = _phase(job, cluster, "search", _query_pieces(job, settings.queries), make_searcher)
+            queries = _query_pieces(job, settings.queries)
+            expected = _expected(job, cluster, "search", queries)
+            make_searcher = partial(_make_search, settings, job.epoch, embedder, expected)
+            searched = _phase(job, cluster, "search", queries, make_searcher)
             job.left_out = sum(receipt.unscored for receipt in searched)
         columns, pieces = _pair_pieces(job, cluster)
-        make = partial(_make_score, settings, columns, job.epoch, job.reranker)
+        reranker = _expected(job, cluster, "score", pieces).fitted(job.reranker)
+        make = partial(_make_score, settings, columns, job.epoch, reranker)
         receipts = _phase(job, cluster, "score", pieces, make)
     with job.watch("publish"):
         if settings.queries is not None:
@@ -154,6 +160,9 @@ def _open(settings: ScoreSettings, model: Reranker | None) -> ScoreJob:
             tables.create_missing(settings.output.uri, {TABLE: RESULT_SCHEMA}, OWNER)
     return ScoreJob(settings, reranker, published, files, folder, watch)
 
+
+TOKENS: dict[Phase, int] = {"search": 32, "score": 512}
+"""Tokens of a query and of a pair, to estimate work before it is read."""
 
 RESULT_COLUMNS = ("score", "truncated")
 """Columns that the results add to the pairs."""
@@ -234,6 +243,13 @@ def _rows(uri: str, file: DataFile) -> int:
         return opened.count_rows()
 
 
+def _expected(job: ScoreJob, cluster: Cluster, phase: Phase, pieces: Sequence[RowRange]) -> ExpectedWork:
+    """What is not written yet of a phase."""
+    known = job.folder.receipts(phase).ids()
+    rows = [piece.size for piece in pieces if piece.shard_id not in known]
+    return ExpectedWork(sum(rows) * TOKENS[phase], min(cluster.workers, max(len(rows), 1)), cluster.gpus)
+
+
 def _phase(
     job: ScoreJob, cluster: Cluster, phase: Phase, pieces: Sequence[RowRange], make: Callable[[], Any]
 ) -> list[PartReceipt]:
@@ -264,7 +280,7 @@ def _phase(
             name = job.settings.index.name if job.settings.index is not None else None
             work = Work(rest, rows, unit, settings.retries, settings.max_restarts, name)
             drive(pool, work, settings.progress, done, failed.append)
-        job.fallbacks += pool.fallbacks
+        job.fallbacks += pool.starts.fallbacks
     if failed:
         first = failed[0]
         raise IndexerError(

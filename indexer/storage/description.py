@@ -107,6 +107,7 @@ class RunTotals(Record):
     ``gpus`` are those that the workers held: 0 on CPUs, and in epochs of versions that did not record it. ``chunks``
     counts staged rows, ``embedded`` those that engines read: ``None`` in epochs of versions that did not count them.
     ``ready_gpu_hours`` go from the start of each engine to its end; ``None`` in epochs that do not have them.
+    ``compile_seconds`` is the longest time that an engine compiled the model, 0 if none did.
     """
 
     documents: int
@@ -122,6 +123,7 @@ class RunTotals(Record):
     gpus: float = 0.0
     embedded: int | None = None
     ready_gpu_hours: float | None = None
+    compile_seconds: float = 0.0
 
 
 class MaintenanceRecord(Record):

@@ -165,7 +165,7 @@ def test_a_slower_way_of_the_engines_is_told_once(make_pool: MakePool, capsys: p
     with make_pool(2, slower=reason) as pool:
         while pool.ready < 2:
             results(pool)
-        assert pool.fallbacks == [reason]
+        assert pool.starts.fallbacks == [reason]
         assert Journal(pools=[pool]).last_line({})["fallbacks"] == [reason]
     assert capsys.readouterr().err.count(f"{reason} (first seen on {os.uname().nodename}, GPU ") == 1
 

@@ -6,9 +6,11 @@ from types import SimpleNamespace
 import pytest
 
 from indexer.indexing import compilation
-from indexer.indexing.compilation import PAYS_SECONDS, fitted
+from indexer.indexing.compilation import fitted
 from indexer.indexing.job import open_job
-from tests.support.fakes import settings, words, write
+from indexer.inference.compiling import CPU_RATE, PAYS_SECONDS, SAVED_SHARE
+from tests.support.fakes import run_here, settings, words, write
+from tests.support.local_cluster import LocalPool
 
 LAST_RATE = 1000.0
 
@@ -40,8 +42,25 @@ def test_short_work_is_not_compiled(
 def test_before_the_first_run_the_models_size_decides(tmp_path: Path) -> None:
     write(tmp_path / "corpus" / "a.parquet", words(3))
     job = open_job(settings(tmp_path))
-    per_token = job.model.checkpoint.weight_bytes / compilation.CPU_RATE
+    per_token = job.model.checkpoint.weight_bytes / CPU_RATE
     enough = int(2 * PAYS_SECONDS / per_token * compilation.BYTES_PER_TOKEN)
     assert "enforce_eager" in fitted(job, enough // 2, 2, gpus=False).engine_settings.arguments
     assert "enforce_eager" not in fitted(job, enough + 10_000, 2, gpus=False).engine_settings.arguments
     assert "enforce_eager" in fitted(job, enough + 10_000, 2, gpus=True).engine_settings.arguments
+
+
+@pytest.mark.parametrize(("cost", "pays"), [(0.0, PAYS_SECONDS), (11.0, PAYS_SECONDS), (60.0, 60 / SAVED_SHARE)])
+def test_what_compiling_took_in_the_last_run_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cost: float, pays: float
+) -> None:
+    """A night whose engines did not compile, here the second one, says nothing about it."""
+    corpus = tmp_path / "corpus" / "a.parquet"
+    for night, compiled in enumerate((cost, 0.0)):
+        monkeypatch.setattr(LocalPool, "compile_seconds", compiled)
+        write(corpus, words(10 + night))
+        assert run_here(settings(tmp_path))["compile_seconds"] == compiled
+    monkeypatch.setattr(compilation, "last_run", lambda _: SimpleNamespace(tokens_per_second=LAST_RATE))
+    job = open_job(settings(tmp_path))
+    for seconds, is_eager in ((pays - 1, True), (pays + 1, False)):
+        model = fitted(job, int(seconds * LAST_RATE * compilation.BYTES_PER_TOKEN), 2, gpus=True)
+        assert ("enforce_eager" in model.engine_settings.arguments) == is_eager

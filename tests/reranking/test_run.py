@@ -84,10 +84,11 @@ def expected_scores(model: str, rows: list[dict[str, Any]]) -> list[float | None
 
 
 def test_every_pair_gets_its_score_and_keeps_its_columns(
-    tmp_path: Path, pairs: list[dict[str, Any]], reranker_path: str
+    tmp_path: Path, pairs: list[dict[str, Any]], reranker_path: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = settings(tmp_path, reranker_path)
     summary = run(given)
+    assert "engines start without compiling" in capsys.readouterr().err, "100 pairs are no work to compile for"
     found = results(given)
     assert [{key: row[key] for key in ("query", "document", "kept")} for row in found] == pairs
     assert [row["score"] for row in found] == pytest.approx(expected_scores(reranker_path, pairs))
@@ -97,6 +98,7 @@ def test_every_pair_gets_its_score_and_keeps_its_columns(
     per_shard = [set(pq.read_table(file)["query"].to_pylist()) - {None} for file in shards]
     assert sum(map(len, per_shard)) == 10, "pairs of one query stay together"
     assert run(given, exits_on=1) == summary
+    assert summary["fallbacks"] == []
 
 
 def test_a_killed_worker_loses_no_pair_and_writes_no_text_anywhere_but_in_the_results(

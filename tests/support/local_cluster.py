@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from indexer.cluster.held import GpuUse
 from indexer.cluster.leases import Done
+from indexer.cluster.starting import EngineStarts
 
 
 class LocalCluster:
@@ -23,16 +24,22 @@ class LocalCluster:
 
 
 class LocalPool:
-    """A pool of one worker that never dies or fails."""
+    """A pool of one worker that never dies or fails.
+
+    Attributes:
+        compile_seconds: Seconds that its engine seems to have compiled.
+    """
+
+    compile_seconds = 0.0
 
     size = ready = 1
     restarts = 0
     used = GpuUse()
-    places = ("here",)
-    losses = fallbacks = ()
+    losses = ()
 
     def __init__(self, make_pipeline: Callable[[], Any]) -> None:
         self._make_pipeline = make_pipeline
+        self.starts = EngineStarts(["here"], compile_seconds=self.compile_seconds)
 
     def __enter__(self) -> Self:
         self._pipeline = self._make_pipeline()
