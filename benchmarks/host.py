@@ -1,4 +1,4 @@
-"""Capacity of the host: CPU time per document in the engine and around it, and 64 workers on one machine.
+"""Capacity of the host: CPU time per document in the engine, time by the clock around it, 64 workers on one machine.
 
 The engine runs without its forward pass, through vLLM's step loop and in packed steps. Around it everything is real,
 except that the 64 workers do not tokenise. A worker's stages overlap with its engine: a GPU waits only if a document
@@ -41,7 +41,10 @@ GPU_SHARE = 0.5
 
 
 def worker_costs(root: Path, tokens: int, documents: int) -> dict[str, Any]:
-    """Microseconds per document and stage of one worker process, and of the driver."""
+    """Microseconds per document and stage of one worker process, and of the driver, by the clock.
+
+    Stages share the worker's core, so a stage's time counts waits for the others: no stage takes more CPU than this.
+    """
     corpus = _corpus(root / f"corpus-{tokens}", tokens, documents)
     settings = _settings(root, corpus, f"index-{tokens}", cluster={"address": "local", "workers": 1})
     summary = run.run(settings, NullModel.of(settings))
@@ -107,7 +110,10 @@ def gpu_microseconds(root: Path, size: str, tokens: int) -> float:
 
 
 def with_gpus(root: Path, cost: Mapping[str, Any], engine_us: float) -> dict[str, Any]:
-    """The costs with a GPU's time for a document and how many GPUs one process can keep busy, by model."""
+    """The costs with a GPU's time for a document and how many GPUs one process can keep busy at least, by model.
+
+    At least, because the stages around the engine are timed by the clock, and only the engine by its CPU.
+    """
     around = sum(cost["worker_us"][stage] for stage in ("read", "tokenise", "widths", "stage"))
     gpu_us = {size: gpu_microseconds(root, size, round(cost["tokens"])) for size in TRUE_SHAPES}
     return {
@@ -143,7 +149,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     gpus = [{"tokens": round(cost["tokens"]), **cost["gpus_fed"]} for cost in result["costs"]]
     tables = {
         "Microseconds of CPU per document in the engine, without its forward pass, and to tokenise": engine,
-        "Microseconds per document around the engine": rows,
+        "Microseconds per document around the engine, by the clock": rows,
         f"NVIDIA H200s that one process can feed, by arithmetic at {GPU_SHARE:.0%} of their matrix rate": gpus,
         "Many workers on this machine": [result["control_plane"]],
     }

@@ -96,6 +96,10 @@ class Cluster:
         while waiting:
             yield _take_one(waiting)
 
+    def sent(self, value: Any) -> Any:
+        """A large argument of several calls of :meth:`on_machine`, which travels to each machine once."""
+        return ray.put(value)
+
     def on_machine(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Runs a function alone on a worker's machine: with a whole GPU, or all cores where workers have none.
 

@@ -42,6 +42,11 @@ class Corpus:
     skip_empty: bool = True
 
     @property
+    def without_files(self) -> "Corpus":
+        """The same to read named files of it: a list of all files is megabytes for each worker."""
+        return replace(self, files=())
+
+    @property
     def digest(self) -> str:
         """Digest of the files' identities and of the columns used: equal digests mean equal documents."""
         parts = [self._columns_used, *(file.identity for file in self.files)]

@@ -246,7 +246,7 @@ class Target:
     """Where the rows of a run go.
 
     Attributes:
-        corpus: The listed corpus.
+        corpus: The corpus, without the list of its files: shards name theirs.
         layout: The tables.
         uri: The LanceDB database.
         epoch: The epoch being built.

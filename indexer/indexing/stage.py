@@ -40,7 +40,7 @@ def stage(job: Job, cluster: Cluster, found: Changes, unread: Mapping[str, Unrea
     staged = Staged([], left, to_retry=len(unread))
     splits = job.layout.chunk_hashes
     chunks = StoredVectors.of(job.settings.index.uri, job.published) if job.published and splits else None
-    target = Target(job.corpus, job.layout, job.settings.index.uri, job.epoch, chunks)
+    target = Target(job.corpus.without_files, job.layout, job.settings.index.uri, job.epoch, chunks)
     night = Night(job, cluster, found, unread, target, staged, watch, frozenset(job.store.receipts(job.epoch).ids()))
     with watch("move"):
         reuse_stored(night)
@@ -81,7 +81,7 @@ def stage_rest(job: Job, cluster: Cluster, found: Changes, staged: Staged) -> No
         return
     say(f"{'; '.join(job.change.differences)}: copying the vectors of {stays:,} documents")
     receipts = job.store.receipts(job.epoch)
-    target = Target(job.corpus, job.layout, job.settings.index.uri, job.epoch)
+    target = Target(job.corpus.without_files, job.layout, job.settings.index.uri, job.epoch)
     items = ((target, piece) for piece in receipts.unfinished(pieces, receipts.ids(), staged.add))
     for receipt in cluster.map(relayout.copy, items, in_driver=stays < SMALL_ROWS):
         staged.add(receipt)

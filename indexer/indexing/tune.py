@@ -52,7 +52,8 @@ def tune(settings: Settings, written: Path) -> dict[str, Any]:
         start, choices = cluster.on_machine(sweep.machine, model.max_tokens)
         ids = _about(ids, TOKENS if start.pinned else GPU_TOKENS)
         say(f"timing engine settings on {ids.tokens:,} tokens of {len(ids):,} texts")
-        for measured in sweep.best(partial(cluster.on_machine, _measure, model, ids), start, choices):
+        sent = cluster.sent(ids)
+        for measured in sweep.best(partial(cluster.on_machine, _measure, model, sent), start, choices):
             name = measured.setting.named or "defaults"
             say(f"{measured.tokens_per_second:,.0f} tokens/s with {name} {measured.failure}")
             found.append(measured)
