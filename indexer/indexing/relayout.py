@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -86,18 +87,17 @@ def copy(target: Target, work: CopiedPiece) -> Receipt:
         The receipt that counts: another process's, if that one was put first.
     """
     control = ControlStore(target.uri, target.layout.name)
-    gone = control.removals(work.removals)
     wanted = target.layout.schemas()[work.table]
     stored = tables.table_schema(target.uri, work.piece.name, work.piece.version)
     columns = [column for column in wanted.names if column in stored.names]
     documents = None if work.documents is None else DocumentsTable(target.uri, *work.documents)
     staged = [wanted.empty_table()]
+    stays = _stays(target.uri, work, control)
     for batch in pieces.read(target.uri, work.piece, columns):
-        rows = pa.Table.from_batches([batch])
+        rows = pa.Table.from_batches([batch]).filter(stays.slice(0, batch.num_rows))
+        stays = stays.slice(batch.num_rows)
         if schema.VECTOR not in wanted.names:
             rows = rows.filter(pc.equal(rows[schema.CHUNK], 0))
-        if len(gone):
-            rows = rows.filter(pc.invert(pc.is_in(rows[schema.ID], value_set=gone)))
         if work.payload_differs:
             # Values that cannot be converted are null: no payload has this hash, so they are read when they can be.
             unknown = pa.scalar(bytes(schema.PAYLOAD_HASH_TYPE.byte_width), schema.PAYLOAD_HASH_TYPE)
@@ -121,6 +121,15 @@ def copy(target: Target, work: CopiedPiece) -> Receipt:
         seconds={},
     )
     return control.receipts(target.epoch).put(receipt)
+
+
+def _stays(uri: str, work: CopiedPiece, control: ControlStore) -> pa.Array:
+    """Whether each row of a piece stays. Of the dropped ids, those of one file are held at once."""
+    ids = pa.chunked_array([batch.column(0) for batch in pieces.read(uri, work.piece, [schema.ID])], pa.string())
+    gone = np.zeros(len(ids), bool)
+    for name in work.removals:
+        gone |= pc.is_in(ids, value_set=control.removals([name])).to_numpy()
+    return pa.array(~gone)
 
 
 def _rows(rows: pa.Table, precision: str, wanted: pa.Schema) -> pa.Table:

@@ -73,13 +73,13 @@ def stage_from_tonight(target: Target, shard: Shard, sources: Sources, receipts:
     return _reuse(target, shard, sources, lookup, target.epoch)
 
 
-def staged_ids(target: Target, shard_id: str, wanted: pa.Array) -> tuple[str, list[str]]:
+def staged_ids(target: Target, shard_id: str, wanted: pa.Array) -> tuple[str, pa.Array]:
     """Ids of a staged shard that are wanted, beside the shard's name."""
     receipt = ControlStore(target.uri, target.layout.name).receipts(target.epoch).get(shard_id)
     name = target.layout.table(min(target.layout.widths))
     batches = tables.read_staged(target.uri, name, receipt.fragments.get(name, []), [schema.ID])
-    found = [batch.column(0).filter(pc.is_in(batch.column(0), value_set=wanted)).to_pylist() for batch in batches]
-    return shard_id, sorted({name for names in found for name in names})
+    found = [batch.column(0).filter(pc.is_in(batch.column(0), value_set=wanted)) for batch in batches]
+    return shard_id, pc.unique(pa.chunked_array(found, pa.string()))
 
 
 def _reuse(target: Target, shard: Shard, sources: Sources, lookup: Lookup, epoch: int) -> Receipt:

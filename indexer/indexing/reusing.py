@@ -5,10 +5,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexer.cluster.connection import SMALL_ROWS
-from indexer.corpus.shards import Shard
 from indexer.indexing import reuse_shard
+from indexer.indexing.known_sources import KnownSources
 from indexer.indexing.night import Night
-from indexer.indexing.reuse_shard import Sources
 from indexer.indexing.stored_vectors import StoredVectors
 from indexer.indexing.worklist import WorkKind
 from indexer.progress import say
@@ -34,11 +33,13 @@ def _reuse_stored(night: Night, work: WorkKind, known: pa.Table | None, rows: in
         return 0
     say(f"{rows:,} documents {why}: their vectors are reused")
     before = night.staged.documents
-    sources = {} if known is None else _sources(night, known, known["epoch"])
+    sources = None if known is None else KnownSources(night.job.corpus.files, known)
     epochs = {epoch.number: StoredVectors.of(night.target.uri, epoch) for epoch in night.job.reusable}
     number = night.job.published.number
     shards = night.unstaged(night.shards(work))
-    items = ((night.target, shard, _of(shard, sources), epochs, number) for shard in shards)
+    items = (
+        (night.target, shard, {} if sources is None else sources.of_shard(shard), epochs, number) for shard in shards
+    )
     for receipt in night.cluster.map(reuse_shard.stage_from_epochs, items, in_driver=rows < SMALL_ROWS):
         night.staged.add(receipt)
     return night.staged.documents - before
@@ -54,37 +55,33 @@ def reuse_tonight(night: Night) -> pa.Table:
     if not wanted.num_rows:
         return wanted
     small = night.staged.documents < SMALL_ROWS
-    ids = pc.unique(wanted["source"])
-    receipts = ((night.target, shard_id, ids) for shard_id in night.staged.receipts)
-    places = {
-        name: shard
-        for shard, names in night.cluster.map(reuse_shard.staged_ids, receipts, in_driver=small)
-        for name in names
-    }
-    is_there = pc.is_in(wanted["source"], value_set=pa.array(places, pa.string()))
-    there = wanted.filter(is_there)
+    known = _staged_tonight(night, wanted, in_driver=small)
+    there = known.filter(pc.field("receipt").is_valid())
     if there.num_rows:
         say(f"{there.num_rows:,} documents have texts that were embedded tonight: their vectors are reused")
-    sources = _sources(night, there, pa.repeat(night.job.epoch, there.num_rows))
+    sources = KnownSources(night.job.corpus.files, there)
     before = night.staged.documents
     items = (
-        (night.target, shard, found := _of(shard, sources), sorted({places[name] for _, name in found.values()}))
+        (night.target, shard, sources.of_shard(shard), sources.receipts_of(shard))
         for shard in night.unstaged(night.shards(WorkKind.COPY_TONIGHT, there))
     )
     for receipt in night.cluster.map(reuse_shard.stage_from_tonight, items, in_driver=small):
         night.staged.add(receipt)
     night.staged.copied += night.staged.documents - before
-    return wanted.filter(pc.invert(is_there))
+    return wanted.filter(known["receipt"].is_null())
 
 
-def _sources(night: Night, known: pa.Table, epochs: pa.Array | pa.ChunkedArray) -> Sources:
-    """Where each document has its vectors, by path and row."""
-    paths = [file.path for file in night.job.corpus.files]
-    columns = (known["file"].to_pylist(), known["row"].to_pylist(), epochs.to_pylist(), known["source"].to_pylist())
-    return {(paths[file], row): (epoch, name) for file, row, epoch, name in zip(*columns, strict=True)}
+def _staged_tonight(night: Night, wanted: pa.Table, *, in_driver: bool) -> pa.Table:
+    """The documents of :attr:`indexer.indexing.equal_texts.EqualTexts.tonight` with columns epoch and receipt.
 
-
-def _of(shard: Shard, sources: Sources) -> Sources:
-    """The entries that a shard needs."""
-    keys = ((part.file.path, part.start + int(at)) for part in shard.parts for at in np.flatnonzero(part.chosen))
-    return {key: sources[key] for key in keys if key in sources}
+    The receipt is that of the shard which holds the source; null if none does.
+    """
+    ids = pc.unique(wanted["source"])
+    items = ((night.target, shard_id, ids) for shard_id in night.staged.receipts)
+    found = list(night.cluster.map(reuse_shard.staged_ids, items, in_driver=in_driver))
+    held = pa.chunked_array([names for _, names in found], pa.string())
+    places = np.repeat(np.arange(len(found), dtype=np.int32), [len(names) for _, names in found])
+    shards = pa.DictionaryArray.from_arrays(places, pa.array([shard for shard, _ in found], pa.string()))
+    epochs = pa.repeat(pa.scalar(night.job.epoch, pa.int64()), wanted.num_rows)
+    receipts = shards.take(pc.index_in(wanted["source"], value_set=held))
+    return wanted.append_column("epoch", epochs).append_column("receipt", receipts)
