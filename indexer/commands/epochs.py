@@ -16,6 +16,7 @@ from typing import Any
 from indexer.commands.command import command_line, load
 from indexer.commands.tables import Cell, print_table
 from indexer.errors import IndexerError, SettingsError
+from indexer.progress import say
 from indexer.publishing import compare, history, verify
 from indexer.reporting.page import headline
 from indexer.reporting.runs import NIGHTS, RunReports
@@ -142,6 +143,8 @@ def _verify(settings: Settings, store: ControlStore, _: argparse.Namespace) -> N
         raise SettingsError(f"no epoch of index {settings.index.name!r} is published at index.uri; check both")
     found = verify.verify(settings.index.uri, store, latest)
     print(json.dumps(found))
+    if found["unchecked"]:
+        say(f"epoch {latest.number}, not compared with its record: {'; '.join(found['unchecked'])}")
     if found["wrong"]:
         raise IndexerError(
             f"epoch {latest.number}: {'; '.join(found['wrong'])}: return to an epoch that holds with jobs.publish "

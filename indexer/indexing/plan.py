@@ -39,8 +39,9 @@ def plan(settings: Settings, *, rebuild: Rebuild = False, budget: float | None =
 
     Returns:
         Files, shards, documents, workers and all gates; ``vector_bytes`` of the chunks that are left to embed, by width
-        table, and ``table_bytes`` of the published tables, without what the run adds. Tokens are estimated from a
-        sample, seconds from the last run's rate, GPU-hours and money as in
+        table; ``written_rows`` and ``written_bytes`` count reused and copied vectors too; ``table_bytes`` of the
+        published tables, without what the run adds, and ``removed_tables`` those that the epoch no longer has. Tokens
+        are estimated from a sample, seconds from the last run's rate, GPU-hours and money as in
         :class:`indexer.indexing.estimate.Estimate`. ``refused`` lists the gates that would refuse. JSON-ready.
 
     Raises:
@@ -64,14 +65,16 @@ def _described(job: Job, found: Changes, gates: Sequence[Gate], budget: float | 
     """The plan, without the number of workers."""
     shards = estimate.left_shards(job, found)
     taken = estimate.of_shards(job, shards)
+    to_embed = sum(shard.documents for shard in shards)
     itemsize = np.dtype(matryoshka.STORED[job.settings.index.precision]).itemsize
+    rows = {width: _written_rows(job, found, taken, to_embed, width) for width in job.layout.widths}
     return {
         "epoch": job.epoch,
         "files": len(job.corpus.files),
         **{name: found.counts[name] for name in COUNTS},
         "changes": job.change.differences,
         "shards": len(shards),
-        "to_embed": sum(shard.documents for shard in shards),
+        "to_embed": to_embed,
         "estimated_tokens": taken.tokens,
         "estimated_chunks": taken.chunks,
         "estimated_seconds": None if taken.seconds is None else round(taken.seconds),
@@ -80,11 +83,33 @@ def _described(job: Job, found: Changes, gates: Sequence[Gate], budget: float | 
         "estimated_money": None if taken.money is None else round(taken.money, 2),
         "estimated_by": taken.basis,
         "vector_bytes": {job.layout.table(width): taken.chunks * width * itemsize for width in job.layout.widths},
+        "written_rows": {job.layout.table(width): written for width, written in rows.items()},
+        "written_bytes": {job.layout.table(width): written * width * itemsize for width, written in rows.items()},
         "table_bytes": {} if job.published is None else {table.name: table.bytes for table in job.published.searched},
+        "removed_tables": _removed_tables(job),
         "gates": {gate.name: gate.measured for gate in gates},
         "refused": [*(str(gate) for gate in gates if not gate.holds), *_above(taken, budget)],
         "conventions": job.model.conventions(),
     }
+
+
+def _written_rows(job: Job, found: Changes, taken: Estimate, to_embed: int, width: int) -> int:
+    """Rows that the run writes into a width table: embedded and reused ones, and all others if it is written anew."""
+    per_document = taken.chunks / max(1, to_embed)
+    if job.published is not None:
+        per_document = job.published.tables[0].rows / max(1, job.published.description.documents)
+    counts = found.counts
+    reused = counts["moved"] + counts["payload_changed"] + counts["copied"]
+    if job.layout.table(width) in job.change.remade:
+        reused += counts["unchanged"] + counts["kept"]
+    return taken.chunks + round(per_document * reused)
+
+
+def _removed_tables(job: Job) -> dict[str, int]:
+    """Bytes of the latest epoch's tables that the run's epoch does not have."""
+    stored = job.latest.searched if job.latest is not None else []
+    asked = job.layout.schemas()
+    return {table.name: table.bytes + table.search_bytes for table in stored if table.name not in asked}
 
 
 def _above(taken: Estimate, budget: float | None) -> list[str]:
@@ -100,6 +125,8 @@ def _above(taken: Estimate, budget: float | None) -> list[str]:
 def in_words(planned: Mapping[str, Any]) -> str:
     """A plan for people, in lines."""
     counted = ", ".join(f"{planned[name]:,} {name}" for name in COUNTS if name != "documents")
+    written = ", ".join(f"{name} {rows:,}" for name, rows in planned["written_rows"].items())
+    removed = planned["removed_tables"]
     refused = "; ".join(planned["refused"])
     return "\n".join(
         [
@@ -111,6 +138,8 @@ def in_words(planned: Mapping[str, Any]) -> str:
             f"           {_cost_in_words(planned)}",
             f"vectors    {_sizes_in_words(planned['vector_bytes'])} of what is embedded",
             *([f"tables     {_sizes_in_words(planned['table_bytes'])} as published"] if planned["table_bytes"] else []),
+            f"writes     {_sizes_in_words(planned['written_bytes'])} of vectors; rows: {written}",
+            *([f"removes    {_sizes_in_words(removed)} once jobs.publish prune forgets epochs"] if removed else []),
             *_conventions_in_words(planned["conventions"]),
             f"workers    {planned['workers']}",
             f"gates      {f'would refuse: {refused}' if refused else 'hold'}",

@@ -19,7 +19,8 @@ def verify(uri: str, store: ControlStore, epoch: Epoch) -> dict[str, Any]:
         epoch: The epoch.
 
     Returns:
-        JSON-ready: ``epoch``; ``rows`` and ``documents`` by table; ``wrong``, what does not hold, in words.
+        JSON-ready: ``epoch``; ``rows`` and ``documents`` by table; ``wrong``, what does not hold, and ``unchecked``,
+        what cannot be told, both in words.
 
     Raises:
         IndexerError: A table or a control file is gone or cannot be read.
@@ -30,6 +31,7 @@ def verify(uri: str, store: ControlStore, epoch: Epoch) -> dict[str, Any]:
         "rows": {name: held.rows for name, held in found.items()},
         "documents": {name: held.documents for name, held in found.items()},
         "wrong": [*_wrong_tables(epoch, found), *_wrong_quarantine(uri, store, epoch)],
+        "unchecked": list(_unchecked(epoch)),
     }
 
 
@@ -47,6 +49,18 @@ def _wrong_tables(epoch: Epoch, found: Mapping[str, Identity]) -> Iterator[str]:
         # Hashes of another version cannot be compared.
         if table.sums is not None and table.sums.hashing == identity.HASHING and table.sums != held.sums:
             yield f"{table.name} is not what its epoch recorded"
+
+
+def _unchecked(epoch: Epoch) -> Iterator[str]:
+    """Tables whose content cannot be compared with what the epoch recorded."""
+    for table in epoch.searched:
+        if table.sums is None:
+            yield f"{table.name}: the epoch recorded no sums, as versions before them did"
+        elif table.sums.hashing != identity.HASHING:
+            yield (
+                f"{table.name}: the epoch recorded sums of {table.sums.hashing}, which this {identity.HASHING} cannot "
+                "make; the next epoch records new ones"
+            )
 
 
 def _wrong_quarantine(uri: str, store: ControlStore, epoch: Epoch) -> Iterator[str]:
