@@ -245,10 +245,11 @@ def _merge(dataset: lance.LanceDataset, change: Change) -> lance.LanceDataset:
 
 def _kept(dataset: lance.LanceDataset, dropped: pa.ChunkedArray | None) -> Iterator[FragmentMetadata | None]:
     """Every fragment without the dropped rows; ``None`` for a fragment that loses all its rows."""
-    addresses = _addresses(dataset, dropped) if dropped else np.empty(0, np.uint64)
-    fragments = addresses >> np.uint64(ADDRESS_BITS)
+    addresses = np.sort(_addresses(dataset, dropped)) if dropped else np.empty(0, np.uint64)
     for fragment in dataset.get_fragments():
-        found = addresses[fragments == fragment.fragment_id] & np.uint64((1 << ADDRESS_BITS) - 1)
+        number = fragment.fragment_id
+        begin, end = np.searchsorted(addresses, np.array([number, number + 1], np.uint64) << np.uint64(ADDRESS_BITS))
+        found = addresses[begin:end] & np.uint64((1 << ADDRESS_BITS) - 1)
         # Only fragments with dropped rows are opened.
         yield fragment.delete_rows(found.tolist()) if found.size else fragment.metadata
 

@@ -1,10 +1,13 @@
 """Sums of a table that are updated by what a commit changed, and the check of all of it."""
 
+import io
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import lance
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -109,10 +112,50 @@ def test_keys_of_a_large_table_are_counted_in_parts(root: Path, monkeypatch: pyt
     assert identity.of_table(uri, NAME, version) == whole
 
 
+def test_hashes_are_shared_out_in_one_pass() -> None:
+    """Tables of 268,000,000 rows and more have 256 files: a pass over all hashes for each took 100 times as long."""
+    rows = 200_000
+    batch = pa.record_batch({"id": [f"{row}" for row in range(rows)], "chunk": pa.array([0] * rows, pa.int32())})
+    seconds, held = {}, {}
+    for parts in (1, 256):
+        files = [io.BytesIO() for _ in range(parts)]
+        started = time.process_time()
+        assert sum(one.num_rows for one in identity._noting_keys([batch] * 4, files)) == 4 * rows
+        seconds[parts] = time.process_time() - started
+        held[parts] = np.sort(np.concatenate([np.frombuffer(file.getvalue(), np.uint64) for file in files]))
+    assert all(file.getvalue() for file in files)
+    np.testing.assert_array_equal(held[1], held[256])
+    assert seconds[256] < 10 * seconds[1]
+
+
 def _quarantined(columns: pa.Schema) -> pa.Table:
     hashes = {"content_hash": bytes(16), "payload_hash": bytes(8)}
     row = {"id": "z", "shard": "", "file": "f", "row": 0, "reason": "null_text", "detail": ""} | hashes
     return pa.Table.from_pylist([row], columns)
+
+
+def test_verify_says_what_it_cannot_compare(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hashes of another version of polars are other numbers; epochs of early versions recorded no sums."""
+    config = root / "index.toml"
+    index = f'[index]\nuri = "{root}/index"\nwidths = [32]\n'
+    config.write_text(f'[corpus]\nuri = "{root}/corpus"\n[model]\nname = "m"\n{index}')
+    monkeypatch.setattr("sys.argv", ["publish", "--config", str(config), "verify"])
+    made_with = identity.HASHING
+    monkeypatch.setattr(identity, "HASHING", "polars 99")
+    epochs.main()
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert found["wrong"] == []
+    assert [text.split(":")[0] for text in found["unchecked"]] == [NAME, "docs_documents"]
+    assert f"epoch recorded sums of {made_with}, which this polars 99 cannot make" in said.err
+    store = ControlStore(f"{root}/index", "docs")
+    epoch = store.epoch(2)
+    old = epoch.model_copy(update={"tables": [epoch.tables[0].model_copy(update={"sums": None})]})
+    assert verify(f"{root}/index", store, old)["unchecked"][0] == (
+        "docs_d32: the epoch recorded no sums, as versions before them did"
+    )
 
 
 def test_verify_says_what_does_not_hold(
@@ -128,6 +171,7 @@ def test_verify_says_what_does_not_hold(
         "rows": {NAME: 41, "docs_documents": 41},
         "documents": {NAME: 41, "docs_documents": 41},
         "wrong": [],
+        "unchecked": [],
     }
     store = ControlStore(uri, "docs")
     epoch = store.epoch(2)
