@@ -60,7 +60,12 @@ def runner_process(request: pytest.FixtureRequest) -> Iterator[Executor]:
 
 def _process(environment: dict[str, str] | None = None) -> Executor:
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(1, context, initializer=os.environ.update, initargs=(environment or {},))
+    return ProcessPoolExecutor(1, context, initializer=_set, initargs=(environment or {},))
+
+
+def _set(environment: dict[str, str]) -> None:
+    """Runs in the process before anything else; a method of ``os.environ`` cannot be sent there."""
+    os.environ.update(environment)
 
 
 def vectors(path: str, packed: Packed, turn: Any = None) -> tuple[np.ndarray, str | None]:
