@@ -16,6 +16,7 @@ import tempfile
 import time
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,18 +26,19 @@ import numpy as np
 from lance import LanceOperation
 
 from indexer.errors import CorpusError, IndexerError
-from indexer.indexing import changes, worklist
+from indexer.indexing import sandbox, worklist
 from indexer.inference import tokenizer
 from indexer.inference.embed_inputs import EmbedTokenizer
 from indexer.search.published import open_published
 from indexer.settings import Settings
-from indexer.storage import commits, filters, tables, vector_index
+from indexer.storage import commits, filters, tables
 from indexer.storage.control import ControlStore
-from indexer.storage.receipts import Receipts
 from indexer.storage.records import Intent
 from indexer.testing.fakes import FakeEngine
+from tests.faults import ways
 from tests.support import fakes
 from tests.support.checkpoints import tokenizer_only
+from tests.support.reading import ReaderHere
 
 tokenizer.TextEncoder = functools.cache(tokenizer.TextEncoder)  # type: ignore[misc,assignment]
 
@@ -48,6 +50,16 @@ SECONDS_TO_SETTLE = 60
 
 RUN_SECONDS = 0.4
 """About what a run takes: kills fall anywhere within."""
+
+
+STEADY = 15
+"""Documents of the file that most nights leave as it is."""
+
+OPENED = 0.3
+"""Share of the nights that change it."""
+
+REPEATED = 0.2
+"""Share of the nights in which another file has one of its documents too."""
 
 
 class Broken(AssertionError):
@@ -62,6 +74,7 @@ class World:
         self.random = random.Random(seed)
         self.fault = fault
         self.texts: dict[str, str] = {}
+        self.steady: set[str] = set()
         self.night = 0
         self.drivers: list[int] = []
         self.counts = dict.fromkeys(("kills", "pauses", "runs", "refused", "crashed", "nights", "epochs"), 0)
@@ -83,22 +96,38 @@ class World:
         """Some documents are new, some or all changed, some gone, one is unusable; files are replaced one by one."""
         self.night += 1
         self.counts["nights"] += 1
-        for name in self.random.sample(sorted(self.texts), min(3, len(self.texts))):
+        opened = self.night == 1 or self.random.random() < OPENED
+        loose = sorted(name for name in self.texts if opened or name not in self.steady)
+        self.random.shuffle(loose)
+        for name in [loose.pop() for _ in range(min(3, len(loose)))]:
             del self.texts[name]
-        changed = len(self.texts) if self.random.random() < 0.1 else 3
-        for name in self.random.sample(sorted(self.texts), min(changed, len(self.texts))):
+        for name in loose if self.random.random() < 0.1 else loose[:3]:
             self.texts[name] = f"changed in night {self.night}: {name} {self.random.random()}"
-        if self.texts:
-            moved = self.random.choice(sorted(self.texts))
-            self.texts[f"moved-{self.night:04d}"] = self.texts.pop(moved)
+        if loose:
+            self.texts[f"moved-{self.night:04d}"] = self.texts.pop(self.random.choice(loose))
         for number in range(4 if self.night > 1 else 40):
             self.texts[f"n{self.night:04d}-{number}"] = f"new in night {self.night}: {self.random.random()}"
-        rows = [*self.texts.items(), (f"empty-{self.night}", " ")]
+        if opened:
+            self.steady = set(self.random.sample(sorted(self.texts), STEADY))
+        repeated = self.random.sample(sorted(self.steady), int(self.random.random() < REPEATED))
+        rows = [(name, text) for name, text in self.texts.items() if name not in self.steady or name in repeated]
+        rows.append((f"empty-{self.night}", " "))
         self.random.shuffle(rows)
-        for part in range(2):
-            fakes.write(self.root / "next.parquet", rows[part::2])
+        steady = [(name, self.texts[name]) for name in sorted(self.steady)]
+        for part, held in enumerate([rows[::2], rows[1::2], *([steady] if opened else [])]):
+            fakes.write(self.root / "next.parquet", held)
             (self.root / "corpus").mkdir(exist_ok=True)
             (self.root / "next.parquet").rename(self.root / "corpus" / f"{part}.parquet")
+
+    def _note(self, way: str) -> None:
+        """A driver says what it did in which way; it may be killed next."""
+        with (self.root / "ways").open("a") as noted:
+            noted.write(f"{way}\n")
+
+    @property
+    def ways(self) -> Counter[str]:
+        """How often the drivers went every way."""
+        return Counter((self.root / "ways").read_text().splitlines())
 
     def start(self, prepare: Callable[[], None] = lambda: None) -> int:
         """Forks a driver."""
@@ -116,7 +145,8 @@ class World:
             os.dup2(log.fileno(), sys.stdout.fileno())
             os.dup2(log.fileno(), sys.stderr.fileno())
             try:
-                changes.ReaderProcess = contextlib.nullcontext  # type: ignore[misc,assignment]
+                sandbox._start = ReaderHere  # type: ignore[assignment]
+                ways.install(self._note)
                 worklist.SMALLEST_SHARD = worklist.FEWEST_DOCUMENTS = 1
                 FAULTS[self.fault]()
                 prepare()
@@ -200,8 +230,11 @@ class World:
         vectors = FakeEngine(DIMENSION).embed(ids)
         for width in WIDTHS:
             table = published.read(width, ["id", "vector"]).sort_by("id")
-            if table["id"].to_pylist() != names:
-                raise Broken(f"epoch {published.epoch.number}, width {width}: other ids than the corpus")
+            found = table["id"].to_pylist()
+            if found != names:
+                lacks, more = sorted({*names} - {*found}), sorted({*found} - {*names})
+                said = f"lacks {lacks}, has {more} too, {len(found)} rows for {len(names)} ids"
+                raise Broken(f"epoch {published.epoch.number}, width {width}: {said}")
             prefix = vectors[:, :width]
             exact = prefix / np.linalg.norm(prefix, axis=1, keepdims=True)
             if not np.allclose(tables.to_matrix(table["vector"]), exact, atol=1e-6):
@@ -266,59 +299,6 @@ FAULTS: dict[str | None, Callable[[], None]] = {
     "no_intent": _no_intent,
 }
 
-POINTS: dict[str, tuple[Any, str]] = {
-    "stage": (tables, "stage"),
-    "receipt": (Receipts, "put"),
-    "removals": (ControlStore, "put_removals"),
-    "intent": (ControlStore, "put_intent"),
-    "commit": (commits, "commit"),
-    "maintain": (vector_index, "maintain"),
-    "epoch": (ControlStore, "put_epoch"),
-}
-"""The durable steps of a run, in their order."""
-
-
-def _nothing() -> None:
-    pass
-
-
-def _signal(number: int) -> Callable[[], None]:
-    return lambda: os.kill(os.getpid(), number)
-
-
-def _fail() -> None:
-    raise OSError("failed here")
-
-
-BEFORE = {"kill_before": _signal(signal.SIGKILL), "exception": _fail, "pause": _signal(signal.SIGSTOP)}
-
-AFTER = {"kill_after": _signal(signal.SIGKILL), "lost_reply": _fail}
-
-ACTIONS = (*BEFORE, *AFTER)
-
-
-def failpoint(point: str, action: str, call: int) -> Callable[[], None]:
-    """Makes a driver do something at the ``call``-th time it comes to a durable step."""
-
-    def prepare() -> None:
-        place, name = POINTS[point]
-        real = getattr(place, name)
-        calls = 0
-
-        def stepped(*arguments: Any, **named: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls != call:
-                return real(*arguments, **named)
-            BEFORE.get(action, _nothing)()
-            result = real(*arguments, **named)
-            AFTER.get(action, _nothing)()
-            return result
-
-        setattr(place, name, stepped)
-
-    return prepare
-
 
 def storm(root: Path, kills: int, seed: int, fault: str | None = None, seconds: float = 3600.0) -> dict[str, int]:
     """Nights with one to four drivers, killed and paused at random, until there were so many kills.
@@ -345,7 +325,7 @@ def storm(root: Path, kills: int, seed: int, fault: str | None = None, seconds: 
         raise Broken(f"{broken} {world.counts}") from None
     finally:
         world.end()
-    return world.counts
+    return world.counts | world.ways
 
 
 def _night(world: World) -> None:

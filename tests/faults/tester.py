@@ -24,13 +24,12 @@ from indexer.indexing import sandbox, worklist
 from indexer.inference import tokenizer
 from indexer.inference.embed_inputs import EmbedTokenizer
 from indexer.inference.model import Model
-from tests.faults import index_model, steps
+from tests.faults import index_model, steps, ways
 from tests.faults.corpus_model import Setup
 from tests.faults.epoch_content import Broken
 from tests.faults.index_model import SEARCHED, STORED
 from tests.faults.mendings import TAKEN_BACK
 from tests.faults.operations import OPERATIONS, World
-from tests.support import both_ways
 from tests.support.checkpoints import tokenizer_only
 from tests.support.reading import ReaderHere
 
@@ -39,6 +38,13 @@ MOST_SECONDS = 120
 
 LIFETIME = 60
 """Operations of a world: few enough to be read when one ends badly."""
+
+
+ENOUGH = 500
+"""Operations among which there is every way of doing a run's work."""
+
+WAYS: Counter[str] = Counter()
+"""How often runs of this process went every way."""
 
 
 def _hangs(*_: object) -> None:
@@ -55,7 +61,7 @@ def prepare(without: str | None = None) -> None:
     if without:
         TAKEN_BACK[without]()
     steps.install()
-    both_ways.install()
+    ways.install(lambda way: WAYS.update([way]))
 
 
 @functools.cache
@@ -140,9 +146,11 @@ def main() -> None:
     # The seeds that find what is taken back are those of worlds without search.
     plain = arguments.without is not None
     counts, history = chaos(arguments.ops, arguments.seed, arguments.world, plain=plain)
+    missing = [way for way in ways.BY_CHANGES if not WAYS[way]] if counts.total() >= ENOUGH else []
+    history += [f"never {way}: {dict(WAYS)}" for way in missing]
     for number, line in enumerate(history):
         print(number, line)
-    print(json.dumps({"seed": arguments.seed, "seconds": round(time.monotonic() - started), **counts}))
+    print(json.dumps({"seed": arguments.seed, "seconds": round(time.monotonic() - started), **counts, **WAYS}))
     sys.stdout.flush()
     os._exit(bool(history))  # Lance's threads need not end first
 
