@@ -1,21 +1,28 @@
-"""The comparison of what changed gives what the comparison of the whole corpus gives."""
+"""The comparison of what changed gives what the comparison of the whole corpus gives, wherever a run chooses it.
+
+Digests and tables are those of this process; :mod:`tests.indexing.test_histories` has real ones.
+"""
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from itertools import count, pairwise
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
 
 from indexer import schema
-from indexer.indexing import diff, increment
+from indexer.indexing import changes, diff, file_changes, increment
 from indexer.indexing.diff import RangeDiff, merge_masks
+from indexer.indexing.file_changes import FileChanges
 from indexer.indexing.increment import Known
+from indexer.indexing.layout_change import LayoutChange
 from indexer.reasons import QuarantineReason
+from tests.support.both_ways import said
 
 Row = tuple[str | None, str, str, str | None]
 """Id, text, payload, and the reason why it was refused while it was read."""
@@ -31,13 +38,13 @@ NIGHTS = 8
 EDGES: list[list[str]] = [[], ["id-05"], ["id-03", "id-09"], ["", "id-07", "zz"]]
 
 
-def digest(rows: Sequence[Row]) -> pa.Table:
+def digest(rows: Sequence[Row], payload_columns: int) -> pa.Table:
     columns = [
         {
             "row": at,
             "id": name,
             "content_hash": text.encode().ljust(16, b"-"),
-            "payload_hash": payload.encode().ljust(8),
+            "payload_hash": f"{payload}{payload_columns}".encode().ljust(8),
             "text_bytes": len(text),
             "payload_bytes": 1,
             "reason": reason,
@@ -49,25 +56,62 @@ def digest(rows: Sequence[Row]) -> pa.Table:
 
 @dataclass(frozen=True)
 class State:
-    """A published epoch: the files it was made of, what its tables hold, and the counts that it records."""
+    """A published epoch.
 
-    files: dict[str, pa.Table]
+    Attributes:
+        digests: Name of the digest of every file that it was made of.
+        documents: Both hashes of every document in its tables.
+        quarantine: Its quarantine, with paths of files.
+        rows: Rows of the corpus, which it records, as it does further copies (``duplicates``).
+        settings: Payload columns and layout.
+        number: Its number.
+        checked_in_full: The last epoch for which the whole corpus was compared.
+    """
+
+    digests: dict[str, str]
     documents: dict[str, tuple[bytes, bytes]]
     quarantine: list[dict[str, Any]]
     rows: int
     duplicates: int
+    settings: tuple[int, int] = (0, 0)
+    number: int = 0
+    checked_in_full: int = 0
 
 
 @dataclass
 class Corpus:
-    """Files that are edited at random; a changed file is another table."""
+    """Files that are edited at random, and the settings; a changed file has another digest.
+
+    Attributes:
+        files: Rows of every file.
+        digests: Name of every file's digest.
+        tables: Every digest that there ever was by its name.
+        settings: Payload columns and layout.
+    """
 
     drawn: random.Random
     files: dict[str, list[Row]] = field(default_factory=dict)
-    digests: dict[str, pa.Table] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+    tables: dict[str, pa.Table] = field(default_factory=dict)
+    settings: tuple[int, int] = (0, 0)
+    _numbers: "count[int]" = field(default_factory=count)
 
     def put(self, name: str, rows: list[Row]) -> None:
-        self.files[name], self.digests[name] = rows, digest(rows)
+        self.files[name], self.digests[name] = rows, f"digest-{next(self._numbers)}"
+        self.tables[self.digests[name]] = digest(rows, self.settings[0])
+
+    def table(self, name: str) -> pa.Table:
+        return self.tables[self.digests[name]]
+
+    def choose(self) -> None:
+        """Other payload columns, for which every file is digested anew, or another layout."""
+        columns, layout = self.settings
+        if self.drawn.random() < 0.5:
+            self.settings = columns, layout + self.drawn.choice((-1, 1))
+            return
+        self.settings = columns + self.drawn.choice((-1, 1)), layout
+        for name, rows in list(self.files.items()):
+            self.put(name, rows)
 
     def drop(self, name: str) -> None:
         del self.files[name], self.digests[name]
@@ -169,18 +213,34 @@ def documents(state: State, ids: Sequence[str] | None = None) -> pa.Table:
     )
 
 
+def chosen(state: State, corpus: Corpus, epoch: int, rhythm: int) -> FileChanges | None:
+    """What a run chooses to look at; ``None`` for all of it."""
+    counts = SimpleNamespace(kept=0, documents=state.rows, duplicates=state.duplicates)
+    described = SimpleNamespace(files="list", to_retry=0, counts=counts, checked_in_full=state.checked_in_full)
+    digests = SimpleNamespace(get_list=lambda _: state.digests, names=lambda: {*corpus.tables})
+    files = [SimpleNamespace(path=name) for name in sorted(corpus.files)]
+    (before, layout), (now, asked) = state.settings, corpus.settings
+    job: Any = SimpleNamespace(
+        published=SimpleNamespace(description=described),
+        change=LayoutChange([f"{layout} to {asked}"] if layout != asked else [], payload=before != now),
+        epoch=epoch,
+        settings=SimpleNamespace(run=SimpleNamespace(full_check_every=rhythm)),
+        store=SimpleNamespace(digests=digests),
+        corpus=SimpleNamespace(files=files, digest_name=lambda file: corpus.digests[file.path]),
+    )
+    return file_changes.since_published(job, ())
+
+
 LEFT_OUT = pa.schema(
     [("id", pa.string()), ("file", pa.int32()), ("row", pa.int64()), ("reason", pa.string()), *schema.HASH_FIELDS]
 )
 
 
-def known(state: State, corpus: Corpus) -> Known:
-    places = {name: at for at, name in enumerate(sorted(corpus.files))}
-    stays = {name for name in places if state.files.get(name) is corpus.digests[name]}
-    rows = [row | {"file": places[row["file"]] if row["file"] in stays else None} for row in state.quarantine]
+def known(state: State, corpus: Corpus, files: FileChanges) -> Known:
+    rows = [row | {"file": files.places.get(row["file"])} for row in state.quarantine]
 
     def elsewhere(ids: pl.Series) -> pl.DataFrame:
-        frames = [diff.rows_of(corpus.digests[name], places[name]) for name in sorted(stays)]
+        frames = [diff.rows_of(corpus.tables[name], at) for at, name in files.unchanged.items()]
         nothing = diff.rows_of(schema.DIGEST_SCHEMA.empty_table(), 0)
         return pl.concat([nothing, *frames]).filter(pl.col("id").is_in(ids.implode()))
 
@@ -188,57 +248,40 @@ def known(state: State, corpus: Corpus) -> Known:
         lambda ids: documents(state, ids.to_list()),
         elsewhere,
         pa.Table.from_pylist(rows, LEFT_OUT),
-        has_copies=state.duplicates > 0,
+        has_copies=files.has_copies,
     )
 
 
-def incremental(state: State, corpus: Corpus, edges: list[str]) -> tuple[list[RangeDiff], dict[str, int]]:
-    places = {name: at for at, name in enumerate(sorted(corpus.files))}
-    stays = {name for name in places if state.files.get(name) is corpus.digests[name]}
-    added = {places[name]: corpus.digests[name] for name in places if name not in stays}
-    removed = [table for name, table in state.files.items() if name not in stays]
-    given = known(state, corpus)
+Told = tuple[dict[str, Any], bool]
+"""All that a comparison says, in one order, and whether the quarantine is another one."""
+
+
+def told(found: list[RangeDiff], counts: dict[str, int] | None = None) -> Told:
+    merged = reduce(changes._merged, found, changes._nothing({}))
+    return said(replace(merged, counts=counts or merged.counts), found), any(part.quarantine_changed for part in found)
+
+
+def incremental(state: State, corpus: Corpus, files: FileChanges, edges: list[str]) -> Told:
+    added = {at: corpus.tables[name] for at, name in files.added.items()}
+    removed = [corpus.tables[name] for name in files.removed]
+    given = known(state, corpus, files)
     found = [increment.compare(added, removed, given, low, high) for low, high in pairwise([None, *edges, None])]
-    return found, increment.completed(summed(found), state.rows, len(state.documents))
-
-
-def summed(found: Sequence[RangeDiff]) -> dict[str, int]:
-    return {name: sum(part.counts[name] for part in found) for name in found[0].counts}
+    summed = reduce(changes._merged, found, changes._nothing({})).counts
+    return told(found, increment.completed(summed, files.corpus_rows, len(state.documents)))
 
 
 def whole(state: State, corpus: Corpus) -> RangeDiff:
-    digests = [corpus.digests[name] for name in sorted(corpus.files)]
+    digests = [corpus.table(name) for name in sorted(corpus.files)]
     columns = [{name: row[name] for name in diff.QUARANTINE_COLUMNS} for row in state.quarantine]
     chosen = pa.schema([schema.QUARANTINE_SCHEMA.field(name) for name in diff.QUARANTINE_COLUMNS])
-    return diff.compare(digests, documents(state), pa.Table.from_pylist(columns, chosen), None, None)
+    left_out = pa.Table.from_pylist(columns, chosen)
+    differs = state.settings[0] != corpus.settings[0]
+    return diff.compare(digests, documents(state), left_out, None, None, payload_differs=differs)
 
 
-def told(found: Sequence[RangeDiff], counts: dict[str, int]) -> dict[str, Any]:
-    """All that a comparison says, in one order."""
-    masks: dict[str, Any] = {}
-    for name in ("masks", "payload_masks"):
-        by_file: dict[int, list[bytes]] = {}
-        for part in found:
-            for file, mask in getattr(part, name).items():
-                by_file.setdefault(file, []).append(mask)
-        masks[name] = {file: merge_masks(parts).tolist() for file, parts in sorted(by_file.items())}
-    ids = {
-        name: sorted(value for part in found for value in getattr(part, name).to_pylist())
-        for name in ("deleted", "changed", "payload_changed")
-    }
-    return {
-        **masks,
-        **ids,
-        "quarantine": sorted((row for part in found for row in part.quarantine.to_pylist()), key=str),
-        "quarantine_changed": any(part.quarantine_changed for part in found),
-        "arrivals": sorted(np.concatenate([part.arrivals for part in found]).tolist()),
-        "departures": sorted((row for part in found for row in part.departures.to_pylist()), key=str),
-        "counts": dict(sorted(counts.items())),
-    }
-
-
-def publish(state: State, corpus: Corpus, found: RangeDiff, drawn: random.Random) -> State:
+def publish(state: State, corpus: Corpus, found: RangeDiff, epoch: int, checked: int) -> State:
     """The epoch that a run makes of a comparison; its workers refuse some documents."""
+    drawn = corpus.drawn
     names = sorted(corpus.files)
     dropped = set(found.dropped.to_pylist())
     held = {name: hashes for name, hashes in state.documents.items() if name not in dropped}
@@ -246,7 +289,7 @@ def publish(state: State, corpus: Corpus, found: RangeDiff, drawn: random.Random
     for masks, may_refuse in ((found.masks, True), (found.payload_masks, False)):
         for file, mask in masks.items():
             chosen = set(merge_masks([mask]).tolist())
-            for row in corpus.digests[names[file]].to_pylist():
+            for row in corpus.table(names[file]).to_pylist():
                 if row["row"] not in chosen:
                     continue
                 place = {"id": row["id"], "file": names[file], "row": row["row"]}
@@ -255,42 +298,58 @@ def publish(state: State, corpus: Corpus, found: RangeDiff, drawn: random.Random
                     quarantine.append(place | hashes | {"reason": drawn.choice(MODEL)})
                 else:
                     held[row["id"]] = (row["content_hash"], row["payload_hash"])
-    counts = found.counts
-    return State(dict(corpus.digests), held, quarantine, counts["documents"], counts["duplicates"])
+    counts = (found.counts["documents"], found.counts["duplicates"])
+    return State(dict(corpus.digests), held, quarantine, *counts, corpus.settings, epoch, checked)
 
 
-def history(seed: int) -> None:
-    """Nights of one index; each is compared in both ways."""
+def history(seed: int) -> int:
+    """Nights of one index; each that a run would compare by its changes is compared in both ways.
+
+    Returns:
+        The number of these nights.
+    """
     drawn = random.Random(seed)
+    rhythm = drawn.choice((3, 30))
     corpus = Corpus(drawn)
     for _ in range(5):
         corpus.add()
     nothing = State({}, {}, [], 0, 0)
-    states = [publish(nothing, corpus, whole(nothing, corpus), drawn)]
+    states = [publish(nothing, corpus, whole(nothing, corpus), 1, 1)]
+    compared = 0
     for night in range(NIGHTS):
         for _ in range(drawn.choice((0, 1, 1, 2, 4))):
             corpus.edit()
         if not corpus.files:
             corpus.add()
+        if drawn.random() < 0.15:
+            corpus.choose()
+        epoch = states[-1].number + 1
         # After a rollback, the published epoch is an earlier one.
         state = drawn.choice(states) if drawn.random() < 0.1 else states[-1]
+        files = chosen(state, corpus, epoch, rhythm)
+        is_due = epoch - state.checked_in_full >= rhythm
+        assert (files is None) == (is_due or state.settings[0] != corpus.settings[0]), (seed, night)
         all_of_it = whole(state, corpus)
-        expected = told([all_of_it], all_of_it.counts)
-        found, counts = incremental(state, corpus, drawn.choice(EDGES))
-        assert told(found, counts) == expected, (seed, night)
+        if files is not None:
+            assert incremental(state, corpus, files, drawn.choice(EDGES)) == told([all_of_it]), (seed, night)
+            compared += 1
         differs = bool(all_of_it.masks) or len(all_of_it.dropped) > 0 or all_of_it.quarantine_changed
-        # A night that changes settings publishes whatever it finds.
-        if differs or drawn.random() < 0.3:
-            states.append(publish(state, corpus, all_of_it, drawn))
+        if differs or state.settings != corpus.settings:
+            checked = state.checked_in_full if files is not None else epoch
+            states.append(publish(state, corpus, all_of_it, epoch, checked))
+    return compared
+
+
+def histories(seeds: range) -> None:
+    compared = sum(map(history, seeds))
+    assert compared > len(seeds) * NIGHTS / 2, "most nights are compared by what changed"
 
 
 def test_random_histories_are_compared_alike() -> None:
-    for seed in range(15):
-        history(seed)
+    histories(range(15))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(1000, 3000, 250))
 def test_2000_random_histories_are_compared_alike(first: int) -> None:
-    for seed in range(first, first + 250):
-        history(seed)
+    histories(range(first, first + 250))
