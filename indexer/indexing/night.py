@@ -1,8 +1,9 @@
 """What the steps of staging share."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -14,7 +15,7 @@ from indexer.indexing.job import Job, Target
 from indexer.indexing.journal import Journal
 from indexer.indexing.scan import Unread
 from indexer.indexing.staged import Staged
-from indexer.storage.receipts import PieceT
+from indexer.storage.receipts import PieceT, Receipts
 from indexer.storage.records import Receipt
 
 
@@ -53,4 +54,16 @@ class Night:
             pieces: The work.
             done: Called with the receipt of every other piece; by default it is counted as staged.
         """
-        return self.job.store.receipts(self.job.epoch).unfinished(pieces, self.known, done or self.staged.add)
+        receipts = self.job.store.receipts(self.job.epoch)
+        return (left for piece in pieces for left in self._left(piece, receipts, done or self.staged.add))
+
+    def _left(self, piece: PieceT, receipts: Receipts[Receipt], done: Callable[[Receipt], Any]) -> Iterator[PieceT]:
+        """The piece if it has no receipt, or under another name if an earlier run could not read all of its files."""
+        unread: list[Receipt] = []
+        yield from receipts.unfinished(
+            [piece], self.known, lambda receipt: (unread.append if receipt.unread else done)(receipt)
+        )
+        if unread:
+            # The files could be read tonight. The receipt stays, since an intent of that run may name it.
+            again = hashlib.blake2b(f"{piece.shard_id} again".encode(), digest_size=16).hexdigest()
+            yield from self._left(cast(PieceT, replace(cast(Any, piece), shard_id=again)), receipts, done)

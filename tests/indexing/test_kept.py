@@ -9,6 +9,7 @@ import pytest
 from indexer.errors import RefusedError
 from indexer.indexing import changes, embed
 from indexer.settings import Settings
+from indexer.storage.control import ControlStore
 from tests.support.fakes import published_rows, published_vectors, run_here, settings, words, write
 
 pytestmark = pytest.mark.heavy
@@ -78,6 +79,28 @@ def counts(summary: dict[str, Any], *names: str) -> list[int]:
 
 def ids_of(given: Settings) -> set[str]:
     return {name for name, _ in published_rows(given, 96)}
+
+
+def test_a_resumed_run_reads_a_file_that_is_whole_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The killed run staged shards without the documents that it could not read: they are not done."""
+    given = given_corpus(tmp_path)
+    bad = tmp_path / "corpus" / "c.parquet"
+    sound = bad.read_bytes()
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            goes_bad(patch, bad)
+            patch.setattr(ControlStore, "put_intent", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                run_here(given)
+        bad.write_bytes(sound)
+    summary = run_here(given)
+    assert counts(summary, "indexed", "kept", "quarantined") == [60, 0, 0]
+    assert len(ids_of(given)) == 60
+    assert summary["resumed_shards"] > 0
 
 
 def test_documents_that_move_in_a_file_that_goes_bad_stay_published(
