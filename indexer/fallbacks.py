@@ -13,7 +13,7 @@ def take(way: str) -> None:
     """
     if way not in _taken:
         _taken[way] = None
-        say(way)
+        say(way, "WARNING")
 
 
 def taken() -> list[str]:
