@@ -28,6 +28,10 @@ UNKNOWN = ""
 """In an epoch's list of files: a file that could not be read, and whose documents are not known."""
 
 
+MOST_COPIED = 1 << 20
+"""Most ids with further rows that an epoch lists. With more of them, nights search all ids in unchanged files."""
+
+
 @dataclass(frozen=True)
 class Changes:
     """The comparison of a whole corpus.
@@ -41,6 +45,8 @@ class Changes:
         payload_changed: Published ids whose rows are replaced since only their payload changed, likewise.
         quarantine: Quarantined rows found without the model.
         equal: New and changed documents whose vectors exist.
+        copied: Ids with further rows of the same text, one table per range, as in
+            :class:`indexer.indexing.diff.RangeDiff`; ``None`` if they are not known, or too many.
         differs: Whether there is anything to publish.
         counts: Sums of the ranges' counts.
         digests: Name of the digest of every file by its path; an unreadable file keeps its last one.
@@ -55,6 +61,7 @@ class Changes:
     payload_changed: list[pa.Array]
     quarantine: list[pa.Table]
     equal: EqualTexts
+    copied: list[pa.Table] | None
     differs: bool
     counts: dict[str, int]
     digests: dict[str, str]
@@ -87,7 +94,8 @@ def _of_changed_files(
         found = list(_range_diffs(job, cluster, job.published, files))
         digests = {file.path: job.corpus.digest_name(file) for file in job.corpus.files}
         merged = reduce(_merged, found, _nothing(digests))
-        counts = increment.completed(merged.counts, files.corpus_rows, job.published.description.documents)
+        held = job.published.description.documents
+        counts = increment.completed(merged.counts, files.corpus_rows, held, merged.copied)
     except IndexerError as error:
         say(f"{error}: comparing the whole corpus", "WARNING")
         return None
@@ -132,6 +140,7 @@ def _nothing(digests: dict[str, str]) -> Changes:
         payload_changed=[],
         quarantine=[],
         equal=equal_texts.NONE,
+        copied=[],
         differs=False,
         counts={},
         digests=digests,
@@ -248,7 +257,10 @@ def _merged(so_far: Changes, found: RangeDiff) -> Changes:
     for name, count in found.counts.items():
         so_far.counts[name] = so_far.counts.get(name, 0) + count
     differs = bool(found.masks) or len(found.dropped) > 0 or found.quarantine_changed
-    return replace(so_far, differs=so_far.differs or differs)
+    copied = None if so_far.copied is None or found.copied is None else [*so_far.copied, found.copied]
+    if copied is not None and sum(part.num_rows for part in copied) > MOST_COPIED:
+        copied = None
+    return replace(so_far, differs=so_far.differs or differs, copied=copied)
 
 
 def _with_equal_texts(job: Job, cluster: Cluster, merged: Changes, found: Sequence[RangeDiff]) -> Changes:

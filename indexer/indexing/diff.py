@@ -27,6 +27,9 @@ LEFT_OUT = (ID, "file", "row", "reason", CONTENT_HASH, PAYLOAD_HASH)
 """Columns of a comparison's quarantined rows."""
 
 
+COPIED_SCHEMA = pa.schema([(ID, pa.string()), ("further", pa.int64())])
+
+
 class Status(StrEnum):
     """How an id differs from the published epoch."""
 
@@ -68,6 +71,7 @@ class RangeDiff:
         quarantine_changed: Whether the quarantine differs from the published one.
         arrivals: uint64 array, the first eight bytes of the content hash of every new and changed document.
         departures: Columns content_hash, id of the deleted documents.
+        copied: Ids with further rows of the same text and their number, :data:`COPIED_SCHEMA`; ``None`` if not known.
         counts: Every :class:`Status`, documents, duplicates, quarantined, text_bytes (of new and changed documents).
     """
 
@@ -80,6 +84,7 @@ class RangeDiff:
     quarantine_changed: bool
     arrivals: np.ndarray
     departures: pa.Table
+    copied: pa.Table | None
     counts: dict[str, int]
 
     @property
@@ -168,11 +173,16 @@ def compare_rows(
         "quarantined": quarantine.height,
     }
     quarantine_changed = not _same_rows(quarantine, refused_before)
-    return _described(judged, quarantine, counts, quarantine_changed=quarantine_changed)
+    return _described(judged, quarantine, _copied(usable), counts, quarantine_changed=quarantine_changed)
 
 
 def _described(
-    judged: pl.DataFrame, quarantine: pl.DataFrame, counts: dict[str, int], *, quarantine_changed: bool
+    judged: pl.DataFrame,
+    quarantine: pl.DataFrame,
+    copied: pl.DataFrame,
+    counts: dict[str, int],
+    *,
+    quarantine_changed: bool,
 ) -> RangeDiff:
     """Builds the difference from every id with its status."""
     by_status = {status: judged.filter(pl.col("status") == status) for status in Status}
@@ -190,6 +200,7 @@ def _described(
         # Equal texts may lie in different ranges: "equal_texts" joins them over all ranges.
         arrivals=hash_prefixes(arrived[CONTENT_HASH].to_arrow()),
         departures=deleted.select(pl.col(f"{CONTENT_HASH}_before").alias(CONTENT_HASH), ID).to_arrow(),
+        copied=copied.to_arrow().cast(COPIED_SCHEMA),
         counts={
             **counts,
             **{str(status): rows.height for status, rows in by_status.items()},
@@ -256,6 +267,13 @@ def _without_duplicates(usable: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFram
     kept = doubled.filter(texts == 1).sort(PAYLOAD_HASH, "file", "row").unique(ID, keep="first", maintain_order=True)
     reason = pl.lit(QuarantineReason.DUPLICATE_ID.value).alias("reason")
     return pl.concat([usable.filter(pl.col(ID).is_unique()), kept]), doubled.filter(texts > 1).with_columns(reason)
+
+
+def _copied(usable: pl.DataFrame) -> pl.DataFrame:
+    """Ids that occur several times with one text, and how often beside the first time."""
+    by_id = usable.filter(pl.col(ID).is_duplicated()).group_by(ID)
+    found = by_id.agg(pl.col(CONTENT_HASH).n_unique().alias("texts"), further=pl.len().cast(pl.Int64) - 1)
+    return found.filter(pl.col("texts") == 1).select(COPIED_SCHEMA.names).sort(ID)
 
 
 def _masks(embed: pl.DataFrame) -> dict[int, bytes]:

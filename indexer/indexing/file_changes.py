@@ -28,6 +28,7 @@ class FileChanges:
         places: Places of the unchanged files by their paths.
         corpus_rows: Rows of the published epoch's corpus.
         has_copies: Whether that corpus has further rows of a document.
+        copies: Name of the list of the ids that have some; ``None`` if the epoch has none.
     """
 
     added: dict[int, str]
@@ -36,6 +37,7 @@ class FileChanges:
     places: dict[str, int]
     corpus_rows: int
     has_copies: bool
+    copies: str | None
 
     @property
     def names(self) -> tuple[list[str], list[str]]:
@@ -77,6 +79,7 @@ def since_published(job: Job, unread: Collection[str]) -> FileChanges | None:
         places={path: places[path] for path in same},
         corpus_rows=described.counts.documents,
         has_copies=described.counts.duplicates > 0,
+        copies=described.copies,
     )
 
 
@@ -112,10 +115,21 @@ def compare_range(
         published=lambda ids: published_rows.keys_of(uri, published, ids.to_arrow().cast(pa.string()), low, high),
         elsewhere=lambda ids: _elsewhere(digests, files.unchanged, ids),
         quarantine=_quarantine(uri, published, files.places),
-        has_copies=files.has_copies,
+        copied=_copied(digests, files, low, high),
     )
     added = {at: read(name) for at, name in files.added.items()}
     return increment.compare(added, list(map(read, files.removed)), known, low, high)
+
+
+def _copied(digests: DigestFiles, files: FileChanges, low: str | None, high: str | None) -> pl.DataFrame | None:
+    """Ids in a range that had further rows; ``None`` if they are not known."""
+    found = diff.COPIED_SCHEMA.empty_table()
+    if files.has_copies:
+        try:
+            found = digests.get_copies(files.copies) if files.copies is not None else None
+        except IndexerError:
+            found = None  # somebody deleted the list
+    return None if found is None else pl.DataFrame(pl.from_arrow(published_rows.cut(found, low, high)))
 
 
 def _elsewhere(digests: DigestFiles, unchanged: dict[int, str], ids: pl.Series) -> pl.DataFrame:

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from indexer.errors import IndexerError
 from indexer.indexing import diff
-from indexer.indexing.diff import LEFT_OUT, PUBLISHED_COLUMNS, QUARANTINE_COLUMNS, RangeDiff, Status
+from indexer.indexing.diff import COPIED_SCHEMA, LEFT_OUT, PUBLISHED_COLUMNS, QUARANTINE_COLUMNS, RangeDiff, Status
 from indexer.schema import CONTENT_HASH, DIGEST_SCHEMA, ID, PAYLOAD_HASH
 
 VALUES = (CONTENT_HASH, PAYLOAD_HASH, "reason")
@@ -38,13 +39,14 @@ class Known:
         elsewhere: Rows of given ids in the unchanged files, as :func:`indexer.indexing.diff.rows_of` gives them.
         quarantine: The published quarantine, columns of :data:`indexer.indexing.diff.LEFT_OUT`. ``file`` is the place
             in tonight's list, null for a file that is not among the unchanged ones.
-        has_copies: Whether ids may have further rows with the same text, which no table tells.
+        copied: Ids of the range that had further rows with the same text, which no table tells, columns of
+            :data:`indexer.indexing.diff.COPIED_SCHEMA`; ``None`` if any may have had some.
     """
 
     published: Callable[[pl.Series], pa.Table]
     elsewhere: Callable[[pl.Series], pl.DataFrame]
     quarantine: pa.Table
-    has_copies: bool
+    copied: pl.DataFrame | None
 
 
 def compare(
@@ -83,16 +85,32 @@ def compare(
     )
     quarantine = pl.concat([pl.DataFrame(pl.from_arrow(found.quarantine)), carried.select(LEFT_OUT)])
     counts = {"documents": now.height - gone.height, "quarantined": quarantine.height}
-    return replace(found, quarantine=quarantine.sort("file", "row").to_arrow(), counts=found.counts | counts)
+    return replace(
+        found,
+        quarantine=quarantine.sort("file", "row").to_arrow(),
+        copied=_copied(known, touched, found.copied),
+        counts=found.counts | counts,
+    )
 
 
-def completed(counts: Mapping[str, int], corpus_rows: int, published: int) -> dict[str, int]:
+def _copied(known: Known, touched: pl.Series, found: pa.Table | None) -> pa.Table | None:
+    """The copies of the range: those of other ids are as they were."""
+    if known.copied is None or found is None:
+        return None
+    others = known.copied.filter(~pl.col(ID).is_in(touched.implode()))
+    return pl.concat([others, pl.DataFrame(pl.from_arrow(found))]).sort(ID).to_arrow().cast(COPIED_SCHEMA)
+
+
+def completed(
+    counts: Mapping[str, int], corpus_rows: int, published: int, copied: Sequence[pa.Table] | None
+) -> dict[str, int]:
     """The counts of a whole comparison.
 
     Args:
         counts: Sums of the counts of :func:`compare` over all ranges.
         corpus_rows: Rows of the corpus that the published epoch was made of.
         published: Documents that it holds.
+        copied: The copies of all ranges; ``None`` if not known.
 
     Raises:
         ContradictionError: They do not add up.
@@ -104,6 +122,8 @@ def completed(counts: Mapping[str, int], corpus_rows: int, published: int) -> di
     duplicates = documents - counts["quarantined"] - sum(found[status] for status in REMAINING)
     if min(unchanged, duplicates) < 0:
         raise ContradictionError("the counts of the published epoch do not fit its files")
+    if copied is not None and sum(pc.sum(part["further"]).as_py() or 0 for part in copied) != duplicates:
+        raise ContradictionError("the copies of the published epoch do not fit its files")
     return {**found, "duplicates": duplicates}
 
 
@@ -138,16 +158,19 @@ def _elsewhere(
     told = pl.concat([before[ID], refused[ID]])
     if not were.filter(~pl.col(ID).is_in(told.implode())).is_empty():
         raise ContradictionError("a document of the published epoch is neither published nor quarantined")
-    if known.has_copies:
+    if known.copied is None:
         return _only(known.elsewhere(touched), touched).select(ROW_COLUMNS)
+    copied = touched.filter(touched.is_in(known.copied[ID].implode()))
+    has_one = ~pl.col(ID).is_in(copied.implode())
+    were, before, refused = (frame.filter(has_one) for frame in (were, before, refused))
     if were.join(before, on=ID, suffix="_before").filter(_differs(CONTENT_HASH) | _differs(PAYLOAD_HASH)).height:
         raise ContradictionError("a published document is not what its file had")
     # Without copies, a published document stands in one file: in one of these, or its row is gone.
     rows = (before.filter(~pl.col(ID).is_in(were[ID].implode())), refused.filter(pl.col("file").is_not_null()))
     standing = pl.concat([frame[ID] for frame in rows])
-    wanted = standing.unique().sort()
+    wanted = pl.concat([standing, copied]).unique().sort()
     found = _only(known.elsewhere(wanted), wanted) if len(wanted) else gone.clear()
-    if found.height != len(standing):
+    if found.filter(has_one).height != len(standing):
         raise ContradictionError("unchanged files do not have the rows that the published epoch was made of")
     return found.select(ROW_COLUMNS)
 

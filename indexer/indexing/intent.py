@@ -55,6 +55,7 @@ def make_intent(job: Job, found: Changes, staged: Staged, hold: Sequence[Gate], 
             text_columns=job.settings.corpus.text_columns,
             skip_empty=job.corpus.skip_empty,
             files=job.store.digests.put_list(job.epoch, found.digests),
+            **_copies(job, found),
             model=ModelRecord(**job.model.describe()),
             to_retry=staged.to_retry,
             counts=Counts(**found.counts | {name: getattr(staged, name) for name in REUSED}),
@@ -66,6 +67,12 @@ def make_intent(job: Job, found: Changes, staged: Staged, hold: Sequence[Gate], 
             **search_entries(job.settings.index),
         ),
     )
+
+
+def _copies(job: Job, found: Changes) -> dict[str, str]:
+    """Entry for the ids that have further rows, where there are some and they are known."""
+    copied = [part for part in found.copied or () if part.num_rows]
+    return {"copies": job.store.digests.put_copies(job.epoch, pa.concat_tables(copied))} if copied else {}
 
 
 def _metadata(job: Job) -> dict[str, str]:

@@ -9,7 +9,7 @@ from indexer import schema
 from indexer.errors import RefusedError, SettingsError
 from indexer.storage import cleanup, tables
 from indexer.storage.control import ControlStore
-from indexer.storage.description import RunTotals
+from indexer.storage.description import Description, RunTotals
 from indexer.storage.records import Epoch, now
 from indexer.storage.tags import is_begun, protect
 
@@ -75,16 +75,25 @@ def rollback(uri: str, store: ControlStore, number: int, *, hold: bool = False) 
     protect(uri, again.versions(), again.number)
     # Pruning deletes the epoch's file first: if it still exists, the tags were set in time.
     show(store, number)
-    if target.description.files is not None:
-        # Under its own number: a prune deletes the list of the epoch that it forgets.
-        files = store.digests.put_list(again.number, store.digests.get_list(target.description.files))
-        again = again.model_copy(update={"description": again.description.model_copy(update={"files": files})})
+    lists = _lists(store, target.description, again.number)
+    again = again.model_copy(update={"description": again.description.model_copy(update=lists)})
     name, version = again.quarantine
     store.put_quarantine(again.number, version, tables.read_all(uri, name, version, schema.QUARANTINE_SCHEMA))
     published = store.put_epoch(again)
     if published != again:
         raise RefusedError(f"another run published epoch {published.number} in the meantime; look at it and try again")
     return published
+
+
+def _lists(store: ControlStore, described: Description, number: int) -> dict[str, str]:
+    """The lists of an epoch under another one's number: a prune deletes those of the epoch that it forgets."""
+    digests = store.digests
+    found = {}
+    if described.files is not None:
+        found["files"] = digests.put_list(number, digests.get_list(described.files))
+    if described.copies is not None:
+        found["copies"] = digests.put_copies(number, digests.get_copies(described.copies))
+    return found
 
 
 def _again(target: Epoch, number: int, *, hold: bool) -> Epoch:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from indexer.errors import DamagedFile
 from indexer.progress import say
-from indexer.storage.digest_files import LISTS, DigestFiles
+from indexer.storage.digest_files import COPIES, LISTS, DigestFiles
 from indexer.storage.epoch_work import EpochWork, epoch_number, intent_path
 from indexer.storage.put_once import PutOnceFolder
 from indexer.storage.records import Epoch, Intent
@@ -123,8 +123,9 @@ class ControlStore(EpochWork):
             closed: The latest published epoch.
         """
         staying = {f"{epoch.number:012d}-{epoch.quarantine[1]}" for epoch in kept}
-        staying |= {Path(epoch.description.files).stem for epoch in kept if epoch.description.files}
-        for folder in ("quarantine", LISTS):
+        lists = (name for epoch in kept for name in (epoch.description.files, epoch.description.copies))
+        staying |= {Path(name).stem for name in lists if name is not None}
+        for folder in ("quarantine", LISTS, COPIES):
             for stem in self._files.stems(folder) - staying:
                 number = epoch_number(stem.split("-")[0])
                 if number is not None and number <= closed:

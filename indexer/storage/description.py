@@ -162,6 +162,8 @@ class Description(Record):
         text_columns: Columns that hold the text.
         skip_empty: Whether an empty text column adds nothing to a text. Epochs without this key added a newline.
         files: Name of the list of the corpus files' digests.
+        copies: Name of the list of the ids that have further rows; ``None`` without any, in epochs of versions that
+            did not record it, and where there are too many.
         model: The model.
         to_retry: Files and documents quarantined for reasons that may pass.
         counts: The comparison with the epoch before.
@@ -193,6 +195,7 @@ class Description(Record):
     rollback_of: int | None = None
     skip_empty: bool = False
     files: str | None = None
+    copies: str | None = None
     engine: EngineRecord | None = None
     hold: bool = False
     text: TextRecord | None = None

@@ -17,6 +17,10 @@ LISTS = "files"
 """Folder of the lists that say which digest every corpus file had in an epoch."""
 
 
+COPIES = "copies"
+"""Folder of the lists of ids that stand in several rows of an epoch's corpus."""
+
+
 class DigestFiles:
     """The digests of corpus files."""
 
@@ -129,8 +133,30 @@ class DigestFiles:
         table = self._files.get_table(name)
         return dict(zip(table["path"].to_pylist(), table["digest"].to_pylist(), strict=True))
 
+    def put_copies(self, epoch: int, copies: pa.Table) -> str:
+        """Records the ids of an epoch's corpus that have further rows.
+
+        Args:
+            epoch: Its number.
+            copies: Column id, sorted, and column further, int64: how many rows.
+
+        Returns:
+            Name of the list, made from its content.
+        """
+        columns = [copies[name].to_pylist() for name in _COPIES_SCHEMA.names]
+        digest = hashlib.blake2b(canonical(columns).encode(), digest_size=8).hexdigest()
+        name = f"{COPIES}/{epoch:012d}-{digest}.parquet"
+        self._files.put_table(name, copies.cast(_COPIES_SCHEMA))
+        return name
+
+    def get_copies(self, name: str) -> pa.Table:
+        """The list as :meth:`put_copies` recorded it."""
+        return self._files.get_table(name)
+
 
 _LIST_SCHEMA = pa.schema([("path", pa.string()), ("digest", pa.string())])
+
+_COPIES_SCHEMA = pa.schema([("id", pa.string()), ("further", pa.int64())])
 
 
 def _path(name: str) -> str:

@@ -6,9 +6,10 @@ import pyarrow as pa
 import pytest
 
 from indexer.indexing import changes, equal_texts
-from indexer.publishing import identity
+from indexer.publishing import history, identity
 from indexer.settings import Settings
 from indexer.storage.control import ControlStore
+from indexer.storage.digest_files import DigestFiles
 from tests.support import both_ways
 from tests.support.fakes import published_rows, quarantine, run_here, settings, words, write
 
@@ -85,6 +86,49 @@ def test_the_whole_corpus_is_compared_when_the_epoch_does_not_tell_enough(
     write(corpus / "0.parquet", DOCUMENTS[:18])
     assert run_here(given)["deleted"] == 1
     assert compared == {"alone": 0, "in full": 3}
+
+
+def test_ids_with_copies_alone_are_searched_in_unchanged_files(
+    given: Settings, compared: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    real = DigestFiles.find
+
+    def noted(digests: DigestFiles, name: str, ids: pa.Array) -> pa.Table:
+        asked.append(ids.to_pylist())
+        return real(digests, name, ids)
+
+    def searched(rows: list[tuple[str, str]]) -> list[list[str]]:
+        asked.clear()
+        write(Path(given.corpus.uri) / "0.parquet", rows)
+        assert run_here(given)["duplicates"] == 1
+        return list(asked)
+
+    monkeypatch.setattr(DigestFiles, "find", noted)
+    write(Path(given.corpus.uri) / "2.parquet", [*DOCUMENTS[40:60], DOCUMENTS[0]])
+    run_here(given)
+    assert searched(DOCUMENTS[:10]) == [], "no row of the copied document differs"
+    # Epochs before this list, and one of which somebody deleted it, let all ids be searched.
+    store = ControlStore(given.index.uri, "docs")
+    (Path(given.index.uri) / "_docs" / str(store.epoch(2).description.copies)).unlink()
+    assert searched(DOCUMENTS[:9]) == [["doc-00009"]] * 2
+    assert store.epoch(3).description.copies is None
+    assert searched(DOCUMENTS[:8]) == [["doc-00008"]] * 2
+    # A check in full finds them again; a rollback keeps them, also when the epoch that they were listed for is pruned.
+    full = given.model_copy(update={"run": given.run.model_copy(update={"full_check_every": 1})})
+    write(Path(given.corpus.uri) / "0.parquet", DOCUMENTS[:7])
+    run_here(full)
+    history.rollback(given.index.uri, store, 5)
+    history.prune(given.index.uri, store, 1)
+    assert searched(DOCUMENTS[:6]) == []
+    changed = [("doc-00000", "another text"), *DOCUMENTS[1:6]]
+    asked.clear()
+    write(Path(given.corpus.uri) / "0.parquet", changed)
+    run_here(given)
+    assert asked == [["doc-00000"]] * 2, "both of its rows conflict"
+    assert ("doc-00000", "duplicate_id") in quarantine(given)
+    assert store.latest_epoch().description.copies is None  # type: ignore[union-attr]
+    assert compared == {"alone": 5, "in full": 2}
 
 
 def test_every_so_many_epochs_the_whole_corpus_is_compared(given: Settings, compared: dict[str, int]) -> None:

@@ -66,6 +66,7 @@ class State:
         settings: Payload columns and layout.
         number: Its number.
         checked_in_full: The last epoch for which the whole corpus was compared.
+        copied: The ids that have further rows; ``None`` if it does not tell them.
     """
 
     digests: dict[str, str]
@@ -76,6 +77,7 @@ class State:
     settings: tuple[int, int] = (0, 0)
     number: int = 0
     checked_in_full: int = 0
+    copied: pa.Table | None = None
 
 
 @dataclass
@@ -216,7 +218,10 @@ def documents(state: State, ids: Sequence[str] | None = None) -> pa.Table:
 def chosen(state: State, corpus: Corpus, epoch: int, rhythm: int) -> FileChanges | None:
     """What a run chooses to look at; ``None`` for all of it."""
     counts = SimpleNamespace(kept=0, documents=state.rows, duplicates=state.duplicates)
-    described = SimpleNamespace(files="list", to_retry=0, counts=counts, checked_in_full=state.checked_in_full)
+    copies = None if state.copied is None else "copies"
+    described = SimpleNamespace(
+        files="list", to_retry=0, counts=counts, checked_in_full=state.checked_in_full, copies=copies
+    )
     digests = SimpleNamespace(get_list=lambda _: state.digests, names=lambda: {*corpus.tables})
     files = [SimpleNamespace(path=name) for name in sorted(corpus.files)]
     (before, layout), (now, asked) = state.settings, corpus.settings
@@ -236,7 +241,7 @@ LEFT_OUT = pa.schema(
 )
 
 
-def known(state: State, corpus: Corpus, files: FileChanges) -> Known:
+def known(state: State, corpus: Corpus, files: FileChanges, low: str | None, high: str | None) -> Known:
     rows = [row | {"file": files.places.get(row["file"])} for row in state.quarantine]
 
     def elsewhere(ids: pl.Series) -> pl.DataFrame:
@@ -244,11 +249,12 @@ def known(state: State, corpus: Corpus, files: FileChanges) -> Known:
         nothing = diff.rows_of(schema.DIGEST_SCHEMA.empty_table(), 0)
         return pl.concat([nothing, *frames]).filter(pl.col("id").is_in(ids.implode()))
 
+    digests: Any = SimpleNamespace(get_copies=lambda _: state.copied)
     return Known(
         lambda ids: documents(state, ids.to_list()),
         elsewhere,
         pa.Table.from_pylist(rows, LEFT_OUT),
-        has_copies=files.has_copies,
+        file_changes._copied(digests, files, low, high),
     )
 
 
@@ -264,10 +270,12 @@ def told(found: list[RangeDiff], counts: dict[str, int] | None = None) -> Told:
 def incremental(state: State, corpus: Corpus, files: FileChanges, edges: list[str]) -> Told:
     added = {at: corpus.tables[name] for at, name in files.added.items()}
     removed = [corpus.tables[name] for name in files.removed]
-    given = known(state, corpus, files)
-    found = [increment.compare(added, removed, given, low, high) for low, high in pairwise([None, *edges, None])]
-    summed = reduce(changes._merged, found, changes._nothing({})).counts
-    return told(found, increment.completed(summed, files.corpus_rows, len(state.documents)))
+    found = [
+        increment.compare(added, removed, known(state, corpus, files, low, high), low, high)
+        for low, high in pairwise([None, *edges, None])
+    ]
+    merged = reduce(changes._merged, found, changes._nothing({}))
+    return told(found, increment.completed(merged.counts, files.corpus_rows, len(state.documents), merged.copied))
 
 
 def whole(state: State, corpus: Corpus) -> RangeDiff:
@@ -299,7 +307,9 @@ def publish(state: State, corpus: Corpus, found: RangeDiff, epoch: int, checked:
                 else:
                     held[row["id"]] = (row["content_hash"], row["payload_hash"])
     counts = (found.counts["documents"], found.counts["duplicates"])
-    return State(dict(corpus.digests), held, quarantine, *counts, corpus.settings, epoch, checked)
+    # Some epochs do not tell the copies.
+    copied = found.copied if drawn.random() < 0.8 else None
+    return State(dict(corpus.digests), held, quarantine, *counts, corpus.settings, epoch, checked, copied)
 
 
 def history(seed: int) -> int:
@@ -331,13 +341,19 @@ def history(seed: int) -> int:
         assert (files is None) == (is_due or state.settings[0] != corpus.settings[0]), (seed, night)
         all_of_it = whole(state, corpus)
         if files is not None:
-            assert incremental(state, corpus, files, drawn.choice(EDGES)) == told([all_of_it]), (seed, night)
+            ours, theirs = incremental(state, corpus, files, drawn.choice(EDGES)), told([all_of_it])
+            assert ours == comparable(theirs, ours), (seed, night)
             compared += 1
         differs = bool(all_of_it.masks) or len(all_of_it.dropped) > 0 or all_of_it.quarantine_changed
         if differs or state.settings != corpus.settings:
             checked = state.checked_in_full if files is not None else epoch
             states.append(publish(state, corpus, all_of_it, epoch, checked))
     return compared
+
+
+def comparable(theirs: Told, ours: Told) -> Told:
+    """The whole comparison without the copies if the other one did not know them."""
+    return theirs if ours[0]["copied"] is not None else (theirs[0] | {"copied": None}, theirs[1])
 
 
 def histories(seeds: range) -> None:
