@@ -1,6 +1,7 @@
 # What is installed decides: after `make install DEVICE=cuda` every target works with that.
 DEVICE ?= $(or $(patsubst .venv/installed-%,%,$(firstword $(wildcard .venv/installed-*))),cpu)
 INSTALLED := .venv/installed-$(DEVICE)
+QUICKSTART := .venv/with-quickstart
 DEV := .venv/with-dev
 BIN := .venv/bin
 
@@ -21,15 +22,18 @@ install: $(INSTALLED) ## Install into .venv what a run needs; DEVICE=cuda for NV
 $(INSTALLED): requirements-$(DEVICE).lock .ci/install.sh
 	@.ci/install.sh $(DEVICE)
 
+$(QUICKSTART): $(INSTALLED) requirements-quickstart.lock
+	@.ci/install.sh quickstart
+
 dev: $(DEV) ## Install also what tests, evaluation and benchmarks need
 
-$(DEV): $(INSTALLED) requirements-dev.lock
+$(DEV): $(QUICKSTART) requirements-dev.lock
 	@.ci/install.sh dev
 
 download: ## Fill wheels/ with all that the lock files name, for a machine of the same kind without a network
 	@.ci/install.sh download $(DEVICE)
 
-quickstart: $(INSTALLED) ## Index the documentation of this Python and ask it three questions
+quickstart: $(QUICKSTART) ## Index the documentation of this Python and ask it three questions
 	@$(BIN)/python -m jobs.demo quickstart
 
 evaluate-demo: $(DEV) quickstart ## Evaluate the quickstart's index: every width, precision and index on queries made of it
@@ -38,7 +42,7 @@ evaluate-demo: $(DEV) quickstart ## Evaluate the quickstart's index: every width
 adapt-demo: $(DEV) quickstart ## Adapt the quickstart's model to its corpus: train, merge, judge; status 3 if it is not better
 	@$(BIN)/python -m jobs.adapt --config configs/adapt-quickstart.toml
 
-nightly-demo: $(INSTALLED) ## Play some nights: change, kill, resume, roll back
+nightly-demo: $(QUICKSTART) ## Play some nights: change, kill, resume, roll back
 	@$(BIN)/python -m jobs.demo nights
 
 chaos: $(DEV) ## Do 20,000 random operations to indices and check what they hold; OPS=... and SEED=...
@@ -52,7 +56,7 @@ fuzz: $(DEV) ## Push 2 x 200,000 generated rows and 5,000 mutated files through;
 
 # Versions with the suffix of a local build are not known to any database, and this looks at versions, not at files.
 audit: $(DEV) ## Compare the lock files with the known vulnerabilities; needs PyPI itself
-	for lock in cpu cuda dev; do sed -nE 's/^([^ #]+==[^ +]+).*/\1/p' requirements-$$lock.lock > .venv/audited; \
+	for lock in cpu cuda quickstart dev; do sed -nE 's/^([^ #]+==[^ +]+).*/\1/p' requirements-$$lock.lock > .venv/audited; \
 		$(BIN)/uv tool run pip-audit -r .venv/audited --no-deps --disable-pip --strict; done
 
 bench: $(DEV) ## Compare with other ways to the same vectors and scores, about 15 minutes

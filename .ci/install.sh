@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs a lock file into .venv: .ci/install.sh cpu|cuda, and dev on top of either. Safe to repeat; `make install`
-# calls it. .ci/install.sh download cpu|cuda fills wheels/ instead, for a machine without a network.
+# Installs a lock file into .venv: .ci/install.sh cpu|cuda, on top of either quickstart, and dev on top of that. Safe to
+# repeat; `make install` calls it. .ci/install.sh download cpu|cuda fills wheels/ instead, for a machine without a network.
 #
 # pip alone does it, so that whatever index the user's pip is configured with is the one used. Nothing is resolved here
 # (--no-deps): the lock files are complete. A file whose hash is not in them is refused, but torch for CPUs has none there.
@@ -67,8 +67,10 @@ get_lock() { # NAME install|download ARGUMENT...
   get "${@:2}" --require-hashes -r <(sed -E 's/^torch==\S+$//' "$lock") || fail "$lock could not be installed: see above"
 }
 
-say() {
-  echo "$1 $(cat "${@:3}" | grep -c ==) packages of ${*:3} into $2: about a minute where downloads are fast"
+say() { # VERB FOLDER LOCK...
+  local packages
+  packages=$(cat "${@:3}" | grep -c ==)
+  echo "$1 $packages packages of ${*:3} into $2$([ "$packages" -lt 20 ] || echo ': about a minute where downloads are fast')"
 }
 
 case $1 in
@@ -77,15 +79,16 @@ case $1 in
     venv=$(mktemp -d)
     trap 'rm -rf "$venv"' EXIT
     "$python" -m venv "$venv"
-    say downloading wheels "requirements-$2.lock" requirements-dev.lock
+    say downloading wheels requirements-{"$2",quickstart,dev}.lock
     get_lock "$2" download --dest wheels
+    get_lock quickstart download --dest wheels
     get_lock dev download --dest wheels
     echo "Copy wheels/ with the project, and there: PIP_NO_INDEX=1 PIP_FIND_LINKS=wheels make install DEVICE=$2"
     ;;
-  dev)
-    say installing .venv requirements-dev.lock
-    get_lock dev install --no-compile
-    touch .venv/with-dev
+  quickstart | dev)
+    say installing .venv "requirements-$1.lock"
+    get_lock "$1" install --no-compile
+    touch ".venv/with-$1"
     ;;
   *)
     if keeps_venv "$1"; then python=.venv/bin/python; fi

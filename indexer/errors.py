@@ -94,7 +94,7 @@ def missing_package(error: ImportError) -> IndexerError | None:
         "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be loaded ({first_line(error)})"
     )
     extra = EXTRAS.get(name)
-    target = "dev" if extra in DEVELOPMENT else "install"
+    target = TARGETS.get(extra or "", "install")
     what = f"the extra {extra}" if extra else f"the package {DISTRIBUTIONS.get(name, name.replace('_', '-'))}"
     return IndexerError(f"{name} {problem} for {sys.executable}; run `make {target}` and use .venv, or install {what}")
 
@@ -113,8 +113,8 @@ EXTRAS = {
 }
 """Extras of pyproject.toml by the modules that they give."""
 
-DEVELOPMENT = frozenset({"adapt", "evaluate", "mteb"})
-"""Extras that only ``make dev`` installs."""
+TARGETS = {"adapt": "dev", "evaluate": "dev", "mteb": "dev", "quickstart": "quickstart"}
+"""Targets of make that install an extra, where ``make install`` does not."""
 
 DISTRIBUTIONS = {"lance": "pylance"}
 """Names of packages on PyPI that differ from their modules'."""

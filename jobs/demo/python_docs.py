@@ -117,7 +117,9 @@ def _packaged_model() -> Path:
     """Folder of the model in its package."""
     spec = importlib.util.find_spec(MODEL_PACKAGE)
     if spec is None or spec.origin is None:
-        raise IndexerError("the package with all-MiniLM-L6-v2 is not installed; install the extra quickstart")
+        raise IndexerError(
+            "the package with all-MiniLM-L6-v2 is not installed; run `make quickstart`, or install the extra quickstart"
+        )
     return Path(spec.origin).resolve().parent / "model"
 
 

