@@ -12,7 +12,7 @@ from indexer.errors import EngineDead
 from indexer.inference import process_state
 from indexer.inference.canary import check_scores, check_vectors
 from indexer.inference.engine_spec import EngineSpec
-from indexer.inference.process_state import ONE_AT_A_TIME
+from indexer.inference.process_state import ONE_AT_A_TIME, compiled_seconds
 from indexer.inference.proof import proven
 from indexer.inference.sequences import TokenSequences
 from indexer.inference.start import Mode, failure_reason, start_engine
@@ -77,10 +77,10 @@ class Engine:
 
     def _start(self, spec: EngineSpec, canary: TokenSequences, mode: Mode, canary_second: np.ndarray | None) -> None:
         """Does what :meth:`__init__` says."""
+        before = compiled_seconds()
         self._engine = start_engine(spec, mode)
         process_state.started(self._engine)
         self.max_tokens = spec.max_tokens
-        self.compile_seconds = float(self._engine.vllm_config.compilation_config.compilation_time)
         self.dimension = int(self._engine.model_config.embedding_size)
         self.pooling = str(getattr(self._engine.model_config.pooler_config, "seq_pooling_type", None))
         self._width = self.dimension if mode == "embed" else 1
@@ -94,6 +94,8 @@ class Engine:
                 check_scores(self.score(canary, canary_second), bounded=not is_unbounded(spec.path))
             if spec.packed != "off":
                 self._packed, self.way_back = proven(self._engine, self._loop, spec, self._width, canary, canary_second)
+        measured = float(self._engine.vllm_config.compilation_config.compilation_time)
+        self.compile_seconds = measured or compiled_seconds() - before  # vLLM measures it on GPUs only
 
     @property
     def cached_tokens(self) -> int:

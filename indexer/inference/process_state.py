@@ -1,6 +1,7 @@
 """What the engines of one process share: vLLM keeps the state of a step and its device groups in globals."""
 
 import gc
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -44,6 +45,12 @@ def store_in_memory() -> Iterator[None]:
         yield
     finally:
         distributed.FileStore = kind
+
+
+def compiled_seconds() -> float:
+    """Seconds that torch has compiled in this process so far."""
+    utils = sys.modules.get("torch._dynamo.utils")
+    return float(utils.calculate_time_spent().get("inductor_compile", 0.0)) if utils else 0.0
 
 
 def started(engine: "LLMEngine") -> None:

@@ -190,6 +190,19 @@ def test_what_vllm_refuses_is_said_in_one_line(
     assert "\n" not in said
 
 
+def compile_seconds(path: str) -> list[float]:
+    """Seconds that an engine compiled which is to, and one which is not."""
+    ids = EmbedTokenizer(path, 64).queries(["one", "another"])
+    return [Engine(EngineSpec(path, "float32", 64, given), ids).compile_seconds for given in ({}, EAGER)]
+
+
+@pytest.mark.slow
+def test_an_engine_knows_how_long_it_compiled(qwen_path: str, engine_process: Executor) -> None:
+    compiled, eager = engine_process.submit(compile_seconds, qwen_path).result()
+    assert compiled > 0.1
+    assert eager == 0
+
+
 def test_an_engine_whose_canary_fails_does_not_start(qwen_path: str, engine_process: Executor) -> None:
     same = [[1, 2, 3], [1, 2, 3]]
     assert "the same vector" in engine_process.submit(refused_start, qwen_path, MAX_TOKENS, {}, same).result()
