@@ -20,6 +20,9 @@ from indexer.steps import current_step, step
 PROCESS_ENDED = 70
 """Exit status of a worker process whose engine died (``EX_SOFTWARE`` of sysexits.h)."""
 
+TOKENIZER_THREADS = ("RAYON_NUM_THREADS", "FASTOKENS_BPE_THREADS")
+"""Variables that limit the threads of tokenizers and of fastokens."""
+
 MakePipeline = Callable[[], Pipeline[Any, Any, Any, Any]]
 
 
@@ -48,8 +51,9 @@ class Worker:
             threads: Threads that tokenise where nothing is pinned.
         """
         if not cores:
-            # Both tokenizers take a thread per core of the machine, and so would every worker. It is read at first use.
-            os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
+            # The tokenizers take a thread per core of the machine, and so would every worker. Read at their first use.
+            for name in TOKENIZER_THREADS:
+                os.environ.setdefault(name, str(threads))
         logging.getLogger("vllm").setLevel(logging.ERROR)
         self._claims = _pin(cores) if cores else []
 

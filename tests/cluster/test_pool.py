@@ -233,9 +233,14 @@ def test_engines_keep_what_they_compile_where_the_machine_says(make_pool: MakePo
         assert results(pool, pieces=1) == {0: SHARED_CACHE}
 
 
-@pytest.mark.parametrize(("workers", "threads"), [(1, CORES // GPUS), (GPUS * REPLICAS, 1)])
-def test_workers_on_gpus_share_the_cores_for_tokenising(make_pool: MakePool, workers: int, threads: int) -> None:
-    with make_pool(workers, variable="RAYON_NUM_THREADS") as pool:
+@pytest.mark.parametrize(
+    ("workers", "variable", "threads"),
+    [(1, "RAYON_NUM_THREADS", CORES // GPUS), (GPUS * REPLICAS, "FASTOKENS_BPE_THREADS", 1)],
+)
+def test_workers_on_gpus_share_the_cores_for_tokenising(
+    make_pool: MakePool, workers: int, variable: str, threads: int
+) -> None:
+    with make_pool(workers, variable=variable) as pool:
         assert results(pool, pieces=1) == {0: str(threads)}
 
 
