@@ -42,7 +42,10 @@ SEGMENT_ROWS = 1 << 20
 """Rows of a table from which new rows get a segment of their own in its scalar and full-text indices."""
 
 MOST_SEGMENTS = 16
-"""Most segments of such an index: every look-up asks all, and Lance compacts fragments of one segment only."""
+"""Most segments of an index: every look-up asks all, and Lance compacts fragments of one segment only."""
+
+JOINED_SEGMENTS = 8
+"""Newest segments of a vector index that become one; those before them may be the parts that were built at first."""
 
 NO_INDEX = "none"
 
@@ -144,7 +147,7 @@ def must_train(dataset: lance.LanceDataset, kind: str, metric: str, trained_rows
 
 
 def _fold_in(dataset: lance.LanceDataset) -> None:
-    """Adds new rows to the indices; in all but the vector index of large tables as further segments."""
+    """Adds new rows to the indices: to those of vectors, and to all of large tables, as further segments."""
     is_large = dataset.count_rows() > SEGMENT_ROWS
     found = dataset.describe_indices()
     segments = {index.name: len(index.segments) for index in found if index.field_names != [schema.VECTOR]}
@@ -156,8 +159,9 @@ def _fold_in(dataset: lance.LanceDataset) -> None:
         if names:
             dataset.optimize.optimize_indices(index_names=names, num_indices_to_merge=most)
     # Lance itself gives new rows a segment in a vector index, and writes others anew where a partition has outgrown.
-    if vectors := [index.name for index in found if index.field_names == [schema.VECTOR]]:
-        dataset.optimize.optimize_indices(index_names=vectors)
+    for index in (index for index in found if index.field_names == [schema.VECTOR]):
+        joined = {"num_indices_to_merge": JOINED_SEGMENTS} if len(index.segments) >= MOST_SEGMENTS else {}
+        dataset.optimize.optimize_indices(index_names=[index.name], **joined)
 
 
 def create_vector_index(uri: str, name: str, kind: str, metric: str) -> None:

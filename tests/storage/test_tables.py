@@ -162,6 +162,35 @@ def test_the_vector_index_of_a_table_that_has_doubled_is_trained_anew(uri: str) 
         assert vector_index.measure(uri, NAME).unindexed == 0
 
 
+@pytest.mark.parametrize("kind", ["IVF_FLAT", "IVF_SQ", "IVF_RQ"])
+def test_a_vector_index_gets_segments_until_there_are_many(
+    uri: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vector_index, "MOST_SEGMENTS", 4)
+    monkeypatch.setattr(vector_index, "JOINED_SEGMENTS", 3)
+    version = commits.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, rows(0, 300))))
+    vector_index.maintain(uri, NAME, kind, "cosine")
+    first, *_ = segments = _vector_segments(uri)
+    counts = [len(segments)]
+    for epoch in range(2, 10):
+        version = vector_index.measure(uri, NAME).version
+        added = tables.stage(uri, NAME, rows(290 + 10 * (epoch - 1), 290 + 10 * epoch))
+        commits.commit(uri, NAME, change(epoch, version, added))
+        assert vector_index.maintain(uri, NAME, kind, "cosine", 300).vector_index == "extended"
+        found = vector_index.measure(uri, NAME)
+        assert found.unindexed == 0
+        counts.append(len(_vector_segments(uri)))
+    assert counts == [1, 2, 3, 4, 2, 3, 4, 2, 3]
+    assert first in _vector_segments(uri)  # what was trained is not written anew
+    assert vector_index.measure_recall(uri, NAME, found.version, "cosine", 380, 1.0).share > 0.99
+
+
+def _vector_segments(uri: str) -> list[str]:
+    """UUIDs of the segments of the vector index."""
+    (found,) = (one for one in lance.dataset(f"{uri}/{NAME}.lance").describe_indices() if "vector" in one.field_names)
+    return [segment.uuid for segment in found.segments]
+
+
 def test_new_rows_of_a_large_table_get_segments_until_there_are_many(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vector_index, "SEGMENT_ROWS", 100)
     monkeypatch.setattr(vector_index, "MOST_SEGMENTS", 3)
