@@ -1,8 +1,8 @@
 """The work around the model for millions of ids: time by stage, peak memory, and what a changed file costs.
 
 Every document is one token, and all share one vector. The first night indexes the whole corpus of 100 files. Before the
-second night, one file is rewritten, with 1,000 of its documents changed. The same is done with a tenth of the ids: a
-night that costs what changed takes as long for both.
+second night, one file is rewritten, with 1,000 of its documents changed. The same change, of a file of as many rows, is
+made among a tenth of the ids in a tenth of the files: a night that costs what changed takes as long for both.
 """
 
 import argparse
@@ -22,9 +22,10 @@ from indexer.settings import Settings
 from indexer.testing.checkpoints import minilm_path
 
 FILES = 100
+"""Files of the larger corpus; the smaller one has fewer of the same size."""
 
 CHANGED = 1_000
-"""Documents that are changed, in one file of :data:`FILES`."""
+"""Documents that are changed, in one file."""
 
 TIMES = 10
 """How many times as many ids the larger corpus has."""
@@ -41,11 +42,11 @@ MOST_SECONDS = 20.0
 MOST_MIB = 1024
 
 
-def write_corpus(root: Path, ids: int) -> None:
+def write_corpus(root: Path, ids: int, file_rows: int) -> None:
     """Writes documents with ids of 16 characters and texts of about 20."""
     root.mkdir()
-    for number in range(FILES):
-        _write(root / f"{number:03d}.parquet", range(number * ids // FILES, (number + 1) * ids // FILES), "text")
+    for number, first in enumerate(range(0, ids, file_rows)):
+        _write(root / f"{number:03d}.parquet", range(first, min(ids, first + file_rows)), "text")
 
 
 def _write(file: Path, rows: range, word: str, changed: int = 0) -> None:
@@ -82,7 +83,7 @@ def night(root: Path, index: str) -> dict[str, Any]:
     }
 
 
-def nights(ids: int, index: str) -> dict[str, Any]:
+def nights(ids: int, file_rows: int, index: str) -> dict[str, Any]:
     """Both nights of a corpus, each in a process of its own.
 
     Returns:
@@ -90,10 +91,10 @@ def nights(ids: int, index: str) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, max_tasks_per_child=1) as process:
         root = Path(folder)
-        process.submit(write_corpus, root / "corpus", ids).result()
+        process.submit(write_corpus, root / "corpus", ids, file_rows).result()
         first = process.submit(night, root, index).result()
         print(json.dumps({"ids": ids, "first": first}), flush=True)
-        _write(root / "corpus" / "000.parquet", range(ids // FILES), "changed", CHANGED)
+        _write(root / "corpus" / "000.parquet", range(file_rows), "changed", CHANGED)
         second = process.submit(night, root, index).result()
     if (first["embedded"], second["embedded"]) != (ids, CHANGED):
         raise RuntimeError(f"{first['embedded']} and {second['embedded']} documents were embedded")
@@ -107,7 +108,7 @@ def main() -> None:
     command.add_argument("--ids", type=int, default=10_000_000, help="documents of the larger corpus")
     command.add_argument("--vector-index", default="none", help="type of the vector index, such as IVF_SQ")
     given = command.parse_args()
-    small, large = (nights(ids, given.vector_index) for ids in (given.ids // TIMES, given.ids))
+    small, large = (nights(ids, given.ids // FILES, given.vector_index) for ids in (given.ids // TIMES, given.ids))
     times = large["counted_seconds"] / small["counted_seconds"]
     peak = max(large[part][process] for part in ("first", "second") for process in ("driver_mib", "task_mib"))
     print(json.dumps({"small": small, "large": large, "times": round(times, 2), "peak_mib": peak}), flush=True)

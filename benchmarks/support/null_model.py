@@ -26,6 +26,10 @@ class OneToken(EmbedTokenizer):
             TokenSequences.of([[0]] * len(texts)), rows, nothing, nothing, ends, np.zeros(len(texts), bool), []
         )
 
+    def truncated(self, texts: Sequence[str]) -> TokenSequences:
+        """One token per text."""
+        return TokenSequences.of([[0]] * len(texts))
+
 
 class Dice:
     """An engine that always gives the same unit vector, so that recomputed samples agree."""

@@ -155,13 +155,13 @@ def compare_rows(
     kept = pl.Series(ID, [], pl.String) if kept is None else kept
     # Rows with a reason were refused while the file was read. Every other id must occur once.
     usable = corpus.filter(pl.col("reason").is_null())
+    copied, documents = _copied(usable), usable.height
     unique, conflicting = _without_duplicates(usable)
+    # Frames of a million rows are let go as soon as the next one is made: a task's peak is their sum.
+    del usable
     # Join the published quarantine by id and text: a text that workers refused stays refused without another try.
     remembered = refused_before.filter(pl.col("reason").is_in(FOUND_BY_WORKERS)).unique([ID, CONTENT_HASH])
     unique = unique.drop("reason").join(remembered, on=[ID, CONTENT_HASH], how="left")
-    # Join the usable rows with the epoch: every id of either side gets its status.
-    wanted = unique.filter(pl.col("reason").is_null())
-    judged = _judged(wanted, before, kept, payload_differs=payload_differs)
 
     # The quarantine: refused while read, conflicting ids, refused by workers before, and one row per unreadable file.
     refused = [corpus.filter(pl.col("reason").is_not_null()), conflicting]
@@ -169,11 +169,15 @@ def compare_rows(
     quarantine = pl.concat([*(frame.select(LEFT_OUT) for frame in refused), *left_out]).sort("file", "row")
     counts = {
         "documents": corpus.height + sum(frame.height for frame in left_out),
-        "duplicates": usable.height - unique.height - conflicting.height,
+        "duplicates": documents - unique.height - conflicting.height,
         "quarantined": quarantine.height,
     }
     quarantine_changed = not _same_rows(quarantine, refused_before)
-    return _described(judged, quarantine, _copied(usable), counts, quarantine_changed=quarantine_changed)
+    wanted = unique.filter(pl.col("reason").is_null())
+    del unique
+    judged = _judged(wanted, before, kept, payload_differs=payload_differs)
+    del wanted
+    return _described(judged, quarantine, copied, counts, quarantine_changed=quarantine_changed)
 
 
 def _described(
