@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from indexer import fallbacks
 from indexer.inference import fast_tokenizer as module
 from indexer.inference.fast_tokenizer import HOSTILE, FastTokenizer, fast_tokenizer, reference_ids
 from indexer.inference.sequences import TokenSequences
@@ -46,6 +47,7 @@ def test_other_tokenizers_keep_the_reference_and_say_so_once(
 ) -> None:
     """fastokens does not know BERT's normaliser."""
     monkeypatch.setattr(module, "_known", {})
+    monkeypatch.setattr(fallbacks, "_taken", {})
     encoder = TextEncoder(minilm_path)
     assert encoder.encode(["a", "b"]).tolist() == [[1037], [1038]]
     assert encoder.encode(["c"]).tolist() == [[1039]]

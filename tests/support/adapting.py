@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from indexer.adapting.batches import first_pairs
-from indexer.adapting.inputs import Batch
+from indexer.adapting.inputs import TrainingBatch
 from indexer.adapting.pairs import Pair, to_table
 from indexer.adapting.training import PAIRS, FirstBatch, Recipe
 from indexer.adapting_settings import TrainSettings
@@ -49,7 +49,7 @@ def recipe(root: Path, path: str, turned: float = 0.0, **train: Any) -> Recipe:
     settings = TrainSettings(**{"steps": 4, "batch": 8, "mini_batch": 4, "checkpoints": 2, **train})
     model = open_model(ModelSettings(name=path, max_tokens=64, dtype="float32"), EngineSettings())
     chosen = first_pairs(given, settings.batch, 0)
-    batch = Batch.of(model.tokenizer, chosen)
+    batch = TrainingBatch.of(model.tokenizer, chosen)
     vectors = np.concatenate(reference(path, [one.query for one in chosen], [one.document for one in chosen]))
     vectors = vectors + turned * np.roll(vectors, 1, axis=1)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
