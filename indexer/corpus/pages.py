@@ -24,10 +24,21 @@ def largest_row(source: pa.NativeFile, group: pq.RowGroupMetaData, columns: Sequ
         source: The file.
         group: Row group.
         columns: Columns that are read, all by default.
+
+    Raises:
+        pyarrow.ArrowInvalid: The footer is damaged.
     """
     chunks = (group.column(at) for at in range(group.num_columns))
-    read = (chunk for chunk in chunks if columns is None or is_of(chunk.path_in_schema, columns))
+    read = (chunk for chunk in chunks if columns is None or is_of(_path(chunk), columns))
     return sum(_dictionary_bytes(source, chunk) * -(-chunk.num_values // max(group.num_rows, 1)) for chunk in read)
+
+
+def _path(chunk: pq.ColumnChunkMetaData) -> str:
+    """Name of a chunk's leaf, which a footer has beside those of the schema."""
+    try:
+        return str(chunk.path_in_schema)
+    except UnicodeDecodeError:
+        raise pa.ArrowInvalid("a column chunk's name is not UTF-8") from None
 
 
 def is_of(path: str, columns: Iterable[str]) -> bool:

@@ -119,7 +119,8 @@ def open_parquet(place: Place, file: DataFile, _wanted: WantedTypes) -> Iterator
     """
     try:
         parquet = OpenParquet(place.open(file.path))
-        _ = parquet.schema_arrow.names  # decoded lazily: fail here and not later
+        # Names are decoded lazily, Arrow's and Parquet's own: fail here and not later.
+        _ = [parquet.schema_arrow.names, *(parquet.schema.column(at).path for at in range(len(parquet.schema)))]
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise BadFile(f"{file.path}: not a Parquet file that can be read: {first_line(error)}") from None
     with parquet:

@@ -10,6 +10,7 @@ from indexer.corpus import parquet
 from indexer.corpus.formats import open_file
 from indexer.corpus.listing import list_files
 from indexer.corpus.pages import largest_row
+from indexer.errors import BadFile
 
 VALUE = 10_000
 
@@ -53,3 +54,21 @@ def test_a_batch_is_small_whatever_the_footer_says(
     assert plain or decoded * VALUE * (2 if name == "list" else 1) <= 20 * VALUE
     values = [value for batch in found for value in batch["p"].cast(COLUMNS[name].type).to_pylist()]
     assert values == COLUMNS[name].to_pylist()
+
+
+@pytest.mark.parametrize("place", [-1, -2])
+def test_a_name_in_the_footer_that_is_not_utf8_makes_the_file_bad(tmp_path: Path, place: int) -> None:
+    """A footer has the name of a column in the schema and in every column chunk."""
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"id": ["a", "b"], "quantity": ["x", "x"]}), path, store_schema=False)
+    parts = path.read_bytes().split(b"quantity")
+    damaged = b"".join(
+        part + (b"" if at == len(parts) - 1 else b"quantit\xff" if at == len(parts) - 1 + place else b"quantity")
+        for at, part in enumerate(parts)
+    )
+    assert len(parts) > 2
+    path.write_bytes(damaged)
+    (file,) = list_files(str(tmp_path), "corpus.uri")
+    with pytest.raises(BadFile), open_file(str(tmp_path), file) as opened:
+        for _ in opened.batches(["id", "quantity"]):
+            pass
