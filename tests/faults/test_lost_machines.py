@@ -141,6 +141,7 @@ def _wait(until: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_another_machine_does_the_work_of_a_lost_one(tmp_path: Path) -> None:
     documents = words(300)  # more work than the first machine does before the second has started
     write(tmp_path / "corpus" / "a.parquet", documents)

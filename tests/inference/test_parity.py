@@ -151,9 +151,7 @@ def sentence_vectors(path: str, texts: list[str], max_tokens: int) -> np.ndarray
 
 @pytest.fixture(
     scope="module",
-    params=[
-        pytest.param(size, marks=[] if size == "0.6B" else pytest.mark.slow) for size in random_weights.TRUE_SHAPES
-    ],
+    params=list(random_weights.TRUE_SHAPES),
 )
 def true_shape_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A 2-layer checkpoint with the dimensions of one of the hub's models; 0.4 to 2 GB while it is read."""
@@ -183,6 +181,7 @@ def test_four_layers(dtype: str, qwen_path: str, engine_process: Executor, refer
         np.testing.assert_allclose(matryoshka.cut(vectors, width), exact, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [FAST_DTYPE, OTHER_DTYPE])
 def test_true_shapes(dtype: str, true_shape_path: str, engine_process: Executor, reference_process: Executor) -> None:
     """The dimensions and head counts of 0.6B, 4B and 8B, on shorter texts."""

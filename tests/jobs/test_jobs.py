@@ -298,15 +298,15 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, d
 
 
 def test_ray_job_submit(config: Path, tmp_path: Path, dashboard: tuple[str, dict[str, str]]) -> None:
-    """As the README has it: the working directory is uploaded."""
+    """As the README has it: the working directory is uploaded. The manifest's job starts an engine; a plan does not."""
     address, environment = dashboard
     tiny_corpus(tmp_path / "corpus", 20)
     places = [f"--{name}.uri={tmp_path / name}" for name in ("corpus", "index")]
     submit = [RAY, "job", "submit", "--address", address, "--working-dir", "."]
-    command = [sys.executable, "-m", "jobs.index", "--config", str(config), *places]
+    command = [sys.executable, "-m", "jobs.index", "--config", str(config), *places, "--plan", "--json"]
     done = _submitted([*submit, "--", *command], environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert '"indexed": 20' in done.stdout
+    assert '"to_embed": 20' in done.stdout
     assert "succeeded" in done.stdout
 
 

@@ -307,6 +307,7 @@ def test_a_run_that_dies_between_two_indices_is_finished_by_the_next_and_nights_
     assert len(fakes.published_rows(given, 96)) == 450
 
 
+@pytest.mark.slow
 def test_a_part_whose_worker_is_killed_is_built_again_elsewhere(
     tmp_path: Path,
     ray_cluster: None,  # noqa: ARG001
