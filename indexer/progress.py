@@ -24,9 +24,10 @@ Level = Literal["INFO", "WARNING", "ERROR"]
 def say(line: str, level: Level = "INFO") -> None:
     """Tells the operator something on standard error; standard output is for results.
 
-    A log gets the time and the level before the line; a terminal does not.
+    A log gets the time and the level before the line. A terminal does not, and an error's line is plain in both: it is
+    what a command ends with.
     """
-    known = "" if sys.stderr.isatty() else f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {level} "
+    known = "" if level == "ERROR" or sys.stderr.isatty() else f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {level} "
     print(f"{known}{printable(line)}", file=sys.stderr, flush=True)
 
 

@@ -13,7 +13,6 @@ import pytest
 import indexer
 from indexer.commands.main import COMMANDS
 from indexer.errors import missing_package
-from tests.support.logs import error_line
 
 pytestmark = pytest.mark.heavy
 
@@ -64,7 +63,7 @@ def test_the_command_tells_its_version_and_commands(site: Path) -> None:
 def test_a_mistyped_command_is_one_line_and_status_2(site: Path) -> None:
     done = command(site, "indx")
     assert (done.returncode, done.stdout) == (2, "")
-    assert error_line(done.stderr).startswith("error: unknown command indx (did you mean index?)")
+    assert done.stderr.startswith("error: unknown command indx (did you mean index?)")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -73,9 +72,9 @@ def test_every_command_starts(site: Path, name: str) -> None:
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.startswith(f"usage: qwen3-index {name} ")
     missing = command(site, name, "--config", "none.toml", *{"search": ["question"], "epochs": ["list"]}.get(name, []))
-    assert (missing.returncode, error_line(missing.stderr)) == (
+    assert (missing.returncode, missing.stderr) == (
         2,
-        "error: cannot read settings none.toml: No such file or directory",
+        "error: cannot read settings none.toml: No such file or directory\n",
     )
 
 
@@ -102,7 +101,7 @@ def test_a_package_that_is_not_installed_is_one_line_with_what_to_install(packag
     name = f"the package {DISTRIBUTIONS.get(package, package)}"
     what = {"adapt": "the extra adapt", "evaluate": "the extra evaluate"}.get(command, name)
     said = f"{package} is not installed for {sys.executable}; run `{extra}` and use .venv, or install {what}"
-    assert (done.returncode, error_line(done.stderr)) == (1, f"error: {said}")
+    assert (done.returncode, done.stderr) == (1, f"error: {said}\n")
     if command == "index":
         last = json.loads(done.stdout.splitlines()[-1])
         assert (last["status"], last["error"]) == ("failed", said)

@@ -23,7 +23,6 @@ from indexer.storage import records
 from indexer.storage.control import ControlStore
 from tests.support import drive
 from tests.support.fakes import POISON, poison_token, published_rows, quarantine, run, run_here, settings, words, write
-from tests.support.logs import error_line
 from tests.support.rays import end_ray, is_at_work, join, lose, ray_head, ray_processes
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +44,7 @@ def mounted(path: Path, options: str) -> Iterator[Path]:
 def _line(ended: subprocess.CompletedProcess[str]) -> str:
     """The line that says why a command failed."""
     assert "Traceback" not in ended.stderr
-    return error_line(ended.stderr.splitlines()[-1])
+    return ended.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow

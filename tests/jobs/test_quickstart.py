@@ -12,7 +12,6 @@ import pytest
 from indexer.errors import IndexerError
 from jobs.demo import python_docs
 from jobs.demo.python_docs import Document, documents, model_directory, write_corpus
-from tests.support.logs import error_line
 
 pytestmark = pytest.mark.heavy
 
@@ -126,14 +125,14 @@ def test_a_demonstration_tells_a_package_that_is_not_installed_in_one_line(packa
     command = [sys.executable, "-c", script, demonstration]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     said = f"{package} is not installed for {sys.executable}; run `make install` and use .venv, or install the package"
-    assert (done.returncode, done.stdout, error_line(done.stderr)) == (1, "", f"error: {said} {package}")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: {said} {package}\n")
 
 
 def test_a_mistyped_demonstration_is_one_line_and_status_2() -> None:
     command = [sys.executable, "-m", "jobs.demo", "quick"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    said = "error: unknown demonstration quick; there are quickstart, nights"
-    assert (done.returncode, done.stdout, error_line(done.stderr)) == (2, "", said)
+    said = "error: unknown demonstration quick; there are quickstart, nights\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
 
 
 @pytest.mark.slow
