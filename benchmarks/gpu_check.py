@@ -1,8 +1,9 @@
 """Checks a GPU within ten minutes: the tests that need one, then the engine's rate at four lengths for every model.
 
-It writes ``gpu-<name of the GPU>.json``: machine, versions, tokens/s, share of the measured matrix rate (MFU), and the
-share of the time in which the host's Python works. ``--dry-run`` does the same with a small model on this machine, to
-check the command. Exit status 1: a test fails, or no model starts.
+It writes ``gpu-<name of the GPU>.json``: machine, versions, and by model and length tokens/s in packed steps and in
+vLLM's own loop, their share of the measured matrix rate (MFU), and the share of the time in which the host's thread
+works. ``--dry-run`` does the same with a small model on this machine, to check the command. Exit status 1: a test
+fails, or no model starts.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,20 +23,29 @@ from benchmarks.engine import subject
 from benchmarks.support import machine
 from benchmarks.support.flops import checkpoint_flops, limits
 from benchmarks.support.fresh_process import apart
-from indexer.inference.engine import Engine
 from indexer.inference.engine_spec import EngineSpec
+from indexer.inference.proof import proven
+from indexer.inference.sequences import TokenSequences
+from indexer.inference.start import start_engine
+from indexer.inference.step_loop import StepLoop
 from indexer.testing.random_weights import SMALL, TRUE_LAYERS, TRUE_SHAPES, Shape, write_weights
 
 LENGTHS = (50, 128, 512, 2048)
 
-SECONDS = 4.0
+SECONDS = 3.0
 """Least time of a measurement."""
 
 BATCH_TOKENS = 262_144
-"""Tokens given to the engine at once; a 0.6B model takes some 0.3 s for them on an H200."""
+"""Tokens given to packed steps at once; a 0.6B model takes 0.6 s for them on an H100."""
 
 DRY_TOKENS = 4096
 """The same on a CPU."""
+
+LOOP_PART = 4
+"""Part of these tokens, and of the time, for vLLM's own loop."""
+
+TEST_PROCESSES = 3
+"""Tests that share the GPU."""
 
 TOTAL_SECONDS = 570.0
 """Time for everything; the rest of ten minutes is for Python's own start and the end of the last process."""
@@ -45,6 +55,9 @@ TESTS_SECONDS = 300.0
 
 GIB_NEEDED = {"0.6B": 8, "4B": 16, "8B": 28}
 """GPU memory for weights in bfloat16, activations and KV cache."""
+
+CPU, GPU = "cpu", "cuda"
+"""Names that torch gives to devices."""
 
 SECONDS_NEEDED = {"0.6B": 60, "4B": 80, "8B": 110}
 """Least time that is left for a model: to write and load its weights, to compile and to measure. Estimates."""
@@ -57,50 +70,69 @@ def run_tests() -> dict[str, Any]:
         ``passed``: whether all passed; ``summary``: pytest's last line; ``failed``: lines of tests that failed.
     """
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "--no-header", "-p", "no:cacheprovider"]
+    command += ["--numprocesses", str(TEST_PROCESSES)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = done.stdout.strip().splitlines() or [done.stderr.strip()]
     failed = [line for line in lines if re.match(r"(FAILED|ERROR)\s", line)]
     return {"passed": done.returncode == 0, "summary": lines[-1], **({"failed": failed} if failed else {})}
 
 
-def rates(shape: Shape, limit: float, batch_tokens: int) -> dict[str, Any]:
+def rates(shape: Shape, limit: float, batch_tokens: int, device: str) -> dict[str, Any]:
     """Writes random weights, starts an engine and measures it at every length.
 
     Args:
         shape: Shape of the model.
         limit: FLOPs per second of the machine.
-        batch_tokens: Tokens given to the engine at once.
+        batch_tokens: Tokens given to packed steps at once.
+        device: Torch device that draws the weights.
 
     Returns:
         Seconds of the start and figures by length; JSON-ready.
     """
+    import torch
+
     with tempfile.TemporaryDirectory() as folder:
-        return _rates(write_weights(Path(folder) / "model", shape), limit, batch_tokens)
+        path = write_weights(Path(folder) / "model", shape, device=device)
+        torch.cuda.empty_cache()  # vLLM takes a share of what is free
+        return _rates(path, limit, batch_tokens)
 
 
 def _rates(path: str, limit: float, batch_tokens: int) -> dict[str, Any]:
     """As :func:`rates`, of a checkpoint."""
+    spec = EngineSpec(path, "bfloat16", max(LENGTHS))
     began = time.perf_counter()
-    engine = Engine(EngineSpec(path, "bfloat16", max(LENGTHS)), subject(path, "bfloat16", 64, 128).ids)
-    found: dict[str, Any] = {"start_seconds": round(time.perf_counter() - began, 1), "way_back": engine.way_back}
+    engine = start_engine(spec, "embed")
+    width, loop = int(engine.model_config.embedding_size), StepLoop(engine, "embed", spec.slowest)
+    packed, way_back = proven(engine, loop, spec, width, subject(path, "bfloat16", 64, 128).ids, None)
+    found: dict[str, Any] = {"start_seconds": round(time.perf_counter() - began, 1), "way_back": way_back}
     for length in LENGTHS:
         ids = subject(path, "bfloat16", length, batch_tokens).ids
-        engine.embed(ids)  # compiles
-        tokens, start, host = 0, time.perf_counter(), time.thread_time()
-        while time.perf_counter() - start < SECONDS:
-            engine.embed(ids)
-            tokens += ids.tokens
-        seconds, cpu = time.perf_counter() - start, time.thread_time() - host
-        flops = checkpoint_flops(path, [length]) / length * tokens
-        found[str(length)] = {
-            "tokens_per_second": round(tokens / seconds),
-            "mfu": round(flops / seconds / limit, 4),
-            # On a CPU the forward pass itself is the host's work.
-            "host_share": round(cpu / seconds, 3),
-            "host_us_per_sequence": round(cpu / (tokens / length) * 1e6, 1),
-        }
-        print(json.dumps({"length": length, **found[str(length)]}), flush=True)
+        few = ids[: max(1, len(ids) // LOOP_PART)]
+        figures = {"loop": _figures(lambda ids: loop.run(ids, width), few, SECONDS / LOOP_PART)}
+        if packed is not None:
+            packed.forget()
+            figures["packed"] = _figures(packed.run, ids, SECONDS)
+        for figure in figures.values():
+            figure["mfu"] = round(checkpoint_flops(path, [length]) / length * figure["tokens_per_second"] / limit, 4)
+        found[str(length)] = figures
+        print(json.dumps({"length": length, **figures}), flush=True)
     return found
+
+
+def _figures(run: Callable[[TokenSequences], Any], ids: TokenSequences, least: float) -> dict[str, float]:
+    """Rate and host time of sequences of one length, for some seconds after a first part that warms up."""
+    run(ids[: max(1, len(ids) // LOOP_PART)])
+    calls, start, host = 0, time.perf_counter(), time.thread_time()
+    while time.perf_counter() - start < least:
+        run(ids)
+        calls += 1
+    seconds, cpu = time.perf_counter() - start, time.thread_time() - host
+    return {
+        "tokens_per_second": round(calls * ids.tokens / seconds),
+        # On a CPU the forward pass itself is the host's work.
+        "host_share": round(cpu / seconds, 3),
+        "host_us_per_sequence": round(cpu / (calls * len(ids)) * 1e6, 1),
+    }
 
 
 def free_gib() -> float:
@@ -143,7 +175,8 @@ def _measured(size: str, shape: Shape, limit: float, left: float, *, dry_run: bo
     if left < needed:
         return {"skipped": f"{max(left, 0):.0f} s are left, it needs {needed}"}
     try:
-        return dict(apart(rates, shape, limit, DRY_TOKENS if dry_run else BATCH_TOKENS, patience=left))
+        tokens, device = (DRY_TOKENS, CPU) if dry_run else (BATCH_TOKENS, GPU)
+        return dict(apart(rates, shape, limit, tokens, device, patience=left))
     except RuntimeError as error:  # the others can still be measured
         return {"failure": str(error)}
 

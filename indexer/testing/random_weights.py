@@ -59,7 +59,13 @@ TRUE_LAYERS = {"0.6B": 28, "4B": 36, "8B": 36}
 
 
 def write_weights(
-    path: str | Path, shape: Shape = SMALL, *, kind: Kind = "embedding", dtype: str = "bfloat16", seed: int = 0
+    path: str | Path,
+    shape: Shape = SMALL,
+    *,
+    kind: Kind = "embedding",
+    dtype: str = "bfloat16",
+    seed: int = 0,
+    device: str = "cpu",
 ) -> str:
     """Writes weights and configuration of a Qwen3 model, laid out as on the hub; the tokenizer is not part of it.
 
@@ -69,6 +75,7 @@ def write_weights(
         kind: ``embedding`` for the bare model, ``reranker`` for the causal language model.
         dtype: Torch dtype of the weights.
         seed: Seed of the weights.
+        device: Torch device that draws them, which decides the values. A CPU core takes a minute for 8B weights.
 
     Returns:
         The directory.
@@ -80,7 +87,7 @@ def write_weights(
     root.mkdir(parents=True, exist_ok=True)
     # One layout for both kinds: the embedding models on the hub leave the prefix out and have no head.
     prefix = "model." if kind == "reranker" else ""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     weights = {
         prefix + name: _weight(name, dimensions, getattr(torch, dtype), generator)
         for name, dimensions in _qwen3_weights(shape)
@@ -140,7 +147,8 @@ def _weight(
 
     mean = 1.0 if len(dimensions) == 1 else 0.0
     deviation = 0.1 if len(dimensions) == 1 else 0.02 if name == "embed_tokens.weight" else 0.4 * dimensions[1] ** -0.5
-    return torch.empty(dimensions, dtype=dtype).normal_(mean, deviation, generator=generator)
+    empty = torch.empty(dimensions, dtype=dtype, device=generator.device)
+    return empty.normal_(mean, deviation, generator=generator)
 
 
 def _qwen3_config(shape: Shape, dtype: str) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """Engines on an NVIDIA GPU, with random weights. On a machine without one they run on the CPU, to test the tests.
 
-Every engine has a process of its own, as in a job.
+Most engines are small, so that several of these tests can share a GPU: ``pytest -m gpu --numprocesses 3``.
 """
 
+import fcntl
 import multiprocessing
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -45,15 +47,29 @@ RUNNERS = ("0", "1") if HAS_GPU else ("0",)
 
 STEP_TOKENS = 2048
 
-SHARE = {"enforce_eager": True, "gpu_memory_utilization": 0.4, "max_num_batched_tokens": STEP_TOKENS}
-"""Two engines fit on a GPU beside each other, and a batch takes several steps, of which two are in flight."""
+SHARE = {"enforce_eager": True, "gpu_memory_utilization": 0.1, "max_num_batched_tokens": STEP_TOKENS}
+"""Several engines fit on a GPU beside each other, and a batch takes several steps, of which two are in flight."""
 
 MAX_TOKENS = 128
 
 
-@pytest.fixture(params=RUNNERS)
+@pytest.fixture
+def whole_gpu() -> None:
+    """Asks that no other test uses the GPU meanwhile."""
+
+
+@pytest.fixture(autouse=True)
+def _turn(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tests share the GPU, but for those that ask for the whole one."""
+    kind = fcntl.LOCK_EX if "whole_gpu" in request.fixturenames else fcntl.LOCK_SH
+    with (Path(tempfile.gettempdir()) / "qwen3-index-gpu-tests.lock").open("w") as file:
+        fcntl.flock(file, kind)
+        yield
+
+
+@pytest.fixture(scope="module", params=RUNNERS)
 def runner_process(request: pytest.FixtureRequest) -> Iterator[Executor]:
-    """A process in which vLLM takes one of its model runners."""
+    """A process in which vLLM takes one of its model runners. Its engines come one after another."""
     with _process({"VLLM_USE_V2_MODEL_RUNNER": request.param}) as process:
         yield process
 
@@ -76,13 +92,28 @@ def vectors(path: str, packed: Packed, turn: Any = None) -> tuple[np.ndarray, st
         engine = Engine(spec, tokenizer.queries(["one", "another"]))
     ids = tokenizer.documents(varied_texts(64)).ids
     assert ids.tokens > 2 * STEP_TOKENS
-    return engine.embed(ids), engine.way_back
+    found = engine.embed(ids)
+    engine.close()
+    return found, engine.way_back
 
 
 def scores(path: str, packed: Packed) -> np.ndarray:
     """Scores of the varied pairs."""
     ids = PairTokenizer(path, 160).pairs(*zip(*varied_pairs(), strict=True)).ids
-    return Engine(EngineSpec(path, FAST_DTYPE, 160, SHARE, packed=packed), ids[:2], mode="score").score(ids)
+    engine = Engine(EngineSpec(path, FAST_DTYPE, 160, SHARE, packed=packed), ids[:2], mode="score")
+    found = engine.score(ids)
+    engine.close()
+    return found
+
+
+def kept_bytes(path: str) -> int:
+    """Bytes of the GPU that a closed engine keeps."""
+    import torch
+
+    torch.zeros(1, device="cuda")  # the driver's own memory stays
+    before = torch.cuda.mem_get_info()[0]
+    vectors(path, "auto")
+    return int(before - torch.cuda.mem_get_info()[0])
 
 
 def both(path: str, reranker: str) -> tuple[np.ndarray, np.ndarray]:
@@ -139,7 +170,13 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
 @pytest.fixture(scope="module")
 def expected_vectors(qwen_path: str) -> np.ndarray:
     """Vectors by Transformers, on the CPU."""
-    return np.asarray(apart(transformers_vectors, qwen_path, varied_texts(64), MAX_TOKENS, FAST_DTYPE))
+    return np.asarray(apart(transformers_vectors, qwen_path, varied_texts(64), MAX_TOKENS, "float32"))
+
+
+@pytest.fixture(scope="module")
+def expected_scores(reranker_path: str) -> np.ndarray:
+    """Scores by Transformers, on the CPU."""
+    return np.asarray(apart(transformers_scores, reranker_path, varied_pairs(), 160, "float32"))
 
 
 def test_vectors_of_both_runners_equal_transformers(
@@ -158,11 +195,16 @@ def test_packed_steps_equal_the_loop(runner_process: Executor, qwen_path: str) -
 
 @pytest.mark.parametrize("packed", ["on", "off"])
 def test_scores_of_both_runners_equal_transformers(
-    runner_process: Executor, reranker_path: str, packed: Packed
+    runner_process: Executor, reranker_path: str, expected_scores: np.ndarray, packed: Packed
 ) -> None:
     found = runner_process.submit(scores, reranker_path, packed).result()
-    expected = apart(transformers_scores, reranker_path, varied_pairs(), 160, FAST_DTYPE)
-    assert np.abs(found - expected).max() <= 5e-3
+    assert np.abs(found - expected_scores).max() <= 5e-3
+
+
+@pytest.mark.skipif(not HAS_GPU, reason="a CPU's engine keeps nothing of a GPU")
+@pytest.mark.usefixtures("whole_gpu")
+def test_a_closed_engine_frees_the_gpu(qwen_path: str) -> None:
+    assert apart(kept_bytes, qwen_path) < 1 << 30, "of 0.1 of the GPU"
 
 
 def test_two_replicas_share_a_gpu(qwen_path: str, expected_vectors: np.ndarray) -> None:
@@ -177,14 +219,14 @@ def test_two_replicas_share_a_gpu(qwen_path: str, expected_vectors: np.ndarray) 
 
 
 def test_an_embedder_and_a_reranker_share_a_process(
-    qwen_path: str, reranker_path: str, expected_vectors: np.ndarray
+    qwen_path: str, reranker_path: str, expected_vectors: np.ndarray, expected_scores: np.ndarray
 ) -> None:
     found, answers = apart(both, qwen_path, reranker_path)
     assert_parity(found, expected_vectors, FAST_DTYPE)
-    expected = apart(transformers_scores, reranker_path, varied_pairs(), 160, FAST_DTYPE)
-    assert np.abs(answers - expected).max() <= 5e-3
+    assert np.abs(answers - expected_scores).max() <= 5e-3
 
 
+@pytest.mark.usefixtures("whole_gpu")
 def test_a_search_and_its_reranker_share_a_gpu_by_the_defaults(
     qwen_path: str, reranker_path: str, tmp_path: Path
 ) -> None:
