@@ -123,6 +123,19 @@ class TrainSettings(Section):
         "scores above the pair",
     )
     frozen_embeddings: bool = Field(default=False, description="leave the table of token vectors as it is")
+    lora_rank: int = Field(
+        0, ge=0, description="rank of low-rank updates (LoRA) of the linear layers; 0: all weights are trained"
+    )
+    lora_alpha: float = Field(16.0, gt=0, description="scale of the updates times their rank; read with lora_rank")
+    workers: int = Field(
+        1, ge=1, description="processes that share every batch, one GPU each, or a part of the cores; by Ray Train"
+    )
+
+    @model_validator(mode="after")
+    def _is_spread_evenly(self) -> Self:
+        if self.batch % self.workers:
+            raise ValueError(f"batch = {self.batch} is not a multiple of workers = {self.workers}")
+        return self
 
 
 class MergeSettings(Section):

@@ -41,6 +41,18 @@ def test_the_file_is_read(config: Path) -> None:
     assert settings.model.overflow == "truncate"
 
 
+def test_another_model_of_a_later_file_has_none_of_the_earlier_ones_digests(config: Path, tmp_path: Path) -> None:
+    first, second, third = (tmp_path / f"{name}.toml" for name in "abc")
+    first.write_text('[model]\nname = "owner/model"\nrevision = "abc"\nmax_tokens = 64\nsha256 = {a = "0"}\n')
+    second.write_text('[model]\nname = "/data/adapted"\nsha256 = {b = "1"}\n')
+    third.write_text('[model]\nname = "owner/model"\ndtype = "float32"\n')
+    adapted = read(config, "--config", str(first), "--config", str(second)).model
+    assert (adapted.name, adapted.revision, adapted.max_tokens) == ("/data/adapted", None, 64)
+    assert adapted.sha256 == {"b": "1"}
+    same = read(config, "--config", str(first), "--config", str(third)).model
+    assert (same.revision, same.sha256, same.dtype) == ("abc", {"a": "0"}, "float32")
+
+
 def test_paths_hold_in_every_folder_and_uris_stay(config: Path) -> None:
     settings = read(config, "--index.uri", "s3://bucket/index")
     assert settings.corpus.uri == str(Path.cwd() / "corpus")

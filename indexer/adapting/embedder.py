@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from indexer.adapting.group import ALONE, Group
 from indexer.adapting.inputs import TrainingBatch, features, padded
 from indexer.adapting.pairs import Pair
 from indexer.adapting.training import Recipe, Trainer
@@ -22,10 +23,10 @@ MASKED_ABOVE = 0.1
 class EmbedderTrainer(Trainer):
     """An embedding model in training."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, group: Group = ALONE) -> None:
         """As :class:`indexer.adapting.training.Trainer`."""
-        super().__init__(recipe)
-        self._loss = _loss(recipe, self.module, self.device)
+        super().__init__(recipe, group)
+        self._loss = _loss(recipe, self.module, self.device, together=group.size > 1)
 
     def load(self) -> Any:
         """The base as sentence-transformers loads it."""
@@ -55,19 +56,19 @@ class EmbedderTrainer(Trainer):
             )
 
     def learn(self, pairs: Sequence[Pair]) -> tuple[float, int]:
-        """Adds the gradients of a batch."""
-        batch = self._batch(pairs)
+        """Adds the gradients of a part of a batch; its negatives are the documents of all parts."""
+        batch = self._batch(pairs, self.group)
         with self.autocast():
             loss = self._loss(features(batch, self.device), None)
         loss.backward()
         return float(loss.detach()), batch.tokens
 
-    def _batch(self, pairs: Sequence[Pair]) -> TrainingBatch:
-        """Ids of the pairs in our own templates."""
+    def _batch(self, pairs: Sequence[Pair], group: Group = ALONE) -> TrainingBatch:
+        """Ids of the pairs in our own templates, or of a process's part of them."""
         model = self.recipe.model
         if not isinstance(model, Model):
             raise TypeError("internal error: a reranker is to be trained as an embedding model")
-        return TrainingBatch.of(model.tokenizer, pairs)
+        return TrainingBatch.of(model.tokenizer, pairs, group)
 
 
 def _loaded(recipe: Recipe, device: str) -> Any:
@@ -79,7 +80,7 @@ def _loaded(recipe: Recipe, device: str) -> Any:
     return SentenceTransformer(path, device=device, model_kwargs={"dtype": torch.float32})
 
 
-def _loss(recipe: Recipe, model: Any, device: str) -> Any:
+def _loss(recipe: Recipe, model: Any, device: str, *, together: bool) -> Any:
     """The loss of all widths, with gradient caching: InfoNCE over the batch, or masked by the base's own cosines."""
     from sentence_transformers.sentence_transformer import losses
 
@@ -87,10 +88,13 @@ def _loss(recipe: Recipe, model: Any, device: str) -> Any:
     if settings.loss == "guided":
         inner = losses.CachedGISTEmbedLoss(
             model, _loaded(recipe, device), temperature=settings.temperature, mini_batch_size=settings.mini_batch,
-            margin=-MASKED_ABOVE, contrast_anchors=False, contrast_positives=False,
+            margin=-MASKED_ABOVE, contrast_anchors=False, contrast_positives=False, gather_across_devices=together,
         )  # fmt: skip
     else:
         inner = losses.CachedMultipleNegativesRankingLoss(
-            model, scale=1 / settings.temperature, mini_batch_size=settings.mini_batch
+            model,
+            scale=1 / settings.temperature,
+            mini_batch_size=settings.mini_batch,
+            gather_across_devices=together,
         )
     return losses.MatryoshkaLoss(model, inner, list(recipe.widths))

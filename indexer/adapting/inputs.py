@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
+from indexer.adapting.group import ALONE, Group
 from indexer.adapting.pairs import Pair
 from indexer.inference.embed_inputs import EmbedTokenizer
 from indexer.inference.sequences import TokenSequences
@@ -27,12 +28,13 @@ class TrainingBatch:
     negatives: TokenSequences
 
     @classmethod
-    def of(cls, tokenizer: EmbedTokenizer, pairs: Sequence[Pair]) -> "TrainingBatch":
-        """Tokenises pairs; long texts are cut."""
+    def of(cls, tokenizer: EmbedTokenizer, pairs: Sequence[Pair], group: Group = ALONE) -> Self:
+        """Tokenises a process's part of pairs and of their negatives; long texts are cut."""
+        ours = group.part(pairs)
         return cls(
-            tokenizer.queries([pair.query for pair in pairs]),
-            tokenizer.truncated([pair.document for pair in pairs]),
-            tokenizer.truncated([text for pair in pairs for text in pair.negatives.values()]),
+            tokenizer.queries([pair.query for pair in ours]),
+            tokenizer.truncated([pair.document for pair in ours]),
+            tokenizer.truncated(group.part([text for pair in pairs for text in pair.negatives.values()])),
         )
 
     @property

@@ -105,7 +105,7 @@ def conclude(found: Outcome, folder: PutOnceFolder, root: Path, candidate: Path)
         block = _block(found, target)
     else:
         weights.remove(candidate)
-    summary = _summary(found, folder, block)
+    summary = _summary(found, folder, block) | {"report": str(root / "report.html")}
     folder.delete(ADAPT)
     folder.put(ADAPT, as_json(_record(found, summary)))
     report.write(folder, summary, report.Details(_queries(found), _worst(found)))
@@ -231,9 +231,13 @@ def _card(found: Outcome, folder: PutOnceFolder) -> str:
     )
     is_reranker = isinstance(base, Reranker)
     what = "yes or no in the prompt of the base" if is_reranker else f"InfoNCE ({settings.train.loss}) at every width"
+    rank = settings.train.lora_rank
+    trained_weights = f"low-rank updates of rank {rank}" if rank else "all weights"
+    if settings.train.frozen_embeddings and not rank:
+        trained_weights += " but the table of token vectors"
     recipe = (
         f"{settings.train.steps} steps of {settings.train.batch} pairs, learning rate "
-        f"{settings.train.learning_rate:g}, {what}; "
+        f"{settings.train.learning_rate:g}, {what}, {trained_weights}; "
         f"{settings.train.checkpoints} checkpoints merged by spherical interpolation, then {found.share:g} of "
         "them with the base."
     )

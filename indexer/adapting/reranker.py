@@ -73,19 +73,21 @@ class RerankerTrainer(Trainer):
             )
 
     def learn(self, pairs: Sequence[Pair]) -> tuple[float, int]:
-        """Adds the gradients of the mean cross-entropy of all prompts, some at a time."""
+        """Adds the gradients of the mean cross-entropy of all prompts, or of this process's part, some at a time."""
         import torch
 
         batch, labels = prompts(self._model, pairs)
-        total = 0.0
-        for rows in self._parts(len(labels)):
+        ours, total = np.arange(len(labels))[self.group.rank :: self.group.size], 0.0
+        share = self.group.size / len(labels)
+        for at in self._parts(len(ours)):
+            rows = ours[at]
             with self.autocast():
                 logits = self._logits(batch, rows)
             wanted = torch.from_numpy(labels[rows]).to(self.device)
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="sum") / len(labels)
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="sum") * share
             loss.backward()
             total += float(loss.detach())
-        return total, batch.ids.tokens
+        return total, batch.ids.take(ours).tokens
 
     def _parts(self, count: int) -> list[np.ndarray]:
         size = self.recipe.settings.mini_batch

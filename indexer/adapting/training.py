@@ -1,9 +1,10 @@
-"""Contrastive training of an embedding model with sentence-transformers' losses, from checkpoint to checkpoint.
+"""Training from checkpoint to checkpoint, by one process or several that share every batch.
 
 Every step draws its own random numbers from the seed and its number, and a checkpoint holds the optimiser. So a run
 that is killed and resumed gives the weights of one that was not.
 """
 
+import json
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -16,9 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from indexer.adapting import batches, weights
+from indexer.adapting import batches, low_rank, weights
+from indexer.adapting.group import ALONE, Group
+from indexer.adapting.low_rank import LowRank
 from indexer.adapting.pairs import Pair, from_table, trained
 from indexer.adapting_settings import TrainSettings
+from indexer.errors import CorpusError
 from indexer.inference.model import Model, Reranker
 from indexer.inference.sequences import TokenSequences
 
@@ -28,6 +32,12 @@ STEP = "step-{:06d}"
 """Name of a checkpoint's folder."""
 
 OPTIMIZER = "optimizer.pt"
+
+UPDATES = "updates.pt"
+"""Low-rank updates of a checkpoint, whose weights include them."""
+
+PROGRESS = "progress.json"
+"""Losses and tokens of the steps before a checkpoint."""
 
 RESULTS = pa.list_(pa.float32())
 
@@ -94,31 +104,42 @@ class Recipe:
         """Steps whose checkpoint is there."""
         return [step for step in self.ends if self.checkpoint(step).is_dir()]
 
+    def progress(self, step: int) -> tuple[list[float], int]:
+        """Loss of every step before a checkpoint, and tokens that were read for them."""
+        found = json.loads((self.checkpoint(step) / PROGRESS).read_text(encoding="utf-8"))
+        return found["losses"], found["tokens"]
+
 
 class Trainer(ABC):
     """A model in training, in this process."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, group: Group = ALONE) -> None:
         """Loads the base in float32 and compares what it gives for the first batch with what the engine gave.
+
+        Args:
+            recipe: What is trained.
+            group: The processes that train together, of which this is one.
 
         Raises:
             IndexerError: They differ, or the base's weights cannot be told apart.
+            CorpusError: There are fewer pairs than processes.
         """
         import torch
 
-        self.recipe = recipe
+        self.recipe, self.group = recipe, group
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.module: Any = self.load()
         self._parameters: Mapping[str, Any] = dict(self.module.named_parameters())
         self._known = weights.places(recipe.model.checkpoint.path, self._parameters)
+        if len(self._rows[0]) < group.size:
+            raise CorpusError(f"train.workers: {len(self._rows[0])} pairs cannot be spread over {group.size} workers")
         self.module.eval()
         with torch.no_grad():
             self.check_first([self.pairs[row] for row in self._rows[0]])
-        self._freeze()
-        self._optimizer = torch.optim.AdamW(
-            [one for one in self._parameters.values() if one.requires_grad], lr=0.0, weight_decay=0.0
-        )
-        self.step = 0
+        self._updates: Mapping[str, LowRank] = {}
+        self._trained = self._choose_trained()
+        self._optimizer = torch.optim.AdamW(self._trained, lr=0.0, weight_decay=0.0)
+        self._restore(0)
 
     @abstractmethod
     def load(self) -> Any:
@@ -134,7 +155,10 @@ class Trainer(ABC):
 
     @abstractmethod
     def learn(self, pairs: Sequence[Pair]) -> tuple[float, int]:
-        """Adds the gradients of a batch; returns its loss and its tokens."""
+        """Adds the gradients of this process's part of a batch; returns its loss and its tokens.
+
+        The mean of the gradients of all processes is that of the batch, and so is the mean of their losses.
+        """
 
     @abstractmethod
     def embeddings(self) -> Any:
@@ -171,7 +195,8 @@ class Trainer(ABC):
             loss, read = self._train([self.pairs[row] for row in self._rows[self.step]])
             losses.append(loss)
             tokens += read
-        self._save()
+        if self.group.rank == 0:
+            self._save(losses, tokens)
         return losses, tokens
 
     def autocast(self) -> Any:
@@ -184,48 +209,79 @@ class Trainer(ABC):
         """One step."""
         import torch
 
-        torch.manual_seed(self.recipe.seed * 1_000_003 + self.step)
+        # Processes draw different dropout for their parts of a batch.
+        torch.manual_seed((self.recipe.seed * 1_000_003 + self.step) * self.group.size + self.group.rank)
         self.module.train()
         for group in self._optimizer.param_groups:
             group["lr"] = rate(self.recipe.settings, self.step)
-        found = self.learn(pairs)
-        torch.nn.utils.clip_grad_norm_([one for one in self._parameters.values() if one.requires_grad], CLIPPED_NORM)
+        loss, tokens = self.learn(pairs)
+        self.group.average(self._trained)
+        torch.nn.utils.clip_grad_norm_(self._trained, CLIPPED_NORM)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        return found
+        like = self._trained[0]
+        return self.group.total(loss, like) / self.group.size, round(self.group.total(tokens, like))
 
-    def _freeze(self) -> None:
-        """Leaves out of training what the checkpoint does not hold, and the token vectors where that is wanted."""
-        held = set(self._known.values())
+    def _choose_trained(self) -> list[Any]:
+        """What the optimiser changes; the rest is frozen.
+
+        That is what the checkpoint holds, without the token vectors where these are frozen, or low-rank updates.
+        """
+        settings, held = self.recipe.settings, set(self._known.values())
         for name, parameter in self._parameters.items():
-            parameter.requires_grad_(name in held)
-        if self.recipe.settings.frozen_embeddings:
+            parameter.requires_grad_(name in held and not settings.lora_rank)
+        if settings.lora_rank:
+            held_parameters = {name: self._parameters[name] for name in held}
+            self._updates = low_rank.attach(self.module, held_parameters, settings.lora_rank, settings.lora_alpha)
+            return [part for update in self._updates.values() for part in (update.down, update.up)]
+        if settings.frozen_embeddings:
             self.embeddings().requires_grad_(False)  # noqa: FBT003
+        return [parameter for parameter in self._parameters.values() if parameter.requires_grad]
 
-    def _save(self) -> None:
+    def _save(self, losses: Sequence[float], tokens: int) -> None:
         """Writes the checkpoint; its folder appears when it is complete."""
         import torch
 
         target = self.recipe.checkpoint(self.step)
         begun = target.with_suffix(".begun")
         shutil.rmtree(begun, ignore_errors=True)
-        weights.save(begun, self._known, self._parameters)
+        updated = {name: self._parameters[name].detach() + update.weight for name, update in self._updates.items()}
+        weights.save(begun, self._known, {**self._parameters, **updated})
+        if self._updates:
+            torch.save({name: (one.down, one.up) for name, one in self._updates.items()}, begun / UPDATES)
         torch.save(self._optimizer.state_dict(), begun / OPTIMIZER)
+        (begun / PROGRESS).write_text(json.dumps({"losses": losses, "tokens": tokens}), encoding="utf-8")
         begun.replace(target)
 
     def _restore(self, step: int) -> None:
         """Goes to the state after a step; 0 is the base."""
         import torch
 
-        if step == 0:
-            weights.load(Path(self.recipe.model.checkpoint.path), self._known, self._parameters)
-            self._optimizer.state.clear()
+        folder = self.recipe.checkpoint(step) if step else Path(self.recipe.model.checkpoint.path)
+        if self._updates:
+            self._restore_updates(folder if step else None)
         else:
-            folder = self.recipe.checkpoint(step)
             weights.load(folder, self._known, self._parameters)
+        if step:
             self._optimizer.load_state_dict(torch.load(folder / OPTIMIZER, weights_only=True))
+        else:
+            self._optimizer.state.clear()
         self.step = step
+
+    def _restore_updates(self, folder: Path | None) -> None:
+        """Reads the updates of a checkpoint, or draws them anew, the same in every process."""
+        import torch
+
+        if folder is None:
+            torch.manual_seed(self.recipe.seed)
+            for update in self._updates.values():
+                update.reset()
+            return
+        with torch.no_grad():
+            for name, (down, up) in torch.load(folder / UPDATES, weights_only=True).items():
+                self._updates[name].down.copy_(down)
+                self._updates[name].up.copy_(up)
 
 
 def rate(settings: TrainSettings, step: int) -> float:

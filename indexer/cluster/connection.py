@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from itertools import starmap
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -15,6 +15,9 @@ from indexer.cluster.session import RaySession
 from indexer.cluster.worker import MakePipeline
 from indexer.errors import IndexerError
 from indexer.settings import ClusterSettings
+
+if TYPE_CHECKING:
+    from indexer.cluster.together import Train
 
 SMALL_BYTES = 8 << 20
 """Bytes below which the driver reads files itself: another process would take longer to start."""
@@ -125,6 +128,16 @@ class Cluster:
             whole: Whether a worker gets all cores of a machine without a GPU, for work that uses them together.
         """
         return WorkerPool(self._placement.with_whole_machines() if whole else self._placement, make_pipeline, most)
+
+    def together(self, train: "Train", argument: Any, workers: int, folder: str, restarts: int) -> Iterator[bool]:
+        """Workers that train one model together, as :func:`indexer.cluster.together.run_together` says.
+
+        Raises:
+            SettingsError: The machines have no room for so many at the same time.
+        """
+        from indexer.cluster.together import run_together  # noqa: PLC0415  # imports PyTorch
+
+        return run_together(train, argument, self._placement.resources_of(workers), workers, folder, restarts)
 
 
 def _take_one(waiting: set[Any]) -> Any:

@@ -73,6 +73,31 @@ class Placement:
             return {"num_cpus": self.settings.cpus_per_worker, "num_gpus": 1}
         return {"num_cpus": min(machine["CPU"] for machine in _machines() if machine.get("CPU"))}
 
+    def resources_of(self, workers: int) -> dict[str, float]:
+        """Resources of each of so many workers that work at the same time: a GPU, or equal parts of the cores.
+
+        Args:
+            workers: Number of workers.
+
+        Raises:
+            SettingsError: The machines have room for fewer.
+        """
+        machines = _machines()
+        least = self.settings.cpus_per_worker
+        if self.gpus:
+            room, found = self._fit(machines, 1), {"CPU": float(least), "GPU": 1.0}
+        else:
+            most = max(int(resources.get("CPU", 0)) for resources in machines)
+            room, parts = self._fit(machines, 1), range(most, least, -1)
+            cores = (part for part in parts if sum(int(one.get("CPU", 0)) // part for one in machines) >= workers)
+            found = {"CPU": float(next(cores, least))}
+        if workers > room:
+            raise SettingsError(
+                f"train.workers: the machines of this cluster have room for {room} workers with {self.needs}, not for "
+                f"{workers}"
+            )
+        return found
+
     @property
     def threads(self) -> int:
         """Threads of a worker on GPUs: its part of the cores, where every GPU has its workers."""

@@ -8,6 +8,7 @@ queries, 3 refused. Running the same command again goes on where a killed run st
 
 import json
 from importlib.util import find_spec
+from pathlib import Path
 
 from indexer.adapting_settings import AdaptSettings
 from indexer.commands.command import command_line, load
@@ -42,3 +43,6 @@ def main() -> None:
         raise RefusedError(f"the adapted model is not adopted: {'; '.join(summary['refusals'])}")
     for line in summary["recommendation"]["toml"].splitlines():
         say(line)
+    if settings.train.kind == "embedder":
+        block = Path(summary["report"]).with_name("recommended.toml")
+        say(f"index with it: python -m jobs.index --config FILE --config {block} --rebuild")

@@ -16,6 +16,9 @@ from indexer.job_settings import ENV_PREFIX, JobSettings
 from indexer.settings import EngineSettings, EvaluateSettings, ScoreSettings, Settings
 from indexer.version import __version__
 
+OF_ITS_MODEL = ("revision", "sha256")
+"""Keys that are true of the model that ``name`` names, and of no other one."""
+
 JobSettingsT = TypeVar("JobSettingsT", bound=JobSettings)
 
 
@@ -138,9 +141,18 @@ def _merged(files: Iterable[dict[str, Any]]) -> dict[str, Any]:
     for content in files:
         for name, section in content.items():
             known = merged.get(name)
-            both = isinstance(known, dict) and isinstance(section, dict)
-            merged[name] = known | section if both else section
+            if isinstance(known, dict) and isinstance(section, dict):
+                merged[name] = _without_other_model(known, section) | section
+            else:
+                merged[name] = section
     return merged
+
+
+def _without_other_model(known: dict[str, Any], section: dict[str, Any]) -> dict[str, Any]:
+    """An earlier file's section without what is true of its model only, where a later file names another one."""
+    if section.get("name", known.get("name")) == known.get("name"):
+        return known
+    return {key: value for key, value in known.items() if key not in OF_ITS_MODEL}
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

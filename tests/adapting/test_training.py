@@ -1,9 +1,12 @@
 """Training from checkpoint to checkpoint, and what is written of it."""
 
 import hashlib
+import json
 import shutil
 from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from indexer.adapting.embedder import EmbedderTrainer as Trainer
 from indexer.adapting.training import Recipe, rate
 from indexer.adapting_settings import TrainSettings
 from indexer.cluster.connection import Cluster
-from indexer.errors import IndexerError
+from indexer.errors import IndexerError, SettingsError
 from indexer.inference.model import open_model
 from indexer.settings import ClusterSettings, EngineSettings, ModelSettings
 from tests.support import adapting, conventions
@@ -26,6 +29,17 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
     return conventions.bert(
         tmp_path_factory.mktemp("bert"), "mean_tokens", {"query": "query: ", "document": "passage: "}
     )
+
+
+@pytest.fixture(scope="module")
+def without_dropout(bert: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Workers draw other dropout for their parts than one worker for the whole batch."""
+    path = tmp_path_factory.mktemp("without") / "bert"
+    shutil.copytree(bert, path)
+    config = json.loads((path / "config.json").read_text())
+    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (path / "config.json").write_text(json.dumps(config | dropout))
+    return str(path)
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +113,43 @@ def test_frozen_embeddings_stay(bert: str, tmp_path: Path) -> None:
     assert "encoder.layer.0.attention.self.query.weight" in changed
 
 
+@pytest.mark.parametrize("kind", ["bert", "qwen3"])
+def test_low_rank_updates_train_linear_layers_only(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    from safetensors.torch import load_file
+
+    base = request.getfixturevalue(kind)
+    options = {"steps": 12, "checkpoints": 1, "learning_rate": 1e-2, "lora_rank": 2}
+    recipe = adapting.recipe(tmp_path, base, **options)
+    losses, _ = Trainer(recipe).advance(12)
+    assert np.mean(losses[-4:]) < 0.95 * np.mean(losses[:4])
+    last, first = (load_file(folder / "model.safetensors") for folder in (recipe.checkpoint(12), Path(base)))
+    changes = {name: (tensor - first[name].float()).numpy() for name, tensor in last.items()}
+    changed = {name for name, change in changes.items() if change.any()}
+    assert changed
+    assert all(name.endswith((".weight", "_proj.weight")) and "embed" not in name and "norm" not in name.lower()
+               for name in changed)  # fmt: skip
+    for name in changed:
+        assert np.linalg.matrix_rank(changes[name], tol=1e-5 * np.abs(changes[name]).max() * 10) == 2, name
+
+
+def test_a_resumed_training_of_low_rank_updates_gives_the_same_weights(bert: str, tmp_path: Path) -> None:
+    straight, resumed = (adapting.recipe(tmp_path / name, bert, lora_rank=2) for name in ("straight", "resumed"))
+    expected = digests(train(straight))
+    Trainer(resumed).advance(2)
+    Trainer(resumed).advance(4)
+    assert digests(resumed.checkpoint(4)) == expected
+
+
+def test_a_worker_that_has_to_begin_again_draws_the_same_updates(bert: str, tmp_path: Path) -> None:
+    recipe = adapting.recipe(tmp_path, bert, lora_rank=2)
+    trainer = Trainer(recipe)
+    trainer.advance(2)
+    first = digests(recipe.checkpoint(2))
+    shutil.rmtree(recipe.checkpoint(2))
+    trainer.advance(2)
+    assert digests(recipe.checkpoint(2)) == first
+
+
 @pytest.mark.parametrize("kind", ["bert", "dense", "qwen3"])
 def test_only_weights_differ_from_the_base(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     base = request.getfixturevalue(kind)
@@ -130,6 +181,57 @@ def test_the_learning_rate_rises_and_falls() -> None:
     assert rates[19] == pytest.approx(1 / 15)
     assert TrainSettings(steps=1).steps == 1
     assert rate(TrainSettings(steps=1, learning_rate=1.0), 0) == 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train_settings", [{}, {"loss": "guided"}, {"lora_rank": 2, "learning_rate": 1e-2}])
+def test_two_workers_together_give_the_weights_of_one(
+    train_settings: dict[str, Any],
+    without_dropout: str,
+    tmp_path: Path,
+    ray_cluster: None,  # noqa: ARG001
+) -> None:
+    """Negatives of a batch are the documents of both workers, and gradients their mean."""
+    given = [pair for pair in adapting.pairs(80) if pair.negatives]  # an even number of negatives in every batch
+    here, there = (
+        adapting.recipe(tmp_path / name, without_dropout, given=given, **train_settings) for name in ("here", "there")
+    )
+    there = replace(there, settings=there.settings.model_copy(update={"workers": 2}))
+    with Cluster(ClusterSettings()) as cluster:
+        training_worker.train(there, cluster, "none")
+    assert there.finished == [2, 4]
+    expected, found = (_change(folder, without_dropout) for folder in (train(here), there.checkpoint(4)))
+    assert np.linalg.norm(expected) > 1e-3, "it has learnt something"
+    assert np.linalg.norm(found - expected) < 0.02 * np.linalg.norm(expected)
+    assert there.progress(4)[0] == pytest.approx(here.progress(4)[0], abs=1e-4)
+    assert there.progress(4)[1] == here.progress(4)[1]
+
+
+def _change(checkpoint: Path, base: str) -> np.ndarray:
+    """All that training has added to the weights, in one array."""
+    from safetensors.torch import load_file
+
+    after, before = (load_file(folder / "model.safetensors") for folder in (checkpoint, Path(base)))
+    return np.concatenate([(after[name] - before[name].float()).numpy().ravel() for name in sorted(after)])
+
+
+@pytest.mark.slow
+def test_an_error_of_workers_that_train_together_is_told(bert: str, tmp_path: Path, ray_cluster: None) -> None:  # noqa: ARG001
+    recipe = adapting.recipe(tmp_path, bert, turned=0.1)
+    recipe = replace(recipe, settings=recipe.settings.model_copy(update={"workers": 2}))
+    with Cluster(ClusterSettings()) as cluster, pytest.raises(IndexerError, match="other vectors than the engine"):
+        training_worker.train(recipe, cluster, "none")
+
+
+@pytest.mark.slow
+def test_more_workers_than_the_machines_have_room_for_are_refused(
+    bert: str,
+    tmp_path: Path,
+    ray_cluster: None,  # noqa: ARG001
+) -> None:
+    recipe = adapting.recipe(tmp_path, bert, batch=1024, workers=1024)
+    with Cluster(ClusterSettings()) as cluster, pytest.raises(SettingsError, match=r"train\.workers: the machines"):
+        training_worker.train(recipe, cluster, "none")
 
 
 @pytest.mark.slow

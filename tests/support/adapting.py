@@ -1,5 +1,6 @@
 """Small trainings for tests: pairs with something to learn, and a recipe whose first batch another library computed."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +35,18 @@ def pairs(count: int = 40) -> list[Pair]:
     return found
 
 
-def recipe(root: Path, path: str, turned: float = 0.0, **train: Any) -> Recipe:
+def recipe(root: Path, path: str, turned: float = 0.0, given: Sequence[Pair] | None = None, **train: Any) -> Recipe:
     """A recipe in a folder of its own.
 
     Args:
         root: Folder of the run.
         path: Directory of the base.
         turned: How far the vectors that the engine is said to give are turned away from the model's own.
+        given: The pairs; :func:`pairs` by default.
         **train: Settings of the training.
     """
     root.mkdir(parents=True, exist_ok=True)
-    given = pairs()
+    given = pairs() if given is None else given
     pq.write_table(to_table(given), root / PAIRS)
     settings = TrainSettings(**{"steps": 4, "batch": 8, "mini_batch": 4, "checkpoints": 2, **train})
     model = open_model(ModelSettings(name=path, max_tokens=64, dtype="float32"), EngineSettings())
