@@ -51,7 +51,7 @@ with credentials is refused: they come from the environment.
 
 The files in this folder are complete: `quickstart.toml`, one for each size of Qwen3-Embedding and Qwen3-Reranker, and
 `evaluate.toml` and `adapt.toml` with their small brothers for the quickstart. Their `[engine]` values for GPUs are
-advice that no run has confirmed yet.
+advice: packed steps ran on an H100, two replicas and steps of 32,768 tokens have not.
 """
 
 

@@ -21,7 +21,8 @@ SAMPLED_DOCUMENTS = 500
 """Documents tokenised to estimate tokens."""
 
 SHARE_OF_LIMIT = 0.4
-"""Share of ``run.gpu_tflops`` that a first run is taken to reach. No run has confirmed it: later ones are measured."""
+"""Share of ``run.gpu_tflops`` that a first run is taken to reach; later ones are measured. Packed steps of a 0.6B model
+reached 0.41 to 0.44 of an H100's 990 TFLOP/s."""
 
 TERA = 1e12
 

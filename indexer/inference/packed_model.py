@@ -96,8 +96,7 @@ class Launched:
 class RunnerAccess:
     """Access to a started engine's model runner.
 
-    V1 is tested on CPUs; neither runner has been tested on a GPU. V2 (``vllm/v1/worker/gpu``), the default there, needs
-    Triton, so its part is written from its source alone.
+    V1 is tested on CPUs. V2 (``vllm/v1/worker/gpu``) is the default on GPUs and needs Triton; ``make gpu-check`` tests both.
 
     Attributes:
         model: The model with its pooler.

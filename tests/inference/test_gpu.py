@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from indexer.inference.embed_inputs import EmbedTokenizer
 from indexer.inference.engine import Engine
 from indexer.inference.engine_spec import EngineSpec, Packed
 from indexer.inference.pair_inputs import PairTokenizer
+from indexer.inference.sequences import TokenSequences
+from indexer.inference.start import Mode
 from indexer.search.hits import Hit
 from indexer.search.published import open_published
 from indexer.settings import RerankerSettings, Settings
@@ -61,8 +63,14 @@ def whole_gpu() -> None:
 @pytest.fixture(autouse=True)
 def _turn(request: pytest.FixtureRequest) -> Iterator[None]:
     """Tests share the GPU, but for those that ask for the whole one."""
-    kind = fcntl.LOCK_EX if "whole_gpu" in request.fixturenames else fcntl.LOCK_SH
-    with (Path(tempfile.gettempdir()) / "qwen3-index-gpu-tests.lock").open("w") as file:
+    with _lock("gpu", fcntl.LOCK_EX if "whole_gpu" in request.fixturenames else fcntl.LOCK_SH):
+        yield
+
+
+@contextmanager
+def _lock(name: str, kind: int) -> Iterator[None]:
+    """Holds a lock of all processes that run these tests on this machine."""
+    with (Path(tempfile.gettempdir()) / f"qwen3-index-tests-{name}.lock").open("w") as file:
         fcntl.flock(file, kind)
         yield
 
@@ -84,12 +92,17 @@ def _set(environment: dict[str, str]) -> None:
     os.environ.update(environment)
 
 
-def vectors(path: str, packed: Packed, turn: Any = None) -> tuple[np.ndarray, str | None]:
-    """Vectors of the varied texts, and why packed steps were not used. ``turn`` is held while the engine starts."""
+def start(spec: EngineSpec, canary: TokenSequences, mode: Mode = "embed") -> Engine:
+    """Starts an engine when no other test starts one: vLLM measures the memory that is free meanwhile."""
+    with _lock("start", fcntl.LOCK_EX):
+        return Engine(spec, canary, mode=mode)
+
+
+def vectors(path: str, packed: Packed) -> tuple[np.ndarray, str | None]:
+    """Vectors of the varied texts, and why packed steps were not used."""
     tokenizer = EmbedTokenizer(path, MAX_TOKENS)
     spec = EngineSpec(path, FAST_DTYPE, MAX_TOKENS, SHARE, packed=packed)
-    with turn or nullcontext():
-        engine = Engine(spec, tokenizer.queries(["one", "another"]))
+    engine = start(spec, tokenizer.queries(["one", "another"]))
     ids = tokenizer.documents(varied_texts(64)).ids
     assert ids.tokens > 2 * STEP_TOKENS
     found = engine.embed(ids)
@@ -100,7 +113,7 @@ def vectors(path: str, packed: Packed, turn: Any = None) -> tuple[np.ndarray, st
 def scores(path: str, packed: Packed) -> np.ndarray:
     """Scores of the varied pairs."""
     ids = PairTokenizer(path, 160).pairs(*zip(*varied_pairs(), strict=True)).ids
-    engine = Engine(EngineSpec(path, FAST_DTYPE, 160, SHARE, packed=packed), ids[:2], mode="score")
+    engine = start(EngineSpec(path, FAST_DTYPE, 160, SHARE, packed=packed), ids[:2], "score")
     found = engine.score(ids)
     engine.close()
     return found
@@ -120,8 +133,8 @@ def both(path: str, reranker: str) -> tuple[np.ndarray, np.ndarray]:
     """Vectors and scores of two engines in one process, as a reader has them."""
     tokenizer, pairs = EmbedTokenizer(path, MAX_TOKENS), PairTokenizer(reranker, 160)
     prompts = pairs.pairs(*zip(*varied_pairs(), strict=True)).ids
-    embedder = Engine(EngineSpec(path, FAST_DTYPE, MAX_TOKENS, SHARE), tokenizer.queries(["one", "another"]))
-    scorer = Engine(EngineSpec(reranker, FAST_DTYPE, 160, SHARE), prompts[:2], mode="score")
+    embedder = start(EngineSpec(path, FAST_DTYPE, MAX_TOKENS, SHARE), tokenizer.queries(["one", "another"]))
+    scorer = start(EngineSpec(reranker, FAST_DTYPE, 160, SHARE), prompts[:2], "score")
     return embedder.embed(tokenizer.documents(varied_texts(64)).ids), scorer.score(prompts)
 
 
@@ -154,7 +167,7 @@ def reranked(root: Path, path: str, reranker: str) -> list[Hit]:
 def long_work(path: str, ready: Any) -> None:
     """Embeds until it is killed."""
     tokenizer = EmbedTokenizer(path, MAX_TOKENS)
-    engine = Engine(EngineSpec(path, FAST_DTYPE, MAX_TOKENS, SHARE), tokenizer.queries(["one", "another"]))
+    engine = start(EngineSpec(path, FAST_DTYPE, MAX_TOKENS, SHARE), tokenizer.queries(["one", "another"]))
     ids = tokenizer.documents(random_texts(200)).ids
     ready.put(os.getpid())
     while True:
@@ -208,11 +221,8 @@ def test_a_closed_engine_frees_the_gpu(qwen_path: str) -> None:
 
 
 def test_two_replicas_share_a_gpu(qwen_path: str, expected_vectors: np.ndarray) -> None:
-    # As workers do: vLLM sizes an engine's memory by what is free while it starts.
-    context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, _process() as first, _process() as second:
-        turn = manager.Lock()
-        running = [process.submit(vectors, qwen_path, "auto", turn) for process in (first, second)]
+    with _process() as first, _process() as second:
+        running = [process.submit(vectors, qwen_path, "auto") for process in (first, second)]
         for found, way_back in (future.result() for future in running):
             assert way_back is None
             assert_parity(found, expected_vectors, FAST_DTYPE)
