@@ -96,7 +96,8 @@ class Launched:
 class RunnerAccess:
     """Access to a started engine's model runner.
 
-    V1 is tested on CPUs. V2 (``vllm/v1/worker/gpu``) is the default on GPUs and needs Triton; ``make gpu-check`` tests both.
+    V1 is tested on CPUs. V2 (``vllm/v1/worker/gpu``) is the default on GPUs and needs Triton; ``make gpu-check`` tests
+    both.
 
     Attributes:
         model: The model with its pooler.

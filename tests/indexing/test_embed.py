@@ -26,11 +26,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_a_shard_of_few_rows_from_many_files_is_one_call(tmp_path: Path, calls: list[int]) -> None:
     given = settings(tmp_path)
-    for number in range(6):
-        write(tmp_path / "corpus" / f"{number}.parquet", [(f"{number}-{name}", text) for name, text in words(9, number)])
+    files = {number: [(f"{number}-{name}", text) for name, text in words(9, number)] for number in range(6)}
+    for number, rows in files.items():
+        write(tmp_path / "corpus" / f"{number}.parquet", rows)
     assert run_here(given)["indexed"] == 54
-    for number in range(6):
-        rows = [(f"{number}-{name}", text) for name, text in words(9, number)]
+    for number, rows in files.items():
         write(tmp_path / "corpus" / f"{number}.parquet", [(rows[0][0], f"another text {number}"), *rows[1:]])
     calls.clear()
     assert run_here(given)["changed"] == 6
