@@ -107,20 +107,8 @@ def copy(target: Target, work: CopiedPiece) -> Receipt:
             rows = documents.joined(rows, wanted.names)
         staged.append(_rows(rows, target.layout.precision, wanted))
     whole = pa.concat_tables(staged)
-    receipt = Receipt(
-        shard_id=work.shard_id,
-        fragments={work.table: tables.stage(target.uri, work.table, whole)} if whole.num_rows else {},
-        documents=0,
-        chunks=0,
-        quarantined=0,
-        unread=0,
-        truncated=0,
-        tokens=0,
-        embedded=0,
-        sampled_cosine=None,
-        seconds={},
-    )
-    return control.receipts(target.epoch).put(receipt)
+    fragments = {work.table: tables.stage(target.uri, work.table, whole)} if whole.num_rows else {}
+    return control.receipts(target.epoch).put(Receipt.without_engine(work.shard_id, fragments))
 
 
 def _stays(uri: str, work: CopiedPiece, control: ControlStore) -> pa.Array:

@@ -105,18 +105,12 @@ def _reuse(target: Target, shard: Shard, sources: Sources, lookup: Lookup, epoch
         fragments[name] = tables.stage(target.uri, name, pa.concat_tables(staged))
         if name != target.layout.documents:
             chunks = sum(part.num_rows for part in staged)
-    receipt = Receipt(
-        shard_id=shard.shard_id,
-        fragments=fragments,
+    receipt = Receipt.without_engine(
+        shard.shard_id,
+        fragments,
         documents=shard.documents - unread.num_rows,
         chunks=chunks,
-        quarantined=unread.num_rows,
-        unread=unread.num_rows,
-        truncated=0,
-        tokens=0,
-        embedded=0,
-        sampled_cosine=None,
-        seconds={},
+        unread=unread["reason"].to_pylist(),
     )
     return control.receipts(target.epoch).put(receipt)
 

@@ -3,8 +3,10 @@
 import base64
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 from pydantic import Field
@@ -43,6 +45,40 @@ class Receipt(ShardRecord):
     seconds: dict[str, float]
     embedded: int | None = None
     reasons: dict[str, int] = Field(default_factory=dict)
+
+    @classmethod
+    def without_engine(
+        cls,
+        shard_id: str,
+        fragments: dict[str, list[dict[str, Any]]],
+        *,
+        documents: int = 0,
+        chunks: int = 0,
+        unread: Sequence[str] = (),
+    ) -> Self:
+        """The receipt of a shard of which nothing was embedded.
+
+        Args:
+            shard_id: The shard.
+            fragments: As the attribute, like the next two.
+            documents: Documents indexed.
+            chunks: Rows per width table.
+            unread: Reason of every document that could not be read.
+        """
+        return cls(
+            shard_id=shard_id,
+            fragments=fragments,
+            documents=documents,
+            chunks=chunks,
+            quarantined=len(unread),
+            unread=len(unread),
+            truncated=0,
+            tokens=0,
+            embedded=0,
+            sampled_cosine=None,
+            seconds={},
+            reasons=Counter(unread),
+        )
 
 
 class Sums(Record):
