@@ -1,6 +1,6 @@
 """Compares corpus digests with the published index: new, changed, deleted, duplicate, unusable. Pure polars."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -10,9 +10,6 @@ import pyarrow as pa
 
 from indexer.reasons import QuarantineReason
 from indexer.schema import CONTENT_HASH, CONTENT_HASH_TYPE, ID, PAYLOAD_HASH
-
-RANGE_ROWS = 1_000_000
-"""Corpus rows compared at once: caps the memory of a comparison at any size of corpus."""
 
 FOUND_BY_WORKERS = frozenset(
     {QuarantineReason.NO_TOKENS, QuarantineReason.TOO_LONG, QuarantineReason.BAD_VECTOR, QuarantineReason.POISON}
@@ -26,6 +23,8 @@ QUARANTINE_COLUMNS = (ID, "reason", CONTENT_HASH)
 LEFT_OUT = (ID, "file", "row", "reason", CONTENT_HASH, PAYLOAD_HASH)
 """Columns of a comparison's quarantined rows."""
 
+COMPARED = ("row", ID, CONTENT_HASH, PAYLOAD_HASH, "text_bytes", "reason")
+"""Columns of a digest that a comparison reads, in the digest's order."""
 
 COPIED_SCHEMA = pa.schema([(ID, pa.string()), ("further", pa.int64())])
 
@@ -61,9 +60,8 @@ class RangeDiff:
     """The difference of one range of ids.
 
     Attributes:
-        masks: Rows of new and changed documents, as packed bits (``numpy.packbits``) for each file by its place in the
-            list.
-        payload_masks: Rows of the documents of which only the payload changed, likewise.
+        rows: Rows of new and changed documents, int64, for each file by its place in the list.
+        payload_rows: Rows of the documents of which only the payload changed, likewise.
         deleted: Published ids whose document is gone or no longer usable: their rows are deleted.
         changed: Published ids whose document has another text: their rows are replaced.
         payload_changed: Published ids whose document has another payload alone: their rows are replaced.
@@ -75,8 +73,8 @@ class RangeDiff:
         counts: Every :class:`Status`, documents, duplicates, quarantined, text_bytes (of new and changed documents).
     """
 
-    masks: dict[int, bytes]
-    payload_masks: dict[int, bytes]
+    rows: dict[int, np.ndarray]
+    payload_rows: dict[int, np.ndarray]
     deleted: pa.Array
     changed: pa.Array
     payload_changed: pa.Array
@@ -94,7 +92,7 @@ class RangeDiff:
 
 
 def compare(
-    digests: Sequence[pa.Table],
+    digests: Iterable[pa.Table],
     published: pa.Table,
     quarantined: pa.Table,
     low: str | None,
@@ -106,7 +104,8 @@ def compare(
     """Compares a range of ids.
 
     Args:
-        digests: Digest of every file, :data:`indexer.schema.DIGEST_SCHEMA`; rows outside the range are ignored.
+        digests: Columns :data:`COMPARED` of the digest of every file, one at a time; rows outside the range are
+            ignored.
         published: Columns ``id``, ``content_hash``, ``payload_hash`` of the published documents.
         quarantined: Columns ``id``, ``reason``, ``content_hash`` of the published quarantine.
         low: Least id of the range; with ``None`` it also holds the null ids.
@@ -117,7 +116,8 @@ def compare(
     Returns:
         The difference.
     """
-    corpus = in_range(pl.concat([rows_of(digest, at) for at, digest in enumerate(digests)]), low, high)
+    # Cut one by one: of all digests together, only the rows of the range are held.
+    corpus = pl.concat([in_range(rows_of(digest, at), low, high) for at, digest in enumerate(digests)])
     before = in_range(pl.DataFrame(pl.from_arrow(published)), low, high)
     refused_before = in_range(pl.DataFrame(pl.from_arrow(quarantined)), low, high)
     left_out = [in_range(pl.DataFrame(pl.from_arrow(unreadable.rows)), low, high)] if unreadable else []
@@ -154,14 +154,15 @@ def compare_rows(
     """
     kept = pl.Series(ID, [], pl.String) if kept is None else kept
     # Rows with a reason were refused while the file was read. Every other id must occur once.
-    usable = corpus.filter(pl.col("reason").is_null())
-    copied, documents = _copied(usable), usable.height
-    unique, conflicting = _without_duplicates(usable)
+    usable = corpus.filter(pl.col("reason").is_null()).drop("reason")
+    documents, is_doubled = usable.height, usable[ID].is_duplicated()
+    kept_copies, conflicting, copied = _sorted_out(usable.filter(is_doubled))
+    unique = pl.concat([usable.filter(~is_doubled), kept_copies])
     # Frames of a million rows are let go as soon as the next one is made: a task's peak is their sum.
-    del usable
+    del usable, is_doubled
     # Join the published quarantine by id and text: a text that workers refused stays refused without another try.
     remembered = refused_before.filter(pl.col("reason").is_in(FOUND_BY_WORKERS)).unique([ID, CONTENT_HASH])
-    unique = unique.drop("reason").join(remembered, on=[ID, CONTENT_HASH], how="left")
+    unique = unique.join(remembered, on=[ID, CONTENT_HASH], how="left")
 
     # The quarantine: refused while read, conflicting ids, refused by workers before, and one row per unreadable file.
     refused = [corpus.filter(pl.col("reason").is_not_null()), conflicting]
@@ -189,13 +190,14 @@ def _described(
     quarantine_changed: bool,
 ) -> RangeDiff:
     """Builds the difference from every id with its status."""
-    by_status = {status: judged.filter(pl.col("status") == status) for status in Status}
-    new, changed, deleted = (by_status[status] for status in (Status.NEW, Status.CHANGED, Status.DELETED))
+    statuses: dict[str, int] = dict(judged["status"].value_counts().iter_rows())
     # A changed document gets new rows and its old ones are deleted; an unchanged or kept one needs nothing.
-    arrived, payload_changed = pl.concat([new, changed]), by_status[Status.PAYLOAD_CHANGED]
+    needed = (Status.NEW, Status.CHANGED, Status.PAYLOAD_CHANGED, Status.DELETED)
+    new, changed, payload_changed, deleted = (judged.filter(pl.col("status") == status) for status in needed)
+    arrived = pl.concat([new, changed])
     return RangeDiff(
-        masks=_masks(arrived),
-        payload_masks=_masks(payload_changed),
+        rows=_rows_by_file(arrived),
+        payload_rows=_rows_by_file(payload_changed),
         deleted=deleted[ID].to_arrow().cast(pa.string()),
         changed=changed[ID].to_arrow().cast(pa.string()),
         payload_changed=payload_changed[ID].to_arrow().cast(pa.string()),
@@ -207,7 +209,7 @@ def _described(
         copied=copied.to_arrow().cast(COPIED_SCHEMA),
         counts={
             **counts,
-            **{str(status): rows.height for status, rows in by_status.items()},
+            **{str(status): statuses.get(status, 0) for status in Status},
             "text_bytes": int(arrived["text_bytes"].sum()),
         },
     )
@@ -261,34 +263,25 @@ def in_range(frame: pl.DataFrame, low: str | None, high: str | None) -> pl.DataF
     return frame.filter(inside | (pl.col(ID).is_not_null() & above & below))
 
 
-def _without_duplicates(usable: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """One row per id, and separately the rows of ids that occur with different texts.
+def _sorted_out(doubled: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Sorts out ids that occur several times.
 
-    Among copies with one text the least payload hash wins, in whatever file: renaming files changes nothing.
+    Returns:
+        One row of each id with a single text. The rows of ids with different texts. Of every id with a single text, how
+        often it occurs beside the first time.
     """
-    doubled = usable.filter(pl.col(ID).is_duplicated())
     texts = pl.col(CONTENT_HASH).n_unique().over(ID)
-    kept = doubled.filter(texts == 1).sort(PAYLOAD_HASH, "file", "row").unique(ID, keep="first", maintain_order=True)
+    same = doubled.filter(texts == 1)
+    # The least payload hash wins, in whatever file: renaming files changes nothing.
+    first = same.sort(PAYLOAD_HASH, "file", "row").unique(ID, keep="first", maintain_order=True)
     reason = pl.lit(QuarantineReason.DUPLICATE_ID.value).alias("reason")
-    return pl.concat([usable.filter(pl.col(ID).is_unique()), kept]), doubled.filter(texts > 1).with_columns(reason)
+    copied = same.group_by(ID).agg(further=pl.len().cast(pl.Int64) - 1).sort(ID)
+    return first, doubled.filter(texts > 1).with_columns(reason), copied
 
 
-def _copied(usable: pl.DataFrame) -> pl.DataFrame:
-    """Ids that occur several times with one text, and how often beside the first time."""
-    by_id = usable.filter(pl.col(ID).is_duplicated()).group_by(ID)
-    found = by_id.agg(pl.col(CONTENT_HASH).n_unique().alias("texts"), further=pl.len().cast(pl.Int64) - 1)
-    return found.filter(pl.col("texts") == 1).select(COPIED_SCHEMA.names).sort(ID)
-
-
-def _masks(embed: pl.DataFrame) -> dict[int, bytes]:
-    """Packed bits of the rows to embed, by file."""
-    masks = {}
-    for (file,), rows in embed.group_by("file"):
-        numbers = rows["row"].to_numpy()
-        mask = np.zeros(int(numbers.max()) + 1, bool)
-        mask[numbers] = True
-        masks[int(str(file))] = np.packbits(mask).tobytes()
-    return masks
+def _rows_by_file(documents: pl.DataFrame) -> dict[int, np.ndarray]:
+    """Rows of the documents, by file."""
+    return {int(str(file)): rows["row"].to_numpy() for (file,), rows in documents.group_by("file")}
 
 
 def _same_rows(quarantine: pl.DataFrame, before: pl.DataFrame) -> bool:
@@ -297,16 +290,25 @@ def _same_rows(quarantine: pl.DataFrame, before: pl.DataFrame) -> bool:
     return ours.equals(theirs)
 
 
-def merge_masks(masks: Sequence[bytes]) -> np.ndarray:
-    """Rows that any of the masks marks.
+def marked(mask: np.ndarray | None, rows: np.ndarray) -> np.ndarray:
+    """Marks rows of a file.
 
     Args:
-        masks: Packed bits of one file from several ranges.
+        mask: Packed bits (``numpy.packbits``) of the rows marked so far, uint8, shape (bytes,); ``None`` for none.
+        rows: Row numbers, int64.
 
     Returns:
-        int64 row numbers, ascending.
+        Packed bits of both.
     """
-    merged = np.zeros(max(map(len, masks)), np.uint8)
-    for mask in masks:
-        merged[: len(mask)] |= np.frombuffer(mask, np.uint8)
-    return np.flatnonzero(np.unpackbits(merged))
+    bits = np.zeros(int(rows.max()) + 1, bool)
+    bits[rows] = True
+    packed = np.packbits(bits)
+    before = np.zeros(0, np.uint8) if mask is None else mask
+    longer, shorter = (packed, before) if len(packed) > len(before) else (before, packed)
+    longer[: len(shorter)] |= shorter
+    return longer
+
+
+def marked_rows(mask: np.ndarray) -> np.ndarray:
+    """Numbers of the rows that a mask of :func:`marked` marks, int64, ascending."""
+    return np.flatnonzero(np.unpackbits(mask))

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from indexer import schema
 from indexer.cluster.connection import SMALL_ROWS, Cluster
-from indexer.indexing.diff import hash_prefixes, merge_masks
+from indexer.indexing.diff import hash_prefixes, marked_rows
 from indexer.indexing.job import Job
 from indexer.storage import lookups, pieces, scalar_indices
 from indexer.storage.control import ControlStore
@@ -69,7 +69,7 @@ NONE = EqualTexts(STORED_SCHEMA.empty_table(), TONIGHT_SCHEMA.empty_table(), pa.
 def find(
     job: Job,
     cluster: Cluster,
-    masks: dict[int, list[bytes]],
+    masks: dict[int, np.ndarray],
     arrivals: np.ndarray,
     departures: pa.Table,
     changed: Sequence[pa.Array],
@@ -99,7 +99,7 @@ def find(
 
 
 def _arrived_in(
-    job: Job, cluster: Cluster, masks: dict[int, list[bytes]], prefixes: np.ndarray, documents: int
+    job: Job, cluster: Cluster, masks: dict[int, np.ndarray], prefixes: np.ndarray, documents: int
 ) -> pl.DataFrame:
     """New and changed documents whose hashes begin with one of the prefixes, by file and row."""
     scratch = (job.settings.index.uri, job.settings.index.name, job.scratch)
@@ -187,12 +187,12 @@ _PUBLISHED_SCHEMA = pa.schema([(schema.CONTENT_HASH, pa.binary()), (schema.ID, p
 
 
 def _arrived(
-    store: tuple[str, str, str | None], digest: str, at: int, masks: Sequence[bytes], prefixes: np.ndarray
+    store: tuple[str, str, str | None], digest: str, at: int, mask: np.ndarray, prefixes: np.ndarray
 ) -> pa.Table:
     """Rows of one file that are new or changed and whose hashes begin with one of the prefixes."""
     rows = ControlStore(*store).digests.read(digest, ["row", schema.ID, schema.CONTENT_HASH])
     is_wanted = np.isin(hash_prefixes(rows[schema.CONTENT_HASH]), prefixes)
-    is_wanted &= np.isin(rows["row"].to_numpy(), merge_masks(masks))
+    is_wanted &= np.isin(rows["row"].to_numpy(), marked_rows(mask))
     rows = rows.filter(pa.array(is_wanted)).append_column("file", pa.repeat(pa.scalar(at, pa.int32()), is_wanted.sum()))
     return rows.select(_FOUND_SCHEMA.names).cast(_FOUND_SCHEMA)
 

@@ -1,6 +1,6 @@
 """Which files differ from those that the published epoch was made of, and the comparison of their documents alone."""
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import polars as pl
@@ -8,10 +8,12 @@ import pyarrow as pa
 
 from indexer import schema
 from indexer.errors import IndexerError
-from indexer.indexing import diff, increment, published_rows
+from indexer.indexing import diff, increment, published_rows, unreadable_files
 from indexer.indexing.diff import RangeDiff
 from indexer.indexing.increment import Known
 from indexer.indexing.job import Job
+from indexer.indexing.scan import Unread
+from indexer.indexing.unreadable_files import NEVER
 from indexer.storage.control import ControlStore
 from indexer.storage.digest_files import DigestFiles
 from indexer.storage.records import Epoch
@@ -26,18 +28,23 @@ class FileChanges:
         removed: Names of the digests that changed files had, and those of files that are gone.
         unchanged: Name of the digest of every other file by its place.
         places: Places of the unchanged files by their paths.
-        corpus_rows: Rows of the published epoch's corpus.
+        left_out: One quarantined row of each file that cannot be read and never was, as
+            :func:`indexer.indexing.unreadable_files.left_out` gives them.
+        corpus_rows: Rows of the published epoch's corpus, without those of such files.
         has_copies: Whether that corpus has further rows of a document.
         copies: Name of the list of the ids that have some; ``None`` if the epoch has none.
+        digests: Name of the digest of every file by its path, or :data:`indexer.indexing.unreadable_files.NEVER`.
     """
 
     added: dict[int, str]
     removed: list[str]
     unchanged: dict[int, str]
     places: dict[str, int]
+    left_out: pa.Table
     corpus_rows: int
     has_copies: bool
     copies: str | None
+    digests: dict[str, str]
 
     @property
     def names(self) -> tuple[list[str], list[str]]:
@@ -45,41 +52,45 @@ class FileChanges:
         return list(self.added.values()), self.removed
 
 
-def since_published(job: Job, unread: Collection[str]) -> FileChanges | None:
+def since_published(job: Job, unread: Mapping[str, Unread]) -> FileChanges | None:
     """Compares the lists of files.
 
     Args:
         job: The run's inputs.
-        unread: Names of the digests of files that cannot be read.
+        unread: Files that cannot be read, by the names of their digests.
 
     Returns:
-        The changes; ``None`` if the whole corpus has to be compared: the epoch does not say what it was made of, holds
-        documents of files that could not be read, has other payload columns, or its check in full is due.
+        The changes; ``None`` if the whole corpus has to be compared: the epoch does not say what it was made of, has
+        other payload columns, its check in full is due, or documents of a file that cannot be read are published.
     """
     published = job.published
-    if published is None or unread or job.change.payload or _is_check_due(job, published):
+    if published is None or job.change.payload or _is_check_due(job, published):
         return None
-    described = published.description
-    if described.files is None or described.to_retry or described.counts.kept:
+    described, before = published.description, unreadable_files.published_list(job)
+    if before is None or described.counts.kept:
         return None
-    try:
-        before = job.store.digests.get_list(described.files)
-    except IndexerError:
-        return None  # somebody deleted the list
-    now = {file.path: job.corpus.digest_name(file) for file in job.corpus.files}
+    names = {file.path: job.corpus.digest_name(file) for file in job.corpus.files}
+    now = {path: NEVER if name in unread else name for path, name in names.items()}
+    never = [path for path, name in before.items() if name == NEVER]
+    # Documents were left out besides, or files are unreadable that were read once.
+    if described.to_retry != len(never) or any(before.get(file.path, NEVER) != NEVER for file in unread.values()):
+        return None
     places = {path: at for at, path in enumerate(now)}
-    same = {path for path, name in now.items() if before.get(path) == name}
-    removed = [name for path, name in before.items() if path not in same]
+    # Files that were never read count as neither: each is one row, which tonight's comparison makes anew.
+    same = {path for path, name in now.items() if before.get(path) == name != NEVER}
+    removed = [name for path, name in before.items() if path not in same and name != NEVER]
     if len(now) != len(job.corpus.files) or not job.store.digests.names().issuperset(removed):
         return None
     return FileChanges(
-        added={places[path]: name for path, name in now.items() if path not in same},
+        added={places[path]: name for path, name in now.items() if path not in same and name != NEVER},
         removed=removed,
         unchanged={places[path]: now[path] for path in same},
         places={path: places[path] for path in same},
-        corpus_rows=described.counts.documents,
+        left_out=unreadable_files.left_out(job, unread),
+        corpus_rows=described.counts.documents - len(never),
         has_copies=described.counts.duplicates > 0,
         copies=described.copies,
+        digests=now,
     )
 
 
@@ -108,7 +119,7 @@ def compare_range(
     digests = ControlStore(*names).digests
 
     def read(name: str) -> pa.Table:
-        found = digests.read(name, schema.DIGEST_SCHEMA.names, low, high)
+        found = digests.read(name, diff.COMPARED, low, high)
         return published_rows.cut(found, low, high)
 
     known = Known(
@@ -116,6 +127,7 @@ def compare_range(
         elsewhere=lambda ids: _elsewhere(digests, files.unchanged, ids),
         quarantine=_quarantine(uri, published, files.places),
         copied=_copied(digests, files, low, high),
+        left_out=files.left_out,
     )
     added = {at: read(name) for at, name in files.added.items()}
     return increment.compare(added, list(map(read, files.removed)), known, low, high)

@@ -20,7 +20,7 @@ from indexer.schema import CONTENT_HASH, DIGEST_SCHEMA, ID, PAYLOAD_HASH
 VALUES = (CONTENT_HASH, PAYLOAD_HASH, "reason")
 """What decides on a row beside its id."""
 
-ROW_COLUMNS = (*DIGEST_SCHEMA.names, "file")
+ROW_COLUMNS = (*diff.COMPARED, "file")
 
 REMAINING = (Status.NEW, Status.CHANGED, Status.PAYLOAD_CHANGED, Status.UNCHANGED)
 """How documents that an epoch holds can differ from the one before."""
@@ -41,12 +41,15 @@ class Known:
             in tonight's list, null for a file that is not among the unchanged ones.
         copied: Ids of the range that had further rows with the same text, which no table tells, columns of
             :data:`indexer.indexing.diff.COPIED_SCHEMA`; ``None`` if any may have had some.
+        left_out: Tonight's quarantined rows of files that never could be read, of which the epoch had none but such
+            rows; columns of :data:`indexer.indexing.diff.LEFT_OUT`.
     """
 
     published: Callable[[pl.Series], pa.Table]
     elsewhere: Callable[[pl.Series], pl.DataFrame]
     quarantine: pa.Table
     copied: pl.DataFrame | None
+    left_out: pa.Table
 
 
 def compare(
@@ -80,11 +83,15 @@ def compare(
     if carried["file"].null_count():
         raise ContradictionError("the published quarantine names a document that its file did not have")
     elsewhere = _elsewhere(touched, gone, before, compared.filter(is_touched), known)
+    unreadable = diff.in_range(pl.DataFrame(pl.from_arrow(known.left_out)), low, high).select(LEFT_OUT)
     found = diff.compare_rows(
-        pl.concat([_only(now, touched, nulls=True), elsewhere]), before, compared.select(QUARANTINE_COLUMNS)
+        pl.concat([_only(now, touched, nulls=True), elsewhere]),
+        before,
+        compared.select(QUARANTINE_COLUMNS),
+        left_out=[unreadable],
     )
     quarantine = pl.concat([pl.DataFrame(pl.from_arrow(found.quarantine)), carried.select(LEFT_OUT)])
-    counts = {"documents": now.height - gone.height, "quarantined": quarantine.height}
+    counts = {"documents": now.height + unreadable.height - gone.height, "quarantined": quarantine.height}
     return replace(
         found,
         quarantine=quarantine.sort("file", "row").to_arrow(),
@@ -130,7 +137,7 @@ def completed(
 def _in_one(low: str | None, high: str | None, frames: list[pl.DataFrame]) -> pl.DataFrame:
     """Rows of several digests in the range."""
     nothing = diff.rows_of(DIGEST_SCHEMA.empty_table(), 0)
-    return diff.in_range(pl.concat([nothing, *frames]), low, high).select(ROW_COLUMNS)
+    return diff.in_range(pl.concat([frame.select(ROW_COLUMNS) for frame in (nothing, *frames)]), low, high)
 
 
 def _touched(now: pl.DataFrame, gone: pl.DataFrame, refused: pl.DataFrame) -> pl.Series:

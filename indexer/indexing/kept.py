@@ -8,9 +8,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from indexer import schema
-from indexer.indexing.changes import NEVER, UNKNOWN, Changes, ids_of, last_digests
+from indexer.indexing.changes import Changes
 from indexer.indexing.job import Job
 from indexer.indexing.staged import Staged
+from indexer.indexing.unreadable_files import NEVER, UNKNOWN, ids_of, last_digests
 from indexer.progress import say
 from indexer.reasons import QuarantineReason
 from indexer.storage import tables

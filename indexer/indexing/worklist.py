@@ -60,7 +60,7 @@ def shards(job: Job, found: Changes, work: WorkKind = WorkKind.EMBED, left: pa.T
         if rows is not None:
             return _rows_at(rows, at)
         others = [_rows_at(table, at) for table in (equal.stored, equal.tonight) if work is WorkKind.EMBED]
-        return np.setdiff1d(diff.merge_masks(masks[at]), np.concatenate([np.empty(0, np.int64), *others]))
+        return np.setdiff1d(diff.marked_rows(masks[at]), np.concatenate([np.empty(0, np.int64), *others]))
 
     return cut_shards(_chosen(job, masks, rows_of), _shard_bytes(job, found), _salt(job, work))
 
@@ -89,7 +89,7 @@ def _shard_bytes(job: Job, found: Changes) -> int:
     return min(int(job.settings.run.shard_mb * MIB), max(text_bytes // SHARDS_WANTED, few, SMALLEST_SHARD))
 
 
-def _chosen(job: Job, masks: Mapping[int, list[bytes]], rows_of: Callable[[int], np.ndarray]) -> Iterator[ChosenRows]:
+def _chosen(job: Job, masks: Mapping[int, np.ndarray], rows_of: Callable[[int], np.ndarray]) -> Iterator[ChosenRows]:
     """The rows of every file, with their sizes and hashes."""
     for at in sorted(masks):
         file = job.corpus.files[at]

@@ -4,6 +4,7 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -96,6 +97,26 @@ class DigestFiles:
         groups = [parquet.metadata.row_group(group) for group in range(parquet.num_row_groups)]
         return [(_least(group.column(at).statistics), group.num_rows) for group in groups]
 
+    def sample(self, name: str, groups: Sequence[int], step: int) -> pa.Table:
+        """Ids from some row groups of a digest.
+
+        Args:
+            name: As put.
+            groups: Numbers of the row groups.
+            step: Rows of a row group for each id.
+
+        Returns:
+            Columns id, without nulls, and rows, float64: the rows of its group that the id stands for.
+        """
+        parquet = self._parquet(name)
+        found = [_SAMPLE_SCHEMA.empty_table()]
+        for group in groups:
+            held = parquet.read_row_group(group, ["id"])["id"].drop_null()
+            some = held.take(pa.array(np.arange(min(step, len(held)) // 2, len(held), step)))
+            rows = pa.repeat(len(held) / max(len(some), 1), len(some))
+            found.append(pa.table([some, rows], _SAMPLE_SCHEMA))
+        return pa.concat_tables(found)
+
     def forget(self, chosen: Callable[[str, float], bool]) -> None:
         """Deletes digests.
 
@@ -153,6 +174,8 @@ class DigestFiles:
         """The list as :meth:`put_copies` recorded it."""
         return self._files.get_table(name)
 
+
+_SAMPLE_SCHEMA = pa.schema([("id", pa.string()), ("rows", pa.float64())])
 
 _LIST_SCHEMA = pa.schema([("path", pa.string()), ("digest", pa.string())])
 

@@ -9,7 +9,8 @@ import pytest
 
 from indexer.indexing import diff, increment
 from indexer.indexing.increment import ContradictionError
-from tests.indexing.test_increment import IDS, Corpus, State, chosen, incremental, known, whole
+from tests.indexing.test_increment import State, chosen, incremental, known, whole
+from tests.support.edited_corpus import IDS, Corpus
 
 
 def epoch(corpus: Corpus, copied: pa.Table) -> State:

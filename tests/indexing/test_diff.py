@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from indexer.indexing import diff
-from indexer.indexing.diff import RangeDiff, compare, merge_masks
+from indexer.indexing.diff import RangeDiff, compare, marked, marked_rows
 from indexer.reasons import QuarantineReason
 from indexer.schema import CONTENT_HASH_TYPE, DIGEST_SCHEMA, PAYLOAD_HASH_TYPE
 
@@ -57,7 +58,7 @@ def quarantined(rows: Sequence[tuple[str | None, str, str]]) -> pa.Table:
 
 
 def rows_to_embed(found: RangeDiff) -> dict[int, list[int]]:
-    return {file: merge_masks([mask]).tolist() for file, mask in found.masks.items()}
+    return {file: sorted(rows.tolist()) for file, rows in found.rows.items()}
 
 
 def test_new_changed_deleted_and_unchanged() -> None:
@@ -76,12 +77,12 @@ def test_a_changed_payload_needs_new_rows_and_no_vectors() -> None:
     before = published([("a", "A", "old"), ("b", "B", "")])
     files = [digest([("a", "A", "new", None), ("b", "B", "", None)])]
     found = compare(files, before, quarantined([]), None, None)
-    assert not found.masks
-    assert merge_masks([found.payload_masks[0]]).tolist() == [0]
+    assert not found.rows
+    assert found.payload_rows[0].tolist() == [0]
     assert found.dropped.to_pylist() == ["a"]
     assert (found.counts["payload_changed"], found.counts["changed"], found.arrivals.size) == (1, 0, 0)
     every = compare(files, before, quarantined([]), None, None, payload_differs=True)
-    assert merge_masks([every.payload_masks[0]]).tolist() == [0, 1]
+    assert sorted(every.payload_rows[0].tolist()) == [0, 1]
 
 
 def test_copies_with_one_text_count_once_whatever_their_order() -> None:
@@ -95,7 +96,7 @@ def test_copies_with_one_text_count_once_whatever_their_order() -> None:
 def test_copies_with_different_texts_are_all_quarantined_and_unpublished() -> None:
     files = [digest([("a", "A", "", None)]), digest([("a", "B", "", None)])]
     found = compare(files, published([("a", "A", "")]), quarantined([]), None, None)
-    assert not found.masks
+    assert not found.rows
     assert found.quarantine["reason"].to_pylist() == ["duplicate_id"] * 2
     assert found.quarantine["file"].to_pylist() == [0, 1]
     assert found.dropped.to_pylist() == ["a"]
@@ -115,7 +116,7 @@ def test_an_unchanged_quarantine_is_nothing_to_publish() -> None:
     before = quarantined([("a", "empty_text", "A"), (None, "null_id", "")])
     found = compare([digest(rows)], published([]), before, None, None)
     assert not found.quarantine_changed
-    assert not found.masks
+    assert not found.rows
 
 
 @pytest.mark.parametrize("bounds", [["b"], ["a", "d"], ["", "c", "zz"]])
@@ -128,8 +129,8 @@ def test_ranges_add_up_to_the_whole(bounds: list[str]) -> None:
     parts = [compare(files, before, quarantined([]), *pair) for pair in pairwise(edges)]
     assert {name: sum(part.counts[name] for part in parts) for name in whole.counts} == whole.counts
     for file in range(2):
-        masks = [part.masks[file] for part in parts if file in part.masks]
-        assert merge_masks(masks).tolist() == rows_to_embed(whole)[file]
+        found = sorted(row for part in parts for row in rows_to_embed(part).get(file, []))
+        assert found == rows_to_embed(whole)[file]
     assert sorted(name for part in parts for name in part.dropped.to_pylist()) == sorted(whole.dropped.to_pylist())
 
 
@@ -159,3 +160,12 @@ def test_documents_of_a_file_that_cannot_be_read_stay() -> None:
     unknown = compare(files, before, quarantined([]), None, None, unreadable=unreadable(None))
     assert unknown.dropped.to_pylist() == ["broken"]
     assert unknown.counts["kept"] == 2
+
+
+def test_rows_are_marked_range_by_range() -> None:
+    mask = None
+    for rows in ([3, 17], [0], [64], [5, 2]):
+        mask = marked(mask, np.array(rows, np.int64))
+        assert mask.nbytes <= 9, "a mask holds a bit for each row up to the last one"
+    assert mask is not None
+    assert marked_rows(mask).tolist() == [0, 2, 3, 5, 17, 64]

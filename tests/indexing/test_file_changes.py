@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from indexer.indexing import changes, equal_texts
@@ -140,3 +141,36 @@ def test_every_so_many_epochs_the_whole_corpus_is_compared(given: Settings, comp
     assert [epoch.description.checked_in_full for epoch in store.epochs()] == [1, 1, 3, 3]
     assert compared == {"alone": 2, "in full": 2}
     assert both_ways.SUMMED == {"updated": 4, "in full": 4}
+
+
+def test_a_file_that_never_could_be_read_lets_nights_compare_what_changed(
+    given: Settings, compared: dict[str, int]
+) -> None:
+    corpus = Path(given.corpus.uri)
+    given = given.model_copy(update={"corpus": given.corpus.model_copy(update={"strict": False})})
+    run_here(given)
+    (corpus / "1-bad.parquet").write_bytes(b"no Parquet")
+    assert run_here(given)["quarantined"] == 1
+    for left in (19, 18):
+        write(corpus / "0.parquet", DOCUMENTS[:left])
+        done = run_here(given)
+        assert {name: done[name] for name in ("deleted", "quarantined", "documents")} == {
+            "deleted": 1,
+            "quarantined": 1,
+            "documents": 41 + left,
+        }
+    assert run_here(given)["status"] == "unchanged"
+    # Another reason, then documents, of which one is another file's too.
+    pq.write_table(pa.table({"id": ["more"], "body": ["text"]}), corpus / "1-bad.parquet")
+    run_here(given)
+    assert quarantine(given) == [(None, "wrong_columns")]
+    write(corpus / "1-bad.parquet", [("more", "text"), DOCUMENTS[25]])
+    done = run_here(given)
+    assert (done["new"], done["duplicates"], done["quarantined"]) == (1, 1, 0)
+    assert compared == {"alone": 6, "in full": 1}
+    # Documents that it had stay published while it cannot be read: then the whole corpus tells which.
+    (corpus / "1-bad.parquet").write_bytes(b"no Parquet")
+    assert run_here(given)["kept"] == 1
+    write(corpus / "0.parquet", DOCUMENTS[:17])
+    assert run_here(given)["kept"] == 1
+    assert compared == {"alone": 6, "in full": 3}

@@ -5,9 +5,9 @@ Digests and tables are those of this process; :mod:`tests.indexing.test_historie
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import reduce
-from itertools import count, pairwise
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,42 +16,20 @@ import pyarrow as pa
 import pytest
 
 from indexer import schema
-from indexer.indexing import changes, diff, file_changes, increment
-from indexer.indexing.diff import RangeDiff, merge_masks
+from indexer.indexing import changes, diff, file_changes, increment, unreadable_files
+from indexer.indexing.diff import RangeDiff, Unreadable
 from indexer.indexing.file_changes import FileChanges
 from indexer.indexing.increment import Known
 from indexer.indexing.layout_change import LayoutChange
-from indexer.reasons import QuarantineReason
+from indexer.indexing.unreadable_files import NEVER
 from tests.support.both_ways import said
-
-Row = tuple[str | None, str, str, str | None]
-"""Id, text, payload, and the reason why it was refused while it was read."""
-
-IDS = [f"id-{number:02d}" for number in range(14)]
-
-READ = [reason.value for reason in (QuarantineReason.EMPTY_TEXT, QuarantineReason.BAD_VALUE)]
+from tests.support.edited_corpus import Corpus
 
 MODEL = [reason.value for reason in sorted(diff.FOUND_BY_WORKERS)]
 
 NIGHTS = 8
 
 EDGES: list[list[str]] = [[], ["id-05"], ["id-03", "id-09"], ["", "id-07", "zz"]]
-
-
-def digest(rows: Sequence[Row], payload_columns: int) -> pa.Table:
-    columns = [
-        {
-            "row": at,
-            "id": name,
-            "content_hash": text.encode().ljust(16, b"-"),
-            "payload_hash": f"{payload}{payload_columns}".encode().ljust(8),
-            "text_bytes": len(text),
-            "payload_bytes": 1,
-            "reason": reason,
-        }
-        for at, (name, text, payload, reason) in enumerate(rows)
-    ]
-    return pa.Table.from_pylist(columns, schema.DIGEST_SCHEMA).sort_by("id")
 
 
 @dataclass(frozen=True)
@@ -67,6 +45,8 @@ class State:
         number: Its number.
         checked_in_full: The last epoch for which the whole corpus was compared.
         copied: The ids that have further rows; ``None`` if it does not tell them.
+        unread: Files that could not be read.
+        kept: Documents of such files that stay published.
     """
 
     digests: dict[str, str]
@@ -78,128 +58,8 @@ class State:
     number: int = 0
     checked_in_full: int = 0
     copied: pa.Table | None = None
-
-
-@dataclass
-class Corpus:
-    """Files that are edited at random, and the settings; a changed file has another digest.
-
-    Attributes:
-        files: Rows of every file.
-        digests: Name of every file's digest.
-        tables: Every digest that there ever was by its name.
-        settings: Payload columns and layout.
-    """
-
-    drawn: random.Random
-    files: dict[str, list[Row]] = field(default_factory=dict)
-    digests: dict[str, str] = field(default_factory=dict)
-    tables: dict[str, pa.Table] = field(default_factory=dict)
-    settings: tuple[int, int] = (0, 0)
-    _numbers: "count[int]" = field(default_factory=count)
-
-    def put(self, name: str, rows: list[Row]) -> None:
-        self.files[name], self.digests[name] = rows, f"digest-{next(self._numbers)}"
-        self.tables[self.digests[name]] = digest(rows, self.settings[0])
-
-    def table(self, name: str) -> pa.Table:
-        return self.tables[self.digests[name]]
-
-    def choose(self) -> None:
-        """Other payload columns, for which every file is digested anew, or another layout."""
-        columns, layout = self.settings
-        if self.drawn.random() < 0.5:
-            self.settings = columns, layout + self.drawn.choice((-1, 1))
-            return
-        self.settings = columns + self.drawn.choice((-1, 1)), layout
-        for name, rows in list(self.files.items()):
-            self.put(name, rows)
-
-    def drop(self, name: str) -> None:
-        del self.files[name], self.digests[name]
-
-    def row(self) -> Row:
-        reason = self.drawn.choice(READ) if self.drawn.random() < 0.08 else None
-        if self.drawn.random() < 0.05:
-            return (None, "text", "p", "null_id")
-        return (self.drawn.choice(IDS), self.drawn.choice("ABCDE"), self.drawn.choice("pqr"), reason)
-
-    def unlike(self) -> Row:
-        """A row whose id no file has, if there is one: most corpora have no copies."""
-        used = {name for rows in self.files.values() for name, *_ in rows}
-        free = [name for name in IDS if name not in used]
-        made = self.row()
-        return (self.drawn.choice(free), *made[1:]) if free and made[0] is not None else made
-
-    def edit(self) -> None:
-        kinds = [self.add, self.remove, self.rename, self.rewrite, self.repartition, self.copy, self.move, self.repay]
-        self.drawn.choice([*kinds, self.mend, self.append])()
-
-    def add(self) -> None:
-        make = self.row if self.drawn.random() < 0.3 else self.unlike
-        name = f"f{self.drawn.randrange(9)}"
-        self.put(name, [])
-        for _ in range(self.drawn.randrange(5)):
-            self.put(name, [*self.files[name], make()])
-
-    def _any(self) -> str | None:
-        return self.drawn.choice(sorted(self.files)) if self.files else None
-
-    def remove(self) -> None:
-        if (name := self._any()) is not None and len(self.files) > 1:
-            self.drop(name)
-
-    def rename(self) -> None:
-        if (name := self._any()) is not None:
-            rows = self.files[name]
-            self.drop(name)
-            self.put(f"f{self.drawn.randrange(9)}", rows)
-
-    def rewrite(self) -> None:
-        if (name := self._any()) is not None and self.files[name]:
-            rows = list(self.files[name])
-            at = self.drawn.randrange(len(rows))
-            rows[at] = (rows[at][0], self.drawn.choice("ABCDE"), *rows[at][2:])
-            self.drawn.shuffle(rows)
-            self.put(name, rows)
-
-    def append(self) -> None:
-        if (name := self._any()) is not None:
-            self.put(name, [*self.files[name], self.unlike()])
-
-    def repartition(self) -> None:
-        rows = [row for held in self.files.values() for row in held]
-        self.drawn.shuffle(rows)
-        names = [f"f{self.drawn.randrange(9)}" for _ in range(3)]
-        for name in list(self.files):
-            self.drop(name)
-        for name in dict.fromkeys(names):
-            self.put(name, [row for row in rows if self.drawn.choice(names) == name])
-
-    def copy(self) -> None:
-        if (name := self._any()) is not None and self.files[name]:
-            into = self._any()
-            row = self.drawn.choice(self.files[name])
-            payload = self.drawn.choice((row[2], "r"))
-            self.put(str(into), [*self.files[str(into)], (row[0], row[1], payload, row[3])])
-
-    def move(self) -> None:
-        if (name := self._any()) is not None and self.files[name]:
-            rows = list(self.files[name])
-            row = rows.pop(self.drawn.randrange(len(rows)))
-            self.put(name, rows)
-            into = str(self._any())
-            self.put(into, [*self.files[into], (self.drawn.choice((row[0], *IDS)), *row[1:])])
-
-    def repay(self) -> None:
-        if (name := self._any()) is not None:
-            self.put(name, [(row[0], row[1], self.drawn.choice("pqr"), row[3]) for row in self.files[name]])
-
-    def mend(self) -> None:
-        for name, rows in sorted(self.files.items()):
-            if any(row[3] in READ for row in rows):
-                self.put(name, [(*row[:3], None) if row[3] in READ else row for row in rows])
-                return
+    unread: int = 0
+    kept: int = 0
 
 
 def documents(state: State, ids: Sequence[str] | None = None) -> pa.Table:
@@ -215,25 +75,29 @@ def documents(state: State, ids: Sequence[str] | None = None) -> pa.Table:
     )
 
 
-def chosen(state: State, corpus: Corpus, epoch: int, rhythm: int) -> FileChanges | None:
-    """What a run chooses to look at; ``None`` for all of it."""
-    counts = SimpleNamespace(kept=0, documents=state.rows, duplicates=state.duplicates)
+def job_of(state: State, corpus: Corpus, epoch: int, rhythm: int) -> Any:
+    """What a run would have opened."""
+    counts = SimpleNamespace(kept=state.kept, documents=state.rows, duplicates=state.duplicates)
     copies = None if state.copied is None else "copies"
     described = SimpleNamespace(
-        files="list", to_retry=0, counts=counts, checked_in_full=state.checked_in_full, copies=copies
+        files="list", to_retry=state.unread, counts=counts, checked_in_full=state.checked_in_full, copies=copies
     )
     digests = SimpleNamespace(get_list=lambda _: state.digests, names=lambda: {*corpus.tables})
-    files = [SimpleNamespace(path=name) for name in sorted(corpus.files)]
+    files = [SimpleNamespace(path=name) for name in corpus.names]
     (before, layout), (now, asked) = state.settings, corpus.settings
-    job: Any = SimpleNamespace(
+    return SimpleNamespace(
         published=SimpleNamespace(description=described),
         change=LayoutChange([f"{layout} to {asked}"] if layout != asked else [], payload=before != now),
         epoch=epoch,
         settings=SimpleNamespace(run=SimpleNamespace(full_check_every=rhythm)),
         store=SimpleNamespace(digests=digests),
-        corpus=SimpleNamespace(files=files, digest_name=lambda file: corpus.digests[file.path]),
+        corpus=SimpleNamespace(files=files, digest_name=corpus.digest_name),
     )
-    return file_changes.since_published(job, ())
+
+
+def chosen(state: State, corpus: Corpus, epoch: int, rhythm: int) -> FileChanges | None:
+    """What a run chooses to look at; ``None`` for all of it."""
+    return file_changes.since_published(job_of(state, corpus, epoch, rhythm), corpus.unread)
 
 
 LEFT_OUT = pa.schema(
@@ -255,6 +119,7 @@ def known(state: State, corpus: Corpus, files: FileChanges, low: str | None, hig
         elsewhere,
         pa.Table.from_pylist(rows, LEFT_OUT),
         file_changes._copied(digests, files, low, high),
+        files.left_out,
     )
 
 
@@ -279,24 +144,30 @@ def incremental(state: State, corpus: Corpus, files: FileChanges, edges: list[st
 
 
 def whole(state: State, corpus: Corpus) -> RangeDiff:
-    digests = [corpus.table(name) for name in sorted(corpus.files)]
+    nothing = schema.DIGEST_SCHEMA.empty_table()
+    digests = [nothing if name in corpus.broken else corpus.table(name) for name in corpus.names]
     columns = [{name: row[name] for name in diff.QUARANTINE_COLUMNS} for row in state.quarantine]
     chosen = pa.schema([schema.QUARANTINE_SCHEMA.field(name) for name in diff.QUARANTINE_COLUMNS])
     left_out = pa.Table.from_pylist(columns, chosen)
     differs = state.settings[0] != corpus.settings[0]
-    return diff.compare(digests, documents(state), left_out, None, None, payload_differs=differs)
+    rows = unreadable_files.left_out(job_of(state, corpus, 0, 1), corpus.unread)
+    last = [corpus.tables[name]["id"] for path in corpus.broken if (name := state.digests.get(path, NEVER)) != NEVER]
+    ids = pa.chunked_array([chunk for held in last for chunk in held.chunks], pa.string())
+    unreadable = Unreadable(rows, ids) if corpus.broken else None
+    before = documents(state)
+    return diff.compare(digests, before, left_out, None, None, payload_differs=differs, unreadable=unreadable)
 
 
 def publish(state: State, corpus: Corpus, found: RangeDiff, epoch: int, checked: int) -> State:
     """The epoch that a run makes of a comparison; its workers refuse some documents."""
     drawn = corpus.drawn
-    names = sorted(corpus.files)
+    names = corpus.names
     dropped = set(found.dropped.to_pylist())
     held = {name: hashes for name, hashes in state.documents.items() if name not in dropped}
     quarantine = [row | {"file": names[row["file"]]} for row in found.quarantine.to_pylist()]
-    for masks, may_refuse in ((found.masks, True), (found.payload_masks, False)):
-        for file, mask in masks.items():
-            chosen = set(merge_masks([mask]).tolist())
+    for rows, may_refuse in ((found.rows, True), (found.payload_rows, False)):
+        for file, numbers in rows.items():
+            chosen = set(numbers.tolist())
             for row in corpus.table(names[file]).to_pylist():
                 if row["row"] not in chosen:
                     continue
@@ -309,7 +180,9 @@ def publish(state: State, corpus: Corpus, found: RangeDiff, epoch: int, checked:
     counts = (found.counts["documents"], found.counts["duplicates"])
     # Some epochs do not tell the copies.
     copied = found.copied if drawn.random() < 0.8 else None
-    return State(dict(corpus.digests), held, quarantine, *counts, corpus.settings, epoch, checked, copied)
+    digests = corpus.digests | {path: state.digests.get(path, NEVER) for path in corpus.broken}
+    unread, kept = len(corpus.broken), found.counts["kept"]
+    return State(digests, held, quarantine, *counts, corpus.settings, epoch, checked, copied, unread, kept)
 
 
 def history(seed: int) -> int:
@@ -337,14 +210,16 @@ def history(seed: int) -> int:
         # After a rollback, the published epoch is an earlier one.
         state = drawn.choice(states) if drawn.random() < 0.1 else states[-1]
         files = chosen(state, corpus, epoch, rhythm)
-        is_due = epoch - state.checked_in_full >= rhythm
-        assert (files is None) == (is_due or state.settings[0] != corpus.settings[0]), (seed, night)
+        is_due = epoch - state.checked_in_full >= rhythm or state.settings[0] != corpus.settings[0]
+        was_read = any(state.digests.get(path, NEVER) != NEVER for path in corpus.broken)
+        is_told = state.unread == [*state.digests.values()].count(NEVER)
+        assert (files is None) == (is_due or was_read or not is_told or state.kept > 0), (seed, night)
         all_of_it = whole(state, corpus)
         if files is not None:
             ours, theirs = incremental(state, corpus, files, drawn.choice(EDGES)), told([all_of_it])
             assert ours == comparable(theirs, ours), (seed, night)
             compared += 1
-        differs = bool(all_of_it.masks) or len(all_of_it.dropped) > 0 or all_of_it.quarantine_changed
+        differs = bool(all_of_it.rows) or len(all_of_it.dropped) > 0 or all_of_it.quarantine_changed
         if differs or state.settings != corpus.settings:
             checked = state.checked_in_full if files is not None else epoch
             states.append(publish(state, corpus, all_of_it, epoch, checked))

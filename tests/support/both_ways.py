@@ -8,7 +8,7 @@ import polars as pl
 
 from indexer.indexing import changes, equal_texts
 from indexer.indexing.changes import Changes
-from indexer.indexing.diff import RangeDiff, merge_masks
+from indexer.indexing.diff import RangeDiff, marked_rows
 from indexer.indexing.job import Job
 from indexer.indexing.scan import Unread
 from indexer.publishing import identity
@@ -83,7 +83,7 @@ def _install_known() -> None:
 def said(merged: Changes, found: list[RangeDiff]) -> dict[str, Any]:
     """All that a comparison says, in one order."""
     masks = {
-        name: {file: merge_masks(parts).tolist() for file, parts in sorted(getattr(merged, name).items())}
+        name: {file: marked_rows(mask).tolist() for file, mask in sorted(getattr(merged, name).items())}
         for name in ("masks", "payload_masks")
     }
     ids = {
@@ -98,6 +98,7 @@ def said(merged: Changes, found: list[RangeDiff]) -> dict[str, Any]:
         "copied": merged.copied and sorted((row for part in merged.copied for row in part.to_pylist()), key=str),
         "counts": dict(sorted(merged.counts.items())),
         "digests": merged.digests,
+        "unread_rows": merged.unread_rows,
         "arrivals": sorted(np.concatenate([part.arrivals for part in found]).tolist()),
         "departures": sorted((row for part in found for row in part.departures.to_pylist()), key=str),
     }
