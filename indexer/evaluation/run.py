@@ -22,6 +22,7 @@ from indexer.evaluation.remote_engine import RemoteEngine
 from indexer.evaluation.rerank import Rerank
 from indexer.evaluation.trial import Latency, Trial
 from indexer.evaluation.workbench import RewrittenDocuments, Workbench
+from indexer.inference.compiling import CHARACTERS_PER_TOKEN, PAIR_TOKENS, ExpectedWork
 from indexer.inference.model import Reranker, open_reranker
 from indexer.inference.sequences import TokenSequences
 from indexer.progress import say
@@ -101,9 +102,15 @@ class Evaluation:
     @cached_property
     def rerank(self) -> Rerank:
         """The reranker's engines, started for the first configuration that needs them."""
-        engine, style = self.given_reranker.engine, self.settings.run.progress
-        scorer = self.stack.enter_context(RemoteEngine(self.cluster, engine, "score", style))
+        pairs = len(self.questions.texts) * self.settings.compare.candidates  # no pair is scored twice
+        engine = _expected(self.cluster, pairs * PAIR_TOKENS).fitted(self.given_reranker).engine
+        scorer = self.stack.enter_context(RemoteEngine(self.cluster, engine, "score", self.settings.run.progress))
         return Rerank(self.given_reranker, scorer, self.settings.compare.candidates)
+
+
+def _expected(cluster: Cluster, tokens: float) -> ExpectedWork:
+    """Work that all engines share."""
+    return ExpectedWork(tokens, cluster.workers, cluster.gpus)
 
 
 def _inputs(settings: EvaluateSettings, reranker: Reranker | None) -> list[str]:
@@ -182,17 +189,21 @@ def make_questions(
 def _scores(
     cluster: Cluster, reranker: Reranker, style: Any, queries: Sequence[str], documents: Sequence[str]
 ) -> np.ndarray:
-    with RemoteEngine(cluster, reranker.engine, "score", style) as serving:
-        return serving.score(reranker.tokenizer.pairs(queries, documents))
+    pairs = reranker.tokenizer.pairs(queries, documents)
+    engine = _expected(cluster, pairs.ids.tokens).fitted(reranker).engine
+    with RemoteEngine(cluster, engine, "score", style) as serving:
+        return serving.score(pairs)
 
 
 def _embedded(
     settings: EvaluateSettings, published: Published, questions: Questions, cluster: Cluster
 ) -> tuple[np.ndarray, RewrittenDocuments | None]:
     """Vectors of the queries, and the documents that are asked for by their own words, as altered."""
-    model = published.model
-    with RemoteEngine(cluster, published.make_engine(), "embed", settings.run.progress) as serving:
-        vectors = serving.embed(model.tokenizer.queries(list(questions.texts.values())))
+    queries = published.model.tokenizer.queries(list(questions.texts.values()))
+    tokens = queries.tokens + sum(map(len, questions.altered.values())) / CHARACTERS_PER_TOKEN
+    model = _expected(cluster, tokens).fitted(published.model)
+    with RemoteEngine(cluster, published.make_engine(model), "embed", settings.run.progress) as serving:
+        vectors = serving.embed(queries)
         altered = workbench.rewrite(published, questions.altered, serving.embed) if questions.altered else None
     return vectors, altered
 

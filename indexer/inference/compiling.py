@@ -16,6 +16,12 @@ SAVED_SHARE = 11.0 / PAYS_SECONDS
 CPU_RATE, GPU_RATE = 1.5e11, 3e14
 """FLOP/s of a worker before the first run has measured it: a core in float32 (measured), an H100 (by arithmetic)."""
 
+QUERY_TOKENS, PAIR_TOKENS = 32, 512
+"""Tokens of a query and of a pair, to estimate work before it is read."""
+
+CHARACTERS_PER_TOKEN = 4
+"""Characters of a token, likewise."""
+
 CHOICES = frozenset({"enforce_eager", "compilation_config", "optimization_level"})
 """Engine arguments with which the settings choose themselves."""
 

@@ -14,7 +14,7 @@ from indexer.corpus.files import DataFile
 from indexer.corpus.formats import open_file
 from indexer.corpus.listing import list_files
 from indexer.errors import CorpusError, IndexerError, SettingsError
-from indexer.inference.compiling import ExpectedWork
+from indexer.inference.compiling import PAIR_TOKENS, QUERY_TOKENS, ExpectedWork
 from indexer.inference.model import Model, Reranker, open_reranker
 from indexer.progress import Stopwatch, say
 from indexer.reranking import pairs
@@ -161,8 +161,8 @@ def _open(settings: ScoreSettings, model: Reranker | None) -> ScoreJob:
     return ScoreJob(settings, reranker, published, files, folder, watch)
 
 
-TOKENS: dict[Phase, int] = {"search": 32, "score": 512}
-"""Tokens of a query and of a pair, to estimate work before it is read."""
+TOKENS: dict[Phase, int] = {"search": QUERY_TOKENS, "score": PAIR_TOKENS}
+"""Tokens of what a phase computes, to estimate its work."""
 
 RESULT_COLUMNS = ("score", "truncated")
 """Columns that the results add to the pairs."""

@@ -13,9 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from indexer.cluster.connection import Cluster
 from indexer.errors import IndexerError, SettingsError
 from indexer.evaluation import known_items
 from indexer.evaluation import run as evaluation_run
+from indexer.evaluation.judgements import Questions
 from indexer.evaluation.measures import MRR, NDCG, RECALL
 from indexer.evaluation_settings import KnownItemsSettings
 from indexer.indexing import run
@@ -81,6 +83,17 @@ def indexed(root: Path, chosen: Sequence[python_docs.Document]) -> Path:
     pq.write_table(table, root / "corpus" / "a.parquet")
     run.run(index_settings(root))
     return root
+
+
+def test_few_queries_start_engines_without_compiling(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = evaluate_settings(root, known_items={"count": ASKED})
+    published = open_published(str(root / "index"), "docs")  # with engine arguments that leave the choice
+    asked = Questions({"q": "how to sort a list"}, {})
+    with Cluster(given.cluster) as cluster:
+        vectors, altered = evaluation_run._embedded(given, published, asked, cluster)
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1.0, abs=1e-5)
+    assert altered is None
+    assert "engines start without compiling" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
