@@ -223,8 +223,8 @@ class AdaptSettings(JobSettings):
             raise ValueError("set [titles], [synthetic], or [queries] with [judgements] to train on them")
         if self.synthetic is not None and self.reranker is None:
             raise ValueError("[synthetic] needs a [reranker] to tell good queries from bad ones")
-        if self.train.kind == "reranker" and (self.reranker is None or self.guard is not None):
-            raise ValueError('train.kind = "reranker" adapts the [reranker], and has no [guard]')
+        if self.train.kind == "reranker" and self.reranker is None:
+            raise ValueError('train.kind = "reranker" adapts the model of [reranker], which is missing')
         if "://" in self.output.uri:
             raise ValueError("output.uri: a model is written to a directory that every machine sees, not to a URI")
         return self

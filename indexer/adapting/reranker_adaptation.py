@@ -10,7 +10,7 @@ from indexer.adapting import judge, outcome
 from indexer.adapting.adaptation import Adaptation
 from indexer.adapting.batches import first_pairs
 from indexer.adapting.gate import Measured
-from indexer.adapting.judge import Collection
+from indexer.adapting.judge import Collection, Vectors
 from indexer.adapting.mining import Searched
 from indexer.adapting.pairs import Pair
 from indexer.adapting.training import FirstBatch
@@ -73,8 +73,20 @@ class RerankerAdaptation(Adaptation):
         """The reranker in a directory on the same candidates."""
         return self._judged_by(self._reranker(path))
 
+    @cached_property
+    def _guard_candidates(self) -> dict[str, list[str]]:
+        """What the index's model finds for each of the guard's queries, best first; none without a guard."""
+        if self.guard is None:
+            return {}
+        with self.engine(self.published.make_engine()) as engine:
+            found = judge.vectors(self.published.model, engine, self.guard)
+        return self._first(self.guard, found)
+
     def _judged_by(self, reranker: Reranker) -> Measured:
-        return Measured({self.widths[0]: self._reordered(reranker, self.test, self._test_candidates)})
+        widths = {self.widths[0]: self._reordered(reranker, self.test, self._test_candidates)}
+        if self.guard is None:
+            return Measured(widths)
+        return Measured(widths, self._reordered(reranker, self.guard, self._guard_candidates))
 
     def _reranker(self, path: Path) -> Reranker:
         settings = outcome.model_settings(self.settings, self.base, path)
@@ -84,6 +96,10 @@ class RerankerAdaptation(Adaptation):
         """What the index finds for each query, best first."""
         with self.engine(self.published.make_engine()) as engine:
             found = judge.published_vectors(self.published, engine, collection)
+        return self._first(collection, found)
+
+    def _first(self, collection: Collection, found: Vectors) -> dict[str, list[str]]:
+        """The documents nearest to each query, best first."""
         run = judge.ranked(collection.questions, found, self.widths[0])
         return {name: list(documents)[:REORDERED] for name, documents in run.items()}
 

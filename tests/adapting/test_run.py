@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import tomllib
 from concurrent.futures import Executor
 from pathlib import Path
@@ -15,12 +16,18 @@ import torch
 
 from indexer.adapting import pairs as adapting_pairs
 from indexer.adapting import run as adapting_run
+from indexer.adapting import weights
 from indexer.adapting_settings import AdaptSettings
+from indexer.commands.command import command_line, load
 from indexer.evaluation import measures
 from indexer.evaluation.measures import NDCG
 from indexer.indexing import run as indexing_run
+from indexer.inference import checkpoint
+from indexer.publishing import history
 from indexer.search.published import open_published
 from indexer.settings import ModelSettings, RerankerSettings, Settings
+from indexer.storage.control import ControlStore
+from indexer.toml_text import section
 from tests.support import adapting
 from tests.support.checkpoints import cross_encoder
 from tests.support.local_cluster import LocalCluster
@@ -105,6 +112,15 @@ def settings(root: Path, **sections: Any) -> AdaptSettings:
     return AdaptSettings(**{name: base.get(name, {}) | sections.get(name, {}) for name in {*base, *sections}})
 
 
+def guard(root: Path) -> dict[str, str]:
+    """The collection itself, by its files."""
+    return {
+        "corpus": str(root / "corpus"),
+        "queries": str(root / "queries.jsonl"),
+        "judgements": str(root / "qrels.tsv"),
+    }
+
+
 def folder(root: Path, summary: dict[str, Any]) -> Path:
     """The folder of the run with this summary."""
     reports = (root / "out").glob("*/report.json")
@@ -181,6 +197,47 @@ def test_an_adopted_model_is_a_model_section_away(root: Path, adopted: dict[str,
     assert json.loads((path.parent / "adapt.json").read_text())["parent"]["digest"] in card
 
 
+def _rebuild(root: str, corpus: str, block: str) -> dict[str, Any]:
+    """Indexes anew as the command does with the files of an index and of an adaptation, in a process for vLLM."""
+    torch.set_num_threads(1)
+    given, _ = load(Settings, command_line("test"), ["--config", str(_index_file(root, corpus)), "--config", block])
+    return indexing_run.run(given, cluster=LocalCluster(), rebuild=True)
+
+
+def _index_file(root: str, corpus: str) -> Path:
+    """The file by which the index was made, which pins its model."""
+    base = open_published(f"{root}/index", "docs").model
+    path = Path(base.checkpoint.path)
+    digests = {name: checkpoint.file_digest(path / name) for name in weights.files(path)}
+    sections = {
+        "corpus": {"uri": corpus, "id_column": "_id", "text_columns": ["title", "text"], "payload": ["title", "text"]},
+        "model": {"name": base.settings.name, "max_tokens": 64, "dtype": "float32", "sha256": digests},
+        "engine": EAGER,
+        "index": {"uri": f"{root}/index", "widths": WIDTHS},
+        "run": {"progress": "none"},
+    }
+    file = Path(root) / "index.toml"
+    file.write_text("".join(section(name, keys) for name, keys in sections.items()))
+    return file
+
+
+def test_the_block_as_it_is_rebuilds_the_index_and_a_rollback_brings_the_base_back(
+    root: Path, adopted: dict[str, Any], tmp_path: Path, engine_process: Executor
+) -> None:
+    shutil.copytree(root / "index", tmp_path / "index")
+    before = open_published(str(tmp_path / "index"), "docs")
+    block = folder(root, adopted) / "recommended.toml"
+    assert block.read_text() == adopted["recommendation"]["toml"]
+    summary = engine_process.submit(_rebuild, str(tmp_path), str(root / "corpus"), str(block)).result()
+    assert (summary["status"], summary["indexed"]) == ("published", 90)
+    after = open_published(str(tmp_path / "index"), "docs")
+    assert after.model.settings.name == str(folder(root, adopted) / "model")
+    assert after.model.fingerprint_digest != before.model.fingerprint_digest
+    uri = str(tmp_path / "index")
+    history.rollback(uri, ControlStore(uri, "docs"), before.epoch.number)
+    assert open_published(str(tmp_path / "index"), "docs").model.fingerprint_digest == before.model.fingerprint_digest
+
+
 def test_a_rerun_does_nothing(root: Path, adopted: dict[str, Any], engine_process: Executor) -> None:
     given = settings(root, gates={"max_width_loss": 1.0, "least_gain": -1.0}, merge={"shares": [0.25, 0.5]})
     before = (folder(root, adopted) / "report.json").stat().st_mtime_ns
@@ -191,10 +248,8 @@ def test_a_rerun_does_nothing(root: Path, adopted: dict[str, Any], engine_proces
 @pytest.mark.slow
 def test_a_model_that_was_spoilt_is_refused_and_not_adopted(root: Path, engine_process: Executor) -> None:
     """A learning rate at which nothing is left of the base."""
-    guard = {name: str(root / file) for name, file in
-             (("corpus", "corpus"), ("queries", "queries.jsonl"), ("judgements", "qrels.tsv"))}  # fmt: skip
     train = {"steps": 4, "batch": 8, "mini_batch": 8, "checkpoints": 1, "learning_rate": 0.03}
-    given = settings(root, guard=guard, train=train, merge={"shares": [1.0]})
+    given = settings(root, guard=guard(root), train=train, merge={"shares": [1.0]})
     summary = engine_process.submit(_adapt, given).result()
     assert summary["configurations"][0][NDCG] > 0.5, "there was something to spoil"
     assert summary["status"] == "refused"
@@ -238,8 +293,10 @@ def test_a_reranker_is_trained_on_the_same_pairs_and_judged_by_reordering(
 ) -> None:
     reranker = {"name": cross_encoder(tmp_path), "max_tokens": 64, "dtype": "float32"}
     train = {"kind": "reranker", "steps": 6, "batch": 8, "mini_batch": 8, "checkpoints": 2, "learning_rate": 1e-3}
-    given = settings(root, reranker=reranker, train=train, gates={"max_width_loss": 1.0, "least_gain": -1.0})
+    gates = {"max_width_loss": 1.0, "least_gain": -1.0, "guard_loss": 1.0}
+    given = settings(root, reranker=reranker, train=train, guard=guard(root), gates=gates)
     summary = engine_process.submit(_adapt, given).result()
+    assert summary["guard"]["difference"] == summary["configurations"][1]["difference"], "it is the same collection"
     assert [row["name"] for row in summary["configurations"]] == ["64 base", "64 adapted"]
     assert summary["configurations"][0]["recall@100"] == 1.0, "both reorder what the index finds"
     model = RerankerSettings(**tomllib.loads(summary["recommendation"]["toml"])["reranker"])
