@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -119,14 +120,27 @@ def _pair(row: dict[str, Any]) -> Pair:
     return Pair(**row | {"drawn": json.loads(row["drawn"]), "negatives": negatives})
 
 
-def sentence_transformers_lines(pairs: Iterable[Pair]) -> str:
-    """JSON lines of the trained pairs with ``anchor``, ``positive`` and ``negative_1`` ..., as its losses take them."""
-    rows = (
-        {"anchor": pair.query, "positive": pair.document}
-        | {f"negative_{number}": text for number, text in enumerate(pair.negatives.values(), 1)}
-        for pair in trained(pairs)
-    )
-    return _lines(rows)
+def sentence_transformers_lines(pairs: Sequence[Pair]) -> str:
+    """JSON lines of the trained pairs with ``anchor``, ``positive`` and ``negative_1`` ..., as its losses take them.
+
+    Every row has as many negatives, since a missing one would be a null that no loss takes. Documents of other pairs,
+    which are negatives in a batch anyway, fill up.
+    """
+    kept, known = trained(pairs), answers(pairs)
+    most = max((len(pair.negatives) for pair in kept), default=0)
+    rows = []
+    for at, pair in enumerate(kept):
+        others = (one.document for one in (*kept[at + 1 :], *kept[:at]) if _is_other(pair, one, known[key(pair.query)]))
+        negatives = [*pair.negatives.values(), *islice(others, most - len(pair.negatives))]
+        numbered = {f"negative_{number}": text for number, text in enumerate(negatives, 1)}
+        rows.append({"anchor": pair.query, "positive": pair.document} | numbered)
+    return _lines(row for row in rows if len(row) == most + 2)  # fewer where hardly any other document is left
+
+
+def _is_other(pair: Pair, other: Pair, answering: frozenset[str]) -> bool:
+    """Whether another pair's document neither answers a pair's query nor is one of its negatives."""
+    known = names(other.document_id, other.document)
+    return other.document_id not in pair.negatives and known.isdisjoint(answering)
 
 
 def swift_lines(pairs: Iterable[Pair]) -> str:

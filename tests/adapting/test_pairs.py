@@ -33,6 +33,23 @@ def test_rows_are_what_other_trainers_read() -> None:
     assert [turn[0]["content"] for turn in row["negative_messages"]] == ["one", "two"]
 
 
+def test_every_row_for_sentence_transformers_has_as_many_negatives() -> None:
+    """A null in place of a text ends a training of sentence-transformers."""
+    one, two, three, four, *more = made(6)
+    given = [
+        replace(one, negatives={"a": "one", "b": "two"}),
+        replace(two, negatives={"d2": "document 2"}),
+        replace(three, query="query 1"),  # another answer of the second query
+        replace(four, document="Document  1"),  # the second pair's document, as another text
+        *more,
+    ]
+    rows = [json.loads(line) for line in pairs.sentence_transformers_lines(given).splitlines()]
+    assert [sorted(row) for row in rows] == [["anchor", "negative_1", "negative_2", "positive"]] * 6
+    assert (rows[0]["negative_1"], rows[0]["negative_2"]) == ("one", "two")
+    assert [rows[1]["negative_1"], rows[1]["negative_2"]] == ["document 2", "document 4"]
+    assert "document 1" not in {rows[2]["negative_1"].casefold(), rows[2]["negative_2"].casefold()}
+
+
 def held_apart(found: list[Pair]) -> None:
     """No query and no document of validation or test is in training, by id or by text."""
     kept = [pair for pair in found if pair.split == "train"]
