@@ -22,7 +22,7 @@ from indexer.evaluation.remote_engine import RemoteEngine
 from indexer.evaluation.rerank import Rerank
 from indexer.evaluation.trial import Latency, Trial
 from indexer.evaluation.workbench import RewrittenDocuments, Workbench
-from indexer.inference.compiling import CHARACTERS_PER_TOKEN, PAIR_TOKENS, ExpectedWork
+from indexer.inference.compiling import BYTES_PER_TOKEN, PAIR_TOKENS, ExpectedWork
 from indexer.inference.model import Reranker, open_reranker
 from indexer.inference.sequences import TokenSequences
 from indexer.progress import say
@@ -200,7 +200,7 @@ def _embedded(
 ) -> tuple[np.ndarray, RewrittenDocuments | None]:
     """Vectors of the queries, and the documents that are asked for by their own words, as altered."""
     queries = published.model.tokenizer.queries(list(questions.texts.values()))
-    tokens = queries.tokens + sum(map(len, questions.altered.values())) / CHARACTERS_PER_TOKEN
+    tokens = queries.tokens + sum(len(text.encode()) for text in questions.altered.values()) / BYTES_PER_TOKEN
     model = _expected(cluster, tokens).fitted(published.model)
     with RemoteEngine(cluster, published.make_engine(model), "embed", settings.run.progress) as serving:
         vectors = serving.embed(queries)

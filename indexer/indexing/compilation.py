@@ -5,12 +5,9 @@ from itertools import islice
 from indexer.indexing.estimate import last_run
 from indexer.indexing.job import Job
 from indexer.inference import compiling
-from indexer.inference.compiling import ExpectedWork
+from indexer.inference.compiling import BYTES_PER_TOKEN, ExpectedWork
 from indexer.inference.model import Model
 from indexer.reporting.runs import NIGHTS
-
-BYTES_PER_TOKEN = 4.0
-"""Bytes of text per token of English; Chinese has about as many."""
 
 
 def fitted(job: Job, text_bytes: int, workers: int, *, gpus: bool) -> Model:
@@ -27,7 +24,7 @@ def fitted(job: Job, text_bytes: int, workers: int, *, gpus: bool) -> Model:
         seconds = tokens / last.tokens_per_second
     else:
         seconds = ExpectedWork(tokens, workers, gpus).seconds(job.model)
-    return compiling.fitted(job.model, seconds, last_cost(job))
+    return compiling.fitted(job.model, seconds, last_cost(job), gpus=gpus)
 
 
 def last_cost(job: Job) -> float | None:
