@@ -1,6 +1,7 @@
 """Column names and Arrow schemas: the contract between the stages.
 
-A row of a width table is one chunk of one document, keyed by (``id``, ``chunk``). Chunk 0 is the whole document unless
+A row of a width table is one chunk of one document, keyed by (``id``, ``chunk``). So is a row of the table of token
+vectors, which an index of a late-interaction model has in place of them. Chunk 0 is the whole document unless
 chunking is on. A row of the table of documents is one document: its payload and the key of chunk 0, without a vector.
 """
 
@@ -27,6 +28,9 @@ CHUNK_HASH = "chunk_hash"
 """Hash of a chunk's token ids, in tables whose long documents are split: a chunk with known ids keeps its vector."""
 
 VECTOR = "vector"
+
+TOKENS = "tokens"
+"""Name of the table of token vectors, behind the index's."""
 
 RESERVED = frozenset({ID, CHUNK, CHAR_START, CHAR_END, CONTENT_HASH, PAYLOAD_HASH, CHUNK_HASH, VECTOR})
 """Names that a payload column may not have."""
@@ -77,19 +81,23 @@ QUARANTINE_SCHEMA = pa.schema(
 """Documents left out, each with a reason; ``detail`` never holds text of the document."""
 
 
-def width_schema(width: int, precision: str, payload: pa.Schema, *, chunk_hashes: bool = False) -> pa.Schema:
-    """Schema of one width table.
+def width_schema(
+    width: int, precision: str, payload: pa.Schema, *, chunk_hashes: bool = False, per_token: bool = False
+) -> pa.Schema:
+    """Schema of one width table, or of the table of token vectors.
 
     Args:
         width: Matryoshka width, the length of every vector.
         precision: ``float32`` or ``float16``, how the vector components are stored.
         payload: Columns copied from the corpus, in their order.
         chunk_hashes: Whether every chunk has a hash of its token ids.
+        per_token: Whether a row has a list of vectors, one of each token, instead of one vector.
 
     Returns:
         Key columns, payload, hashes and the vector, without metadata.
     """
-    vector = pa.field(VECTOR, pa.list_(ARROW_PRECISION[precision], width), nullable=False)
+    one = pa.list_(ARROW_PRECISION[precision], width)
+    vector = pa.field(VECTOR, pa.list_(one) if per_token else one, nullable=False)
     chunk = [pa.field(CHUNK_HASH, CHUNK_HASH_TYPE, nullable=False)] if chunk_hashes else []
     return pa.schema([*KEY_FIELDS, *payload, *HASH_FIELDS, *chunk, vector])
 
@@ -117,6 +125,8 @@ class Layout:
         chunk_hashes: Whether every chunk has a hash of its token ids.
         repeated: Payload columns that the width tables have too, where a table of documents has the payload; ``None``
             where every width table has all of it.
+        per_token: Whether a row has a vector of each of its tokens, as a late-interaction model gives them. They have
+            one width, and one table named after them.
     """
 
     name: str
@@ -127,10 +137,14 @@ class Layout:
     payload: pa.Schema
     chunk_hashes: bool = False
     repeated: tuple[str, ...] | None = None
+    per_token: bool = False
 
     def table(self, width: int) -> str:
-        """Name of a width table, e.g. ``docs_d256`` or, in the third generation, ``docs_g3_d256``."""
-        return self._name(f"d{width}")
+        """Name of a width table, e.g. ``docs_d256`` or, in the third generation, ``docs_g3_d256``.
+
+        The table of token vectors is ``docs_tokens``.
+        """
+        return self._name(TOKENS if self.per_token else f"d{width}")
 
     @property
     def quarantine(self) -> str:
@@ -148,7 +162,7 @@ class Layout:
         stored = self.payload
         if self.repeated is not None:
             stored = pa.schema([field for field in stored if field.name in self.repeated])
-        return width_schema(width, self.precision, stored, chunk_hashes=self.chunk_hashes)
+        return width_schema(width, self.precision, stored, chunk_hashes=self.chunk_hashes, per_token=self.per_token)
 
     def schemas(self) -> dict[str, pa.Schema]:
         """Schema of every table by name: those of the widths, then the documents', the quarantine's last."""
@@ -167,6 +181,7 @@ class Layout:
             # Left out where it is not so: names of shards that were staged before there were hashes stay.
             **({"chunk_hashes": True} if self.chunk_hashes else {}),
             **({"repeated": list(self.repeated)} if self.repeated is not None else {}),
+            **({"per_token": True} if self.per_token else {}),
         }
 
     @property

@@ -12,6 +12,7 @@ from indexer.adapting.sources import Texts
 from indexer.adapting_settings import AdaptSettings
 from indexer.evaluation import judgements, known_items
 from indexer.search.published import Published, open_published
+from indexer.search.query_vectors import refuse_token_vectors
 
 SAMPLE = 200
 """Documents whose tokens are counted."""
@@ -55,6 +56,7 @@ def plan(settings: AdaptSettings) -> dict[str, Any]:
         CorpusError: Queries or judgements cannot be used.
     """
     published = open_published(settings.index.uri, settings.index.name, engine=settings.engine.arguments)
+    refuse_token_vectors(published.epoch, "jobs.adapt")
     names = known_items.drawn(published.snapshot, SAMPLE)
     texts = Texts(published, settings.titles.query if settings.titles else None)
     lengths = _lengths(settings, published, texts, names)

@@ -13,6 +13,7 @@ from indexer.evaluation import report
 from indexer.inference.model import Reranker, open_reranker
 from indexer.progress import say
 from indexer.search.published import Published, open_published
+from indexer.search.query_vectors import refuse_token_vectors
 from indexer.storage.put_once import PutOnceFolder
 from indexer.storage.records import canonical
 
@@ -33,6 +34,7 @@ def run(settings: AdaptSettings, cluster: Cluster | None = None) -> dict[str, An
         IndexerError: Anything else that ends the run.
     """
     published = open_published(settings.index.uri, settings.index.name, engine=settings.engine.arguments)
+    refuse_token_vectors(published.epoch, "jobs.adapt")
     reranker = open_reranker(settings.reranker, settings.engine) if settings.reranker else None
     name = f"epoch-{published.epoch.number:06d}-{report.identity(settings, _inputs(settings, published, reranker))}"
     folder = PutOnceFolder(settings.output.uri, name, "output.uri")

@@ -17,6 +17,7 @@ from indexer.evaluation.run import make_questions
 from indexer.inference.model import Model, open_model, open_reranker
 from indexer.progress import say
 from indexer.search.published import Published, open_published
+from indexer.search.query_vectors import refuse_token_vectors
 from indexer.settings import EvaluateSettings
 
 DOCUMENTS = 2000
@@ -51,6 +52,7 @@ def compare(
         EngineError: vLLM has no such quantisation here.
     """
     published = open_published(settings.index.uri, settings.index.name, engine=settings.engine.arguments)
+    refuse_token_vectors(published.epoch, "jobs.evaluate")
     plain = published.model
     if plain.settings.quantization is not None:
         raise SettingsError(
@@ -65,8 +67,7 @@ def compare(
         say(f"{len(texts):,} documents and {len(questions.texts):,} queries, embedded twice")
         exact, quantised = (_vectors(settings, cluster, one, texts, questions) for one in (plain, other))
     cosines = (exact[0] * quantised[0]).sum(axis=1)
-    tokens = plain.tokenizer.documents(list(texts.values()))
-    rows = [list(texts)[row] for row in tokens.row]
+    rows = [list(texts)[row] for row in plain.tokenizer.documents(list(texts.values())).row]
     before, after = (_ndcg(queries, documents, rows, questions) for documents, queries in (exact, quantised))
     return {
         "quantization": quantization,

@@ -28,6 +28,7 @@ from indexer.inference.sequences import TokenSequences
 from indexer.progress import say
 from indexer.search.hits import Hit
 from indexer.search.published import Published, open_published
+from indexer.search.query_vectors import refuse_token_vectors
 from indexer.settings import EvaluateSettings
 from indexer.storage import vector_index
 from indexer.storage.put_once import PutOnceFolder
@@ -136,6 +137,7 @@ def run(settings: EvaluateSettings, cluster: Cluster | None = None) -> dict[str,
         IndexerError: Anything else that ends the run.
     """
     published = open_published(settings.index.uri, settings.index.name, engine=settings.engine.arguments)
+    refuse_token_vectors(published.epoch, "jobs.evaluate")
     reranker = open_reranker(settings.reranker, settings.engine) if settings.reranker else None
     # One folder for each epoch and way of evaluating it.
     name = f"epoch-{published.epoch.number:06d}-{report.identity(settings, _inputs(settings, reranker))}"

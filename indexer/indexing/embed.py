@@ -21,11 +21,12 @@ from indexer.inference.embed_inputs import EmbedTokenizer, TokenBatch
 from indexer.inference.engine import Embedder
 from indexer.inference.model import Model
 from indexer.inference.sequences import TokenSequences
+from indexer.inference.text_vectors import NONE, TextVectors
 from indexer.progress import Stopwatch
 from indexer.reasons import QuarantineReason
 from indexer.schema import Layout
 from indexer.steps import step
-from indexer.storage import tables
+from indexer.storage import tables, vector_columns
 from indexer.storage.control import ControlStore
 from indexer.storage.records import Receipt
 
@@ -37,8 +38,8 @@ class Batch:
     Attributes:
         hashes: Hash of every chunk's ids, where tables have them.
         known: Numbers of the chunks whose vectors are published.
-        known_vectors: Their vectors, float32, shape (known, width).
-        vectors: Vector of every chunk, float32, shape (chunks, dimension); of known ones up to their width.
+        known_vectors: Their vectors.
+        vectors: Vectors of every chunk, at full width; of known ones up to their width.
     """
 
     ids: pa.Array
@@ -51,8 +52,8 @@ class Batch:
     refused: dict[int, QuarantineReason]
     hashes: list[bytes] = field(default_factory=list)
     known: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    known_vectors: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
-    vectors: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    known_vectors: TextVectors = NONE
+    vectors: TextVectors = NONE
 
     @property
     def kept(self) -> np.ndarray:
@@ -74,14 +75,18 @@ class Batch:
         """Chunks to embed."""
         return len(self.tokens.ids) - self.known.size
 
-    def fill(self, embedded: np.ndarray) -> None:
+    def fill(self, embedded: TextVectors) -> None:
         """Takes the vectors of the unknown chunks, and adds the known ones."""
         if not self.known.size:
             self.vectors = embedded
             return
-        self.vectors = np.zeros((len(self.tokens.ids), embedded.shape[1]), np.float32)
-        self.vectors[self.known, : self.known_vectors.shape[1]] = self.known_vectors
-        self.vectors[self.unknown] = embedded
+        unknown = self.unknown
+        counts = np.zeros(len(self.tokens.ids), np.int64)
+        counts[self.known], counts[unknown] = self.known_vectors.counts, embedded.counts
+        self.vectors = TextVectors(np.zeros((int(counts.sum()), embedded.flat.shape[1]), np.float32), counts)
+        flat, width = self.vectors.flat, self.known_vectors.flat.shape[1]
+        flat[self.vectors.places(self.known), :width] = self.known_vectors.flat
+        flat[self.vectors.places(unknown)] = embedded.flat
 
 
 @dataclass
@@ -92,7 +97,7 @@ class ShardInFlight:
         batches: Its documents.
         unread: Quarantine rows of files that changed or vanished since the comparison.
         sampled: Number of the sampled row among the kept ones.
-        again: That row's vector, computed again alone: float32, shape (1, dimension); empty without rows.
+        again: That row's vectors, computed again alone: float32, shape (its vectors, dimension); empty without rows.
     """
 
     batches: list[Batch]
@@ -154,26 +159,33 @@ class EmbedPipeline(Pipeline[Shard, Embedder, ShardInFlight, Receipt]):
         """
         with watch("engine"):
             wanted = TokenSequences.join([batch.tokens.ids.take(batch.unknown) for batch in held.batches])
-            vectors = self._engine.embed(wanted) if len(wanted) else np.empty((0, self._engine.dimension), np.float32)
+            vectors = self._embedded(wanted)
             start = 0
             for batch in held.batches:
-                batch.fill(vectors[start : start + batch.embedded_chunks])
+                batch.fill(vectors.part(start, start + batch.embedded_chunks))
                 start += batch.embedded_chunks
                 self._refuse_unusable(batch)
             kept = TokenSequences.join([batch.tokens.ids.take(batch.kept) for batch in held.batches])
             if len(kept):
                 held.sampled %= len(kept)
-                held.again = self._engine.embed(kept.take([held.sampled]))
+                held.again = self._embedded(kept.take([held.sampled])).flat
+
+    def _embedded(self, ids: TokenSequences) -> TextVectors:
+        """The vectors of chunks that are stored, at full width."""
+        if not len(ids):
+            return TextVectors(np.empty((0, self._engine.dimension), np.float32), np.empty(0, np.int64))
+        return TextVectors.of(self._engine.embed(ids), ids, self._tokenizer.stored(ids))
 
     def _refuse_unusable(self, batch: Batch) -> None:
-        """Recomputes alone each vector that is not finite or has no norm; refuses its document if it fails again."""
+        """Recomputes alone a chunk with a vector that is not finite or has no norm; else refuses its document."""
         narrowest = min(self._target.layout.widths)
-        for sequence in matryoshka.unusable_rows(batch.vectors, narrowest):
-            again = self._engine.embed(batch.tokens.ids.take([sequence]))
-            if matryoshka.unusable_rows(again, narrowest).size:
+        vectors = batch.vectors
+        for sequence in vectors.owners(matryoshka.unusable_rows(vectors.flat, narrowest)):
+            again = self._embedded(batch.tokens.ids.take([sequence]))
+            if matryoshka.unusable_rows(again.flat, narrowest).size:
                 batch.refused[int(batch.tokens.row[sequence])] = QuarantineReason.BAD_VECTOR
             else:
-                batch.vectors[sequence] = again[0]
+                vectors[sequence][:] = again.flat
 
     def _store(self, piece: Shard, held: ShardInFlight, watch: Stopwatch) -> Receipt:
         """Stages the rows of every table and puts the receipt."""
@@ -205,13 +217,20 @@ class EmbedPipeline(Pipeline[Shard, Embedder, ShardInFlight, Receipt]):
         return self._control.receipts(self._target.epoch).put(receipt)
 
     def _sampled_cosine(self, held: ShardInFlight, fragments: Mapping[str, list[dict[str, Any]]]) -> float | None:
-        """Cosine of a stored vector to the recomputed one: checks order, cut, precision and writing in one number."""
+        """Cosine of a stored vector to the recomputed one: checks order, cut, precision and writing in one number.
+
+        Of a row with several vectors it is the least one.
+        """
         if not held.again.size:
             return None
         width = max(self._target.layout.widths)
         name = self._target.layout.table(width)
-        stored = tables.read_staged_vector(self._target.uri, name, fragments[name], held.sampled)
-        return float(stored @ matryoshka.cut(held.again, width)[0] / max(float(np.linalg.norm(stored)), 1e-12))
+        stored = tables.read_staged_vectors(self._target.uri, name, fragments[name], held.sampled)
+        again = matryoshka.cut(held.again, width)
+        if len(stored) != len(again):
+            return -1.0
+        cosines = (stored * again).sum(axis=1) / np.maximum(np.linalg.norm(stored, axis=1), 1e-12)
+        return float(cosines.min())
 
 
 def _admitted(model: Model, target: Target, control: ControlStore) -> Embedder:
@@ -247,7 +266,10 @@ def _tables(batches: Sequence[Batch], layout: Layout) -> dict[str, pa.Table]:
     for batch in batches:
         kept = batch.kept
         chunks = _columns(batch, kept, schemas[layout.table(layout.widths[0])])
-        vectors = matryoshka.columns(batch.vectors[kept], layout.widths, layout.precision)
+        stored = batch.vectors.take(kept)
+        vectors = matryoshka.columns(stored.flat, layout.widths, layout.precision)
+        if layout.per_token:
+            vectors = {width: vector_columns.grouped(column, stored.counts) for width, column in vectors.items()}
         found = {layout.table(width): chunks | {schema.VECTOR: column} for width, column in vectors.items()}
         if layout.documents is not None:
             found[layout.documents] = _columns(batch, kept & (batch.tokens.chunk == 0), schemas[layout.documents])

@@ -10,7 +10,7 @@ import pyarrow as pa
 from indexer.corpus.documents import Corpus, open_corpus
 from indexer.corpus.types import common_type, without_null_type
 from indexer.errors import SettingsError
-from indexer.indexing import cost
+from indexer.indexing import cost, token_index
 from indexer.indexing.contradictions import Contradiction, of_vectors, refusal, stored_payload
 from indexer.indexing.layout_change import NO_CHANGE, LayoutChange, gives, impossible, layout_change
 from indexer.indexing.searched import check_searched, search_differs
@@ -113,6 +113,7 @@ def open_job(settings: Settings, model: Model | None = None, *, rebuild: Rebuild
     """
     listed = open_corpus(settings.corpus)
     model = model or open_model(settings.model, settings.engine)
+    settings = token_index.fitted(settings, model)
     index = settings.index
     wide = tuple(sorted(index.widths, reverse=True))
     matryoshka.check(wide, model.checkpoint.dimension)
@@ -128,7 +129,8 @@ def open_job(settings: Settings, model: Model | None = None, *, rebuild: Rebuild
     splits = settings.model.overflow == "chunk"
     hashes = published.description.layout.chunk_hashes if published else splits
     layout = Layout(index.name, generation, wide, index.precision, index.metric, corpus.payload, hashes)
-    layout = replace(layout, repeated=_repeated(settings, corpus.payload, latest))
+    per_token = model.late_interaction is not None
+    layout = replace(layout, repeated=_repeated(settings, corpus.payload, latest), per_token=per_token)
     change, found = _compared(published, settings, model, layout, stored)
     told = f"the published index was built with other settings: {', '.join([*map(str, found), *change.differences])}"
     if published and found and not rebuild:
@@ -201,9 +203,9 @@ def _check_max_tokens(settings: Settings, model: Model) -> None:
     config = model.checkpoint.config
     most = config.get("max_position_embeddings")
     scaled = config.get("rope_scaling") or "hf_overrides" in settings.engine.arguments
-    if most is not None and not scaled and settings.model.max_tokens > int(most):
+    if most is not None and not scaled and model.max_tokens > int(most):
         raise SettingsError(
-            f"model.max_tokens: {settings.model.max_tokens} is above the {most} positions of {settings.model.name}"
+            f"model.max_tokens: {model.max_tokens} is above the {most} positions of {settings.model.name}"
         )
 
 

@@ -18,7 +18,8 @@ from indexer.indexing.job import Job
 from indexer.inference import environment
 from indexer.inference.engine import Embedder
 from indexer.inference.reference import Probes, Reference, probe
-from indexer.storage import lookups, tables
+from indexer.inference.sequences import TokenSequences
+from indexer.storage import lookups, vector_columns
 from indexer.storage.control import ControlStore
 from indexer.storage.description import EngineRecord
 from indexer.storage.records import Epoch
@@ -115,6 +116,7 @@ def make_judge(job: Job, unread: Collection[str]) -> Judge:
         ids, vectors = sample(job, job.published, unread)
         before = job.published.description.engine
     documents = len(ids)
+    places = [np.flatnonzero(job.model.tokenizer.stored(TokenSequences.of([row]))) for row in ids]
     if before is not None:
         known = Probes.decoded(before.probe_ids, before.probe_vectors)
         ids, vectors = [*ids, *known.ids], [*vectors, *known.vectors]
@@ -124,7 +126,7 @@ def make_judge(job: Job, unread: Collection[str]) -> Judge:
         name=job.model.fingerprint_digest,
         epoch=job.epoch,
         arguments=dict(job.model.engine_settings.arguments),
-        reference=Reference(number, least, made_with, ids, vectors, documents),
+        reference=Reference(number, least, made_with, ids, vectors, documents, places),
     )
 
 
@@ -137,8 +139,8 @@ def sample(job: Job, published: Epoch, unread: Collection[str]) -> tuple[list[li
         unread: Names of the digests of files that could not be read.
 
     Returns:
-        Token ids, and the vector of each at the widest stored width, float32, shape (width,); one chunk or more of at
-        most ``gates.published_documents`` documents.
+        Token ids, and the vectors of each at the widest stored width, float32, shape (its vectors, width); one chunk or
+        more of at most ``gates.published_documents`` documents.
     """
     texts = _unchanged_texts(job, published, unread)
     chosen = _spread(sorted(texts, key=lambda name: len(texts[name])), job.settings.gates.published_documents)
@@ -146,7 +148,7 @@ def sample(job: Job, published: Epoch, unread: Collection[str]) -> tuple[list[li
     widest = published.tables[0]
     rows = lookups.lookup(job.settings.index.uri, widest.name, widest.version, chosen, [*KEY, schema.VECTOR])
     keys = zip(*(rows[name].to_pylist() for name in KEY), strict=True)
-    stored = dict(zip(keys, tables.to_matrix(rows[schema.VECTOR]), strict=True)) if rows.num_rows else {}
+    stored = dict(zip(keys, vector_columns.each(rows[schema.VECTOR]), strict=True))
     ids: list[list[int]] = []
     vectors: list[np.ndarray] = []
     left = TOKENS

@@ -66,7 +66,7 @@ def _described(job: Job, found: Changes, gates: Sequence[Gate], budget: float | 
     shards = estimate.left_shards(job, found)
     taken = estimate.of_shards(job, shards)
     to_embed = sum(shard.documents for shard in shards)
-    itemsize = np.dtype(matryoshka.STORED[job.settings.index.precision]).itemsize
+    itemsize = np.dtype(matryoshka.STORED[job.settings.index.precision]).itemsize * _vectors_per_row(job, taken)
     rows = {width: _written_rows(job, found, taken, to_embed, width) for width in job.layout.widths}
     return {
         "epoch": job.epoch,
@@ -82,15 +82,29 @@ def _described(job: Job, found: Changes, gates: Sequence[Gate], budget: float | 
         "estimated_gpu_hours": None if taken.gpu_hours is None else round(taken.gpu_hours, 4),
         "estimated_money": None if taken.money is None else round(taken.money, 2),
         "estimated_by": taken.basis,
-        "vector_bytes": {job.layout.table(width): taken.chunks * width * itemsize for width in job.layout.widths},
+        "vector_bytes": {
+            job.layout.table(width): round(taken.chunks * width * itemsize) for width in job.layout.widths
+        },
         "written_rows": {job.layout.table(width): written for width, written in rows.items()},
-        "written_bytes": {job.layout.table(width): written * width * itemsize for width, written in rows.items()},
+        "written_bytes": {
+            job.layout.table(width): round(written * width * itemsize) for width, written in rows.items()
+        },
         "table_bytes": {} if job.published is None else {table.name: table.bytes for table in job.published.searched},
         "removed_tables": _removed_tables(job),
         "gates": {gate.name: gate.measured for gate in gates},
         "refused": [*(str(gate) for gate in gates if not gate.holds), *_above(taken, budget)],
         "conventions": job.model.conventions(),
     }
+
+
+def _vectors_per_row(job: Job, taken: Estimate) -> float:
+    """Vectors of a row: one, or by the estimate one of each token, those of punctuation included."""
+    if not job.layout.per_token:
+        return 1
+    if taken.chunks or job.published is None:
+        return taken.tokens / max(1, taken.chunks)
+    known = job.published.description.run
+    return known.tokens / max(1, known.chunks)
 
 
 def _written_rows(job: Job, found: Changes, taken: Estimate, to_embed: int, width: int) -> int:

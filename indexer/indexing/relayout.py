@@ -76,8 +76,16 @@ def _source(published: Epoch, width: int | None) -> tuple[TableState | Documents
     if width is None:
         return published.payload_table, PIECE_DOCUMENTS
     source = source_table(published, width)
-    rows = max(1, PIECE_BYTES // (4 * source.width))
+    rows = max(1, PIECE_BYTES // _vector_bytes(published, source))
     return source, rows if published.documents is None else min(rows, PIECE_DOCUMENTS)
+
+
+def _vector_bytes(published: Epoch, source: TableState) -> int:
+    """Bytes of a row's vectors in float32; of token vectors at most, on average, by the table's bytes."""
+    if not published.description.layout.per_token:
+        return 4 * source.width
+    stored = 2 if published.description.layout.precision == "float16" else 4
+    return max(4 * source.width, source.bytes * 4 // stored // max(1, source.rows))
 
 
 def copy(target: Target, work: CopiedPiece) -> Receipt:
@@ -124,7 +132,8 @@ def _rows(rows: pa.Table, precision: str, wanted: pa.Schema) -> pa.Table:
     """Rows with the columns of another table."""
     columns = {name: rows[name] for name in rows.schema.names}
     if schema.VECTOR in wanted.names:
-        width = wanted.field(schema.VECTOR).type.list_size
+        vectors = wanted.field(schema.VECTOR).type
+        width = (vectors.value_type if tables.is_multivector(vectors) else vectors).list_size
         columns[schema.VECTOR] = at_width(rows[schema.VECTOR], width, precision)
     return pa.table([_cast(columns.get(field.name), field, rows.num_rows) for field in wanted], wanted)
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 from indexer import schema
 from indexer.inference import matryoshka
 from indexer.schema import Layout
-from indexer.storage import lookups, tables
+from indexer.storage import lookups, tables, vector_columns
 from indexer.storage.records import Epoch, TableState
 
 CHUNK_COLUMNS = (schema.ID, schema.CHUNK, schema.CHAR_START, schema.CHAR_END)
@@ -70,11 +70,13 @@ def at_width(vectors: pa.Array | pa.ChunkedArray, width: int, precision: str) ->
     """Stored vectors at a width and precision, unit vectors as they were; unchanged where they fit.
 
     Args:
-        vectors: Fixed-size lists of unit vectors.
+        vectors: Unit vectors, one or several of each row.
         width: At most their length.
         precision: ``float32`` or ``float16``.
     """
     whole = vectors.combine_chunks() if isinstance(vectors, pa.ChunkedArray) else vectors
+    if tables.is_multivector(whole.type):
+        return vector_columns.grouped(at_width(whole.flatten(), width, precision), vector_columns.counts(whole))
     wanted = schema.ARROW_PRECISION[precision]
     if (whole.type.list_size, whole.type.value_type) == (width, wanted):
         return whole

@@ -9,7 +9,7 @@ import numpy as np
 
 from indexer.cluster.connection import Cluster
 from indexer.corpus.documents import Corpus, first_texts, open_corpus
-from indexer.errors import CorpusError, IndexerError
+from indexer.errors import CorpusError, IndexerError, SettingsError
 from indexer.inference import sweep
 from indexer.inference.model import Model, open_model
 from indexer.inference.sequences import TokenSequences
@@ -42,10 +42,12 @@ def tune(settings: Settings, written: Path) -> dict[str, Any]:
 
     Raises:
         CorpusError: The corpus has no text to try.
-        SettingsError: The model cannot be loaded.
+        SettingsError: The model cannot be loaded, or it gives a vector of every token.
         IndexerError: No setting works.
     """
     model = open_model(settings.model, EngineSettings())
+    if model.late_interaction is not None:
+        raise SettingsError(f"--tune times engines with a vector of each text; of {settings.model.name} set [engine]")
     ids = model.tokenizer.documents(_sample(open_corpus(settings.corpus))).ids
     found: list[Timing] = []
     with Cluster(settings.cluster) as cluster:

@@ -21,6 +21,17 @@ def check_vectors(vectors: np.ndarray, dimension: int) -> None:
     Raises:
         UnusableModel: Wrong width, not finite, not of unit norm, or two vectors are the same.
     """
+    check_unit(vectors, dimension)
+    cosines = vectors @ vectors.T
+    np.fill_diagonal(cosines, -1.0)
+    if cosines.max() > SAME_COSINE:
+        raise UnusableModel(
+            "the model gives the same vector for different texts; its weights were loaded wrongly; check the checkpoint"
+        )
+
+
+def check_unit(vectors: np.ndarray, dimension: int) -> None:
+    """Refuses vectors that are not unit vectors of the model's width; arguments and errors as above."""
     if vectors.shape[1] != dimension:
         raise UnusableModel(f"the model gives vectors of width {vectors.shape[1]}, not {dimension}")
     if not np.isfinite(vectors).all():
@@ -28,12 +39,6 @@ def check_vectors(vectors: np.ndarray, dimension: int) -> None:
     norms = np.linalg.norm(vectors, axis=1)
     if np.abs(norms - 1).max() > NORM_TOLERANCE:
         raise UnusableModel(f"the model gives vectors of norm {norms.min():.4f} to {norms.max():.4f}, not 1")
-    cosines = vectors @ vectors.T
-    np.fill_diagonal(cosines, -1.0)
-    if cosines.max() > SAME_COSINE:
-        raise UnusableModel(
-            "the model gives the same vector for different texts; its weights were loaded wrongly; check the checkpoint"
-        )
 
 
 def check_scores(scores: np.ndarray, *, bounded: bool = True) -> None:

@@ -12,9 +12,10 @@ from typing import Any
 from indexer.errors import SettingsError, first_line
 from indexer.inference import conventions
 from indexer.inference.conventions import Conventions
+from indexer.inference.late_interaction import METADATA
 from indexer.steps import step
 
-FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*/config.json", "*/model.safetensors")
+FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja", "*/config.json", "*/model.safetensors", METADATA)
 """Files fetched from a hub repository: configuration, tokenizer and weights, never code or pickled weights."""
 
 
@@ -48,8 +49,10 @@ class Checkpoint:
 
     @property
     def dimension(self) -> int:
-        """Native width of the vectors: the last Dense layer's width, otherwise ``hidden_size``."""
-        dense = self.conventions.dense
+        """Native width of the vectors: of a token, or the last Dense layer's width, otherwise ``hidden_size``."""
+        late, dense = self.conventions.late_interaction, self.conventions.dense
+        if late is not None:
+            return late.dimension
         return dense[-1].width if dense else int(self.config["hidden_size"])
 
     @property

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from indexer.errors import SettingsError
+from indexer.inference import late_interaction
+from indexer.inference.late_interaction import LateInteraction
 
 QWEN3_PROMPT = re.compile(r"Instruct: (.*)\nQuery:", re.DOTALL)
 """Qwen3-Embedding's prompt for queries with the task in it; there is no space after the second colon."""
@@ -81,6 +83,7 @@ class Conventions:
         lower_case: Whether texts are made lower case.
         query_prompt: Text before a query; ``None`` if not given.
         document_prompt: Text before a document.
+        late_interaction: Conventions of a model with a vector of every token; ``None`` for all others.
     """
 
     pooling: str | None = None
@@ -92,10 +95,13 @@ class Conventions:
     lower_case: bool = False
     query_prompt: str | None = None
     document_prompt: str = ""
+    late_interaction: LateInteraction | None = None
 
     @property
     def modules(self) -> str:
         """The modules in one line, e.g. ``mean > Dense 64 Tanh``."""
+        if self.late_interaction is not None:
+            return f"a vector of {self.late_interaction.dimension} components of every token"
         layers = (f"Dense {layer.width} {layer.activation}" for layer in self.dense)
         return " > ".join([self.pooling or "pooling of the architecture", *layers])
 
@@ -119,6 +125,10 @@ def read(path: str) -> Conventions:
         SettingsError: vLLM leaves one of them out; the message names it.
     """
     root = Path(path)
+    late = late_interaction.read(root, (_json(root / "config.json") or {}).get("architectures") or [])
+    if late is not None:
+        # The checkpoint may have sentence-transformers' files as well: they tell of another library's layers.
+        return Conventions(is_standard=False, max_tokens=late.document_tokens, late_interaction=late)
     prompts = _json(root / "config_sentence_transformers.json") or {}
     modules = _json(root / "modules.json") or []
     pooling, dense = _modules(root, modules, str(prompts.get("similarity_fn_name") or "cosine"))

@@ -130,8 +130,7 @@ class EmbedTokenizer:
         if prompts.query is not None and prompts.query != QUERY_TEMPLATE:
             self.query_template += "{query}"
         self._end = token_id(self._encoder, END_TOKEN) if qwen3 else None
-        # Qwen3-Embedding's tokenizer.json appends the end token and base Qwen3's does not. Here both get exactly one.
-        self._before, self._behind = self._encoder.frame() if self._end is None else ([], [self._end])
+        self._before, self._behind = self._frame()
         self._limit = max_tokens - len(self._before) - len(self._behind)
         if self._limit < 1:
             raise SettingsError(f"model.max_tokens: {max_tokens} leaves no room beside the special tokens")
@@ -183,6 +182,10 @@ class EmbedTokenizer:
             self._split(texts, np.flatnonzero(long), chunks)
         return chunks.batch(self._framed, [(row, rejected[row].value) for row in sorted(rejected)])
 
+    def stored(self, documents: TokenSequences) -> np.ndarray:
+        """bool, shape (vectors,): which vectors that a model gives for documents are stored. All, one of each."""
+        return np.ones(len(documents), bool)
+
     def truncated(self, texts: Sequence[str]) -> TokenSequences:
         """Token ids of documents; a long one is cut, whatever the overflow setting says."""
         return self._framed(self._beginnings(texts).ids)
@@ -204,6 +207,11 @@ class EmbedTokenizer:
         else:  # not str.format: a prompt may contain braces
             prompts = [(self._prompts.query or "") + text for text in texts]
         return self._framed(self._encoder.beginnings(prompts, self._limit).ids)
+
+    def _frame(self) -> tuple[list[int], list[int]]:
+        """The special tokens before and behind a document."""
+        # Qwen3-Embedding's tokenizer.json appends the end token and base Qwen3's does not. Here both get exactly one.
+        return self._encoder.frame() if self._end is None else ([], [self._end])
 
     @cached_property
     def _splitter(self) -> TextSplitter:

@@ -10,13 +10,14 @@ import numpy as np
 
 from indexer.errors import EngineDead
 from indexer.inference import process_state
-from indexer.inference.canary import check_scores, check_vectors
+from indexer.inference.canary import check_scores, check_unit, check_vectors
 from indexer.inference.engine_spec import EngineSpec
 from indexer.inference.process_state import ONE_AT_A_TIME, compiled_seconds
 from indexer.inference.proof import proven
 from indexer.inference.sequences import TokenSequences
 from indexer.inference.start import Mode, failure_reason, start_engine
 from indexer.inference.step_loop import StepLoop
+from indexer.inference.text_vectors import TextVectors
 from indexer.steps import step
 
 if TYPE_CHECKING:
@@ -29,7 +30,10 @@ class Embedder(Protocol):
     dimension: int
 
     def embed(self, sequences: TokenSequences) -> np.ndarray:
-        """Unit vectors, float32, shape (len(sequences), dimension), in input order."""
+        """Unit vectors, float32, shape (len(sequences), dimension), in input order.
+
+        Of a late-interaction model they are those of the tokens: shape (sequences.tokens, dimension).
+        """
         ...
 
     def close(self) -> None:
@@ -37,11 +41,15 @@ class Embedder(Protocol):
         ...
 
 
-TASKS: dict[Mode, Literal["embed", "classify"]] = {"embed": "embed", "score": "classify"}
+TASKS: dict[Mode, Literal["embed", "classify", "token_embed"]] = {
+    "embed": "embed",
+    "score": "classify",
+    "tokens": "token_embed",
+}
 
 
 class Engine:
-    """A model in vLLM, for vectors or for scores.
+    """A model in vLLM, for vectors of texts or of their tokens, or for scores.
 
     Attributes:
         dimension: Width of the vectors.
@@ -58,14 +66,17 @@ class Engine:
         *,
         mode: Mode = "embed",
         canary_second: np.ndarray | None = None,
+        dimension: int | None = None,
     ) -> None:
         """Loads the model, tests it on a few sequences, and chooses between packed steps and vLLM's own loop.
 
         Args:
             spec: The model and how it is computed.
             canary: Token ids of at least two texts (or pairs) whose vectors (scores) must differ.
-            mode: ``embed`` for :meth:`embed`, ``score`` for :meth:`score`.
+            mode: ``embed`` for :meth:`embed`, ``tokens`` for it with a vector of every token, ``score`` for
+                :meth:`score`.
             canary_second: As in :meth:`score`.
+            dimension: Width of the vectors, if vLLM does not know it, as of a late-interaction model.
 
         Raises:
             SettingsError: An argument is not vLLM's, or ours to set.
@@ -73,26 +84,36 @@ class Engine:
                 is ``on``, also if packed steps give other results than vLLM's loop.
         """
         with ONE_AT_A_TIME:
-            self._start(spec, canary, mode, canary_second)
+            self._start(spec, canary, mode, canary_second, dimension)
 
-    def _start(self, spec: EngineSpec, canary: TokenSequences, mode: Mode, canary_second: np.ndarray | None) -> None:
+    def _start(
+        self,
+        spec: EngineSpec,
+        canary: TokenSequences,
+        mode: Mode,
+        canary_second: np.ndarray | None,
+        dimension: int | None,
+    ) -> None:
         """Does what :meth:`__init__` says."""
         before = compiled_seconds()
         self._engine = start_engine(spec, mode)
         process_state.started(self._engine)
         self.max_tokens = spec.max_tokens
-        self.dimension = int(self._engine.model_config.embedding_size)
+        self.dimension = dimension or int(self._engine.model_config.embedding_size)
         self.pooling = str(getattr(self._engine.model_config.pooler_config, "seq_pooling_type", None))
-        self._width = self.dimension if mode == "embed" else 1
+        self._width = 1 if mode == "score" else self.dimension
         self._broken = False
         self._loop = StepLoop(self._engine, TASKS[mode], spec.slowest)
         self._packed, self.way_back = None, None
         with step("trying the engine on known texts"):
-            if mode == "embed":
-                check_vectors(self.embed(canary), self.dimension)
-            else:
+            if mode == "score":
                 check_scores(self.score(canary, canary_second), bounded=not is_unbounded(spec.path))
-            if spec.packed != "off":
+            else:
+                vectors = TextVectors.of(self.embed(canary), canary)
+                check_unit(vectors.flat, self.dimension)
+                # The first token has read all others.
+                check_vectors(vectors.flat[vectors.starts], self.dimension)
+            if spec.packed != "off" and mode != "tokens":  # they have one result of each sequence
                 self._packed, self.way_back = proven(self._engine, self._loop, spec, self._width, canary, canary_second)
         measured = float(self._engine.vllm_config.compilation_config.compilation_time)
         self.compile_seconds = measured or compiled_seconds() - before  # vLLM measures it on GPUs only
@@ -109,7 +130,8 @@ class Engine:
             sequences: Their token ids, special tokens included.
 
         Returns:
-            Unit vectors, float32, C-contiguous, shape (len(sequences), dimension), in input order.
+            Unit vectors, float32, C-contiguous, in input order: shape (len(sequences), dimension), in mode ``tokens``
+            (sequences.tokens, dimension).
 
         Raises:
             ValueError: A sequence is empty or longer than ``max_tokens``.

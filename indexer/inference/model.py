@@ -17,8 +17,10 @@ from indexer.inference.embed_inputs import QUERY_TEMPLATE, EmbedTokenizer, Promp
 from indexer.inference.engine import Embedder, Engine, Scorer
 from indexer.inference.engine_arguments import check_arguments, fingerprint_of
 from indexer.inference.engine_spec import EngineSpec
+from indexer.inference.late_interaction import LateInteraction
 from indexer.inference.pair_inputs import PairTokenizer
 from indexer.inference.reference import PROBES
+from indexer.inference.token_inputs import LateInteractionTokenizer
 from indexer.job_settings import CheckpointSettings
 from indexer.progress import say
 from indexer.settings import EngineSettings, ModelSettings, RerankerSettings
@@ -163,14 +165,16 @@ class Model(Configured[ModelSettings]):
     @cached_property
     def tokenizer(self) -> EmbedTokenizer:
         """The tokenizer with the model's templates and limits."""
-        return EmbedTokenizer(
-            self.checkpoint.path,
-            max_tokens=self.max_tokens,
-            overflow=self.settings.overflow,
-            chunk_overlap=self.settings.chunk_overlap,
-            instruction=self.query_instruction,
-            prompts=self.prompts,
-        )
+        path, given = self.checkpoint.path, self.settings
+        limits = (self.max_tokens, given.overflow, given.chunk_overlap)
+        if self.late_interaction is not None:
+            return LateInteractionTokenizer(path, self.late_interaction, *limits, prompts=self.prompts)
+        return EmbedTokenizer(path, *limits, instruction=self.query_instruction, prompts=self.prompts)
+
+    @property
+    def late_interaction(self) -> LateInteraction | None:
+        """Conventions of a model with a vector of every token; ``None`` for all others."""
+        return self.checkpoint.conventions.late_interaction
 
     def engine(self) -> Embedder:
         """Starts the engine in this process.
@@ -180,7 +184,10 @@ class Model(Configured[ModelSettings]):
             EngineError: It cannot start or gives unusable vectors.
         """
         checkpoint.check_files(self.checkpoint, self.settings.sha256)
-        engine = Engine(self.spec, self.tokenizer.truncated(CANARY_TEXTS))
+        canary = self.tokenizer.truncated(CANARY_TEXTS)
+        if self.late_interaction is not None:
+            return Engine(self.spec, canary, mode="tokens", dimension=self.late_interaction.dimension)
+        engine = Engine(self.spec, canary)
         wanted = self.checkpoint.conventions.pooling
         if wanted is not None and not self.settings.pooler_config and engine.pooling != VLLM_POOLINGS[wanted]:
             raise EngineError(f"vLLM pools by {engine.pooling}, the checkpoint by {wanted}; its vectors would be wrong")
@@ -207,6 +214,8 @@ class Model(Configured[ModelSettings]):
         """
         own = self.checkpoint.conventions
         found = {"modules": own.modules} if not own.is_standard else {}
+        if own.late_interaction is not None:
+            found["late_interaction"] = own.late_interaction.canonical()
         return found | ({"document_prompt": self.prompts.document} if self.prompts.document else {})
 
     def conventions(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ miscomputes. So an engine embeds the same texts again, and its vectors are compa
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from indexer.errors import RefusedError
 from indexer.inference import environment, matryoshka
 from indexer.inference.engine import Embedder
 from indexer.inference.sequences import TokenSequences
+from indexer.inference.text_vectors import TextVectors
 
 PROBES = (
     "The capital of China is Beijing.",
@@ -27,6 +29,9 @@ PROBES = (
 )
 """Texts whose vectors every epoch records: scripts, code, numbers, and one long enough for what changes with length."""
 
+FIRST = np.zeros(1, np.int64)
+"""Place of a text's first vector: its only one, or that of its first token, which has read all others."""
+
 STORED = "<f2"
 """Stored dtype: half precision moves the cosine of a unit vector by less than 1e-6."""
 
@@ -37,7 +42,7 @@ class Probes:
 
     Attributes:
         ids: Token ids of each.
-        vectors: float32, shape (probes, dimension).
+        vectors: float32, shape (probes, dimension): the first vector of each.
     """
 
     ids: list[list[int]]
@@ -64,8 +69,10 @@ class Reference:
         made_with: Environment that computed them, by :func:`indexer.inference.environment.describe`; ``None`` if it was
             not recorded.
         ids: Token ids of each text.
-        vectors: The published vector of each, float32, shape (width,); a width may be any below the model's dimension.
+        vectors: The published vectors of each, float32, shape (width,) for its first one, otherwise (n, width); a width
+            may be any below the model's dimension.
         documents: How many texts are documents; the rest are :data:`PROBES`.
+        places: Of every document, which of the engine's vectors were published; without them its first one.
     """
 
     epoch: int
@@ -74,15 +81,15 @@ class Reference:
     ids: list[list[int]] = field(default_factory=list)
     vectors: list[np.ndarray] = field(default_factory=list)
     documents: int = 0
+    places: list[np.ndarray] = field(default_factory=list)
 
     def worst_cosine(self, engine: Embedder) -> float:
         """Least cosine between a published vector and the engine's; 1 without published vectors."""
-        found = engine.embed(TokenSequences.of(self.ids))
-        cosines = (
-            float(matryoshka.cut(ours[None], len(known))[0] @ known / max(float(np.linalg.norm(known)), 1e-12))
-            for ours, known in zip(found, self.vectors, strict=True)
-        )
-        return min((cosine if np.isfinite(cosine) else -1.0 for cosine in cosines), default=1.0)
+        sequences = TokenSequences.of(self.ids)
+        found = TextVectors.of(engine.embed(sequences), sequences)
+        chosen = chain(self.places, repeat(FIRST))
+        pairs = ((found[row][next(chosen)], np.atleast_2d(known)) for row, known in enumerate(self.vectors))
+        return min((_least_cosine(ours, known) for ours, known in pairs), default=1.0)
 
     def check(self, engine: Embedder, now: dict[str, str], who: str) -> float:
         """Compares an engine with the published vectors.
@@ -115,4 +122,15 @@ class Reference:
 
 def probe(engine: Embedder, ids: list[list[int]]) -> Probes:
     """Embeds the probes with an engine."""
-    return Probes(ids, engine.embed(TokenSequences.of(ids)))
+    sequences = TokenSequences.of(ids)
+    found = TextVectors.of(engine.embed(sequences), sequences)
+    return Probes(ids, found.flat[found.starts])
+
+
+def _least_cosine(ours: np.ndarray, known: np.ndarray) -> float:
+    """Least cosine between an engine's vectors and the published ones, -1 where there is none."""
+    if len(ours) != len(known):
+        return -1.0
+    products = (matryoshka.cut(ours, known.shape[1]) * known).sum(axis=1)
+    cosines = products / np.maximum(np.linalg.norm(known, axis=1), 1e-12)
+    return float(np.where(np.isfinite(cosines), cosines, -1.0).min())

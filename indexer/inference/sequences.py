@@ -78,13 +78,13 @@ class TokenSequences:
         chosen = np.asarray(rows)
         chosen = np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(np.int64)
         lengths = self.lengths[chosen]
-        return type(self)(self.ids[_places(self.starts[chosen], lengths)], lengths)
+        return type(self)(self.ids[places(self.starts[chosen], lengths)], lengths)
 
     def framed(self, before: Sequence[int], behind: Sequence[int]) -> Self:
         """Every sequence with ids added before and behind it."""
         lengths = self.lengths + np.int32(len(before) + len(behind))
         framed = type(self)(np.empty(int(lengths.sum(dtype=np.int64)), np.int32), lengths)
-        framed.ids[_places(framed.starts + len(before), self.lengths)] = self.ids
+        framed.ids[places(framed.starts + len(before), self.lengths)] = self.ids
         for place, token in enumerate(before):
             framed.ids[framed.starts + place] = token
         for place, token in enumerate(behind, -len(behind)):
@@ -96,7 +96,7 @@ class TokenSequences:
         return [row.tolist() for row in self]
 
 
-def _places(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def places(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """int64: every place of the runs that begin at ``starts`` and have ``lengths``."""
     before = np.cumsum(lengths, dtype=np.int64) - lengths
     return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum(dtype=np.int64)))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vllm import EngineArgs, LLMEngine, PoolingParams
 
 
-Mode = Literal["embed", "score"]
+Mode = Literal["embed", "score", "tokens"]
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -130,7 +130,7 @@ def pooling_params(task: str) -> "PoolingParams":
     """
     from vllm import PoolingParams
 
-    return PoolingParams(task=task, use_activation=True if task == "embed" else None)
+    return PoolingParams(task=task, use_activation=None if task == "classify" else True)
 
 
 def _defaults(path: str, mode: Literal[Mode, "write"], max_tokens: int, *, on_cpu: bool) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _defaults(path: str, mode: Literal[Mode, "write"], max_tokens: int, *, on_cp
     }
     if mode != "write":
         defaults["enable_chunked_prefill"] = False
-    if mode == "embed":
+    if mode in {"embed", "tokens"}:
         defaults["enable_prefix_caching"] = False  # for pairs vLLM decides by model
     config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
     if mode == "score" and _is_causal(config):
@@ -186,7 +186,7 @@ def for_gpu(spec: EngineSpec, mode: Literal[Mode, "write"], given: Mapping[str, 
         given: The arguments so far. They stay, but for a share of memory that is not free.
     """
     share = memory_share(*_gpu_memory(), spec.gpu_engines, _siblings(), given.get(MEMORY))
-    if mode == "write" or spec.packed == "off":
+    if mode in {"write", "tokens"} or spec.packed == "off":
         return {**given, MEMORY: share}
     return {"max_num_seqs": most_sequences(given, spec.max_tokens), **given, MEMORY: share}
 

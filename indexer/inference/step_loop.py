@@ -24,7 +24,7 @@ class StepLoop:
 
         Args:
             llm_engine: A started engine in this process, with a pooling model.
-            task: vLLM's name of the task, ``embed`` or ``classify``.
+            task: vLLM's name of the task: ``embed``, ``classify`` or ``token_embed``.
             slowest: Tokens per second below which a step counts as hanging.
         """
         from vllm.inputs.engine import tokens_input
@@ -33,6 +33,7 @@ class StepLoop:
         self._engine = llm_engine
         self._prompt = tokens_input
         self._params = pooling_params(task)
+        self._is_per_token = task == "token_embed"
         self._sequences = 0
         self._slowest = slowest
         # Keep twice as many sequences waiting as one step takes; more would only fill memory.
@@ -41,14 +42,16 @@ class StepLoop:
         self._step_tokens = scheduler.max_num_batched_tokens
 
     def run(self, sequences: TokenSequences, width: int, second: np.ndarray | None = None) -> np.ndarray:
-        """Results of sequences, float32, shape (len(sequences), width), in input order.
+        """Results of sequences, float32, shape (len(sequences), width), or (tokens, width) of tokens, in input order.
 
         Args:
             sequences: Their token ids.
             width: Components of a result.
             second: Place of the first token of type 1 in each sequence, for models with token types.
         """
-        results = np.empty((len(sequences), width), np.float32)
+        counts = sequences.lengths if self._is_per_token else np.ones(len(sequences), np.int64)
+        starts = np.cumsum(counts, dtype=np.int64) - counts
+        results = np.empty((int(counts.sum()), width), np.float32)
         first = self._sequences
         self._sequences += len(sequences)
         added = done = inside = 0
@@ -65,7 +68,8 @@ class StepLoop:
                 inside -= int(sequences.lengths[row])
                 self.cached_tokens += output.num_cached_tokens or 0
                 # NumPy has no bfloat16; vLLM's heads give float32, which float() does not copy.
-                results[row] = output.outputs.data.float().numpy().reshape(-1)
+                found = output.outputs.data.float().numpy()
+                results[starts[row] : starts[row] + counts[row]] = found.reshape(counts[row], -1)
                 done += 1
         return results
 

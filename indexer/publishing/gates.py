@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from indexer import schema
 from indexer.errors import RefusedError
 from indexer.publishing.upkeep import MaintainedTable
 from indexer.settings import GateSettings
-from indexer.storage import tables
+from indexer.storage import tables, vector_columns
 from indexer.storage.control import ControlStore
 from indexer.storage.records import Intent
 
@@ -154,13 +153,12 @@ def _row_hashes(rows: pa.Table) -> list[int]:
 
 
 def _norm_error(uri: str, name: str, added: Sequence[dict[str, Any]]) -> float:
-    """Largest distance from 1 of a new vector's norm; infinite if a vector is not finite."""
+    """Largest distance from 1 of a new vector's norm; infinite if one is not finite or a row has none."""
     worst = 0.0
     for batch in tables.read_staged(uri, name, added, [schema.VECTOR]):
-        column = batch.column(0)
-        flat = pc.cast(column.flatten(), pa.float32()).to_numpy()
-        norms = np.linalg.norm(flat.reshape(len(column), -1).astype(np.float32), axis=1)
-        worst = max(worst, float(np.nan_to_num(np.abs(norms - 1.0), nan=np.inf).max(initial=0.0)))
+        norms = np.linalg.norm(tables.to_matrix(batch.column(0)), axis=1)
+        is_empty = vector_columns.counts(batch.column(0)).min(initial=1) < 1  # a row that no search would find
+        worst = max(worst, float(np.nan_to_num(np.abs(norms - 1.0), nan=np.inf).max(initial=np.inf if is_empty else 0)))
     return worst
 
 

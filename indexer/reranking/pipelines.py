@@ -16,12 +16,13 @@ from indexer.progress import Stopwatch
 from indexer.reranking import pairs
 from indexer.reranking.pairs import RowRange
 from indexer.reranking.results import CANDIDATE_SCHEMA, RESULT_SCHEMA, TABLE, PartReceipt, ResultFolder
-from indexer.search import modes
+from indexer.search import modes, query_vectors
 from indexer.search.hits import SPAN, Hit
 from indexer.search.modes import SearchOptions
 from indexer.search.published import Published
 from indexer.settings import PairsSettings, QueriesSettings
 from indexer.storage import tables
+from indexer.storage.vector_columns import QueryVectors
 
 CHUNK_COLUMN = "chunk"
 
@@ -35,7 +36,7 @@ class QueriesInFlight:
     instructions: list[str | None]
     tokens: TokenSequences
     unusable: int
-    vectors: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float32))
+    vectors: QueryVectors = field(default_factory=lambda: np.empty((0, 0), np.float32))
 
 
 class SearchPipeline(Pipeline[RowRange, Embedder | None, QueriesInFlight, PartReceipt]):
@@ -74,7 +75,7 @@ class SearchPipeline(Pipeline[RowRange, Embedder | None, QueriesInFlight, PartRe
         """Embeds the queries, if there is an engine."""
         if self._engine is not None:
             with watch("engine"):
-                held.vectors = self._engine.embed(held.tokens)
+                held.vectors = query_vectors.of_engine(self._engine.embed(held.tokens), held.tokens)
 
     def _store(self, piece: RowRange, held: QueriesInFlight, watch: Stopwatch) -> PartReceipt:
         """Searches, writes the candidates and puts the receipt."""

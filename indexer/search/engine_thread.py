@@ -85,7 +85,7 @@ class QueryEmbedder(EngineThread[Embedder]):
         self.dimension = dimension
 
     def embed(self, sequences: TokenSequences) -> np.ndarray:
-        """Unit vectors, float32, shape (len(sequences), dimension), in input order.
+        """Unit vectors as :meth:`indexer.inference.engine.Embedder.embed` gives them, in input order.
 
         Raises:
             IndexerError: The engine cannot start, it died, or it was closed.
@@ -202,7 +202,10 @@ class _Work(Generic[EngineT]):
         seconds = [request.second for request in batch if request.second is not None]
         together = TokenSequences.join([request.sequences for request in batch])
         found = self._compute(self._engine, together, np.concatenate(seconds) if seconds else None)
-        ends = np.cumsum([len(request.sequences) for request in batch])
+        # An engine gives a result of each sequence, or of each token.
+        is_one_each = len(found) == len(together)
+        sizes = [len(one.sequences) if is_one_each else one.sequences.tokens for one in batch]
+        ends = np.cumsum(sizes)
         return np.split(found, ends[:-1])
 
     def _drop_engine(self) -> None:

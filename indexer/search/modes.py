@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from indexer import schema
-from indexer.inference import matryoshka
+from indexer.search import query_vectors
 from indexer.search.conditions import Wanted
 from indexer.search.fusion import fuse
 from indexer.search.hits import KEY, SPAN, Hit, similarity
@@ -21,8 +21,9 @@ from indexer.search.threads import in_threads
 from indexer.search.vector_search import NearestOptions
 from indexer.search.words import text_state
 from indexer.search_settings import Mode
-from indexer.storage import lookups, tables
+from indexer.storage import lookups
 from indexer.storage.records import TableState
+from indexer.storage.vector_columns import QueryVectors, similarities
 
 FUSED = 100
 """Least documents of either ranking that are fused, so that the first ones do not depend on how many are asked for."""
@@ -76,7 +77,7 @@ def check(snapshot: Snapshot, options: SearchOptions) -> Wanted:
 def find(
     snapshot: Snapshot,
     queries: Sequence[str],
-    vectors: np.ndarray | None,
+    vectors: QueryVectors | None,
     k: int,
     options: SearchOptions,
     *,
@@ -87,7 +88,7 @@ def find(
     Args:
         snapshot: The epoch.
         queries: The queries' texts.
-        vectors: Their vectors, float32, shape (n, dimension); not needed to search by words alone.
+        vectors: Their vectors; not needed to search by words alone.
         k: Hits per query.
         options: How to search.
         per_document: Whether only the best chunk of a document is a hit. By words it always is.
@@ -170,10 +171,10 @@ def _nearest_chunks(snapshot: Snapshot, state: TableState, vector: np.ndarray, h
     """Each document at its chunk that is nearest to a vector, with that chunk's similarity."""
     if not hits:
         return {}
-    narrow = matryoshka.cut(vector[None], state.width)[0]
+    (narrow,) = query_vectors.cut(vector[None] if vector.ndim == 1 else [vector], state.width)
     columns = [*KEY, *SPAN, schema.VECTOR]
     rows = lookups.lookup(snapshot.uri, state.name, state.version, [hit.id for hit in hits], columns)
-    cosines = (tables.to_matrix(rows[schema.VECTOR]) @ narrow).tolist()
+    cosines = similarities(rows[schema.VECTOR], narrow).tolist()
     best: dict[str, tuple[float, dict[str, Any]]] = {}
     for row, cosine in zip(rows.select([*KEY, *SPAN]).to_pylist(), cosines, strict=True):
         name = row.pop(schema.ID)

@@ -25,6 +25,7 @@ from indexer.search_settings import Mode
 from indexer.settings import EngineSettings, RerankerSettings
 from indexer.storage.control import ControlStore
 from indexer.storage.records import Epoch
+from indexer.storage.vector_columns import QueryVectors
 from indexer.uris import check_uri, shown
 
 
@@ -121,7 +122,7 @@ class Published(CurrentEpoch):
         if self._reranker is not None:
             self.score([("a question", "a document")])
 
-    def embed(self, queries: Sequence[str], instructions: Sequence[str | None] | None = None) -> np.ndarray:
+    def embed(self, queries: Sequence[str], instructions: Sequence[str | None] | None = None) -> QueryVectors:
         """Full-width vectors of queries, with the model's instruction template.
 
         Args:
@@ -129,7 +130,8 @@ class Published(CurrentEpoch):
             instructions: A task for each, ``None`` for the one the index was built with.
 
         Returns:
-            float32, shape (len(queries), dimension), unit norm.
+            float32, shape (len(queries), dimension), unit norm; of a late-interaction model an array of shape (tokens,
+            dimension) of each query.
         """
         return self._in_use().queries.embed(queries, instructions)
 

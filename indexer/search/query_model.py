@@ -5,17 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-import numpy as np
-
 from indexer.errors import SettingsError
 from indexer.inference import environment
 from indexer.inference.engine import Embedder
 from indexer.inference.model import Model, open_model
 from indexer.inference.reference import Probes, Reference
+from indexer.search import query_vectors
 from indexer.search.engine_thread import QueryEmbedder
 from indexer.settings import EngineSettings, ModelSettings
 from indexer.storage.description import EngineRecord
 from indexer.storage.records import Epoch
+from indexer.storage.vector_columns import QueryVectors
 
 
 class QueryModel:
@@ -55,10 +55,10 @@ class QueryModel:
                 self._model = _matching_model(self._epoch, self._engine_settings, self._name)
             return self._model
 
-    def embed(self, queries: Sequence[str], instructions: Sequence[str | None] | None = None) -> np.ndarray:
-        """Vectors of queries, float32, shape (len(queries), dimension); errors as :meth:`engine`."""
+    def embed(self, queries: Sequence[str], instructions: Sequence[str | None] | None = None) -> QueryVectors:
+        """Vectors of queries; errors as :meth:`engine`."""
         tokens = self.model.tokenizer.queries(queries, instructions)
-        return self.engine().embed(tokens)
+        return query_vectors.of_engine(self.engine().embed(tokens), tokens)
 
     def engine(self) -> QueryEmbedder:
         """The engine for queries, started and compared with the epoch's recorded vectors at the first use.

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
 from indexer import schema
@@ -19,6 +18,7 @@ from indexer.search.vector_search import NearestOptions, VectorSearch
 from indexer.search.words import Words
 from indexer.storage import tables
 from indexer.storage.records import Epoch, TableState
+from indexer.storage.vector_columns import QueryVectors
 
 if TYPE_CHECKING:
     from indexer.storage.tables import Table
@@ -117,7 +117,7 @@ class Snapshot:
 
     def nearest(
         self,
-        vectors: np.ndarray,
+        vectors: QueryVectors,
         k: int = 10,
         width: int | None = None,
         where: str | None = None,
@@ -129,7 +129,8 @@ class Snapshot:
         """Nearest chunks of each vector.
 
         Args:
-            vectors: float32, shape (n, dimension): full-width query vectors.
+            vectors: float32, shape (n, dimension): full-width query vectors; of a late-interaction model an array of
+                shape (tokens, dimension) of each query.
             k: Results per vector.
             width: Width to search at, the widest by default.
             where: SQL condition on columns of the rows.

@@ -11,13 +11,14 @@ import numpy as np
 
 from indexer import schema
 from indexer.errors import SettingsError, first_line
-from indexer.inference import matryoshka
+from indexer.search import query_vectors
 from indexer.search.epoch_rows import EpochRows
 from indexer.search.hits import DISTANCE, KEY, Hit, best_chunks, make_hit, shown_columns, similarity
 from indexer.search.threads import in_threads
 from indexer.storage import exact_search, lookups, tables, vector_index
 from indexer.storage.filters import Condition
 from indexer.storage.records import Epoch, TableState
+from indexer.storage.vector_columns import QueryVectors, similarities
 
 if TYPE_CHECKING:
     from indexer.storage.tables import Table
@@ -56,11 +57,11 @@ class VectorSearch:
         self._tables: dict[str, Table] = {}
         self._opening = threading.Lock()
 
-    def stream(self, vectors: np.ndarray, state: TableState, options: NearestOptions) -> Iterator[list[Hit]]:
+    def stream(self, vectors: QueryVectors, state: TableState, options: NearestOptions) -> Iterator[list[Hit]]:
         """Hits of each vector in a table, searched in a few threads; results wait for no later vector.
 
         Args:
-            vectors: float32, shape (n, dimension): full-width query vectors.
+            vectors: Full-width query vectors.
             state: The table.
             options: How to search.
 
@@ -74,11 +75,14 @@ class VectorSearch:
         shown = shown_columns(names) if options.columns is None else list(options.columns)
         # Without chunks every row is a document of its own.
         one_each = options.per_document and self._epoch.description.model.has_chunks
-        ready = replace(options, columns=shown, per_document=one_each)
-        narrow = matryoshka.cut(vectors, state.width)
-        if state.probes is None and ready.oversample == 1 and not ready.per_document and len(vectors) >= MANY:
+        # Token vectors have one width, and were searched exactly: ranking again would change nothing.
+        oversample = 1 if self._per_token else options.oversample
+        ready = replace(options, columns=shown, per_document=one_each, oversample=oversample)
+        narrow = query_vectors.cut(vectors, state.width)
+        many = 1 if self._per_token else MANY
+        if state.probes is None and ready.oversample == 1 and not ready.per_document and len(vectors) >= many:
             return self._in_one_pass(narrow, state, ready)
-        full = matryoshka.cut(vectors, self._widest.width)
+        full = query_vectors.cut(vectors, self._widest.width)
         return in_threads(partial(self._answer, state, ready), narrow, full)
 
     def _answer(self, state: TableState, options: NearestOptions, narrow: np.ndarray, full: np.ndarray) -> list[Hit]:
@@ -90,7 +94,9 @@ class VectorSearch:
     def _found(
         self, state: TableState, options: NearestOptions, narrow: np.ndarray, full: np.ndarray, count: int
     ) -> list[Hit]:
-        """The best chunks for one vector."""
+        """The best chunks for one vector, or for one query's vectors."""
+        if self._per_token:
+            return next(self._exact([narrow], state, replace(options, k=count)))
         query = vector_index.vector_query(self._opened(state), narrow, self._metric, state.index, state.probes)
         query = query.select([*KEY, *self._stored(state, options), DISTANCE]).limit(count * options.oversample)
         try:
@@ -100,8 +106,14 @@ class VectorSearch:
         hits = [self._hit(row) for row in rows]
         return hits if options.oversample == 1 else self._rescored(full, hits)[:count]
 
-    def _in_one_pass(self, vectors: np.ndarray, state: TableState, options: NearestOptions) -> Iterator[list[Hit]]:
+    def _in_one_pass(self, vectors: QueryVectors, state: TableState, options: NearestOptions) -> Iterator[list[Hit]]:
         """Hits of many vectors in a table without an index."""
+        found = self._exact(vectors, state, options)
+        while part := list(islice(found, PAYLOADS)):
+            yield from self._rows.with_payload(state, part, options.columns or ())
+
+    def _exact(self, vectors: QueryVectors, state: TableState, options: NearestOptions) -> Iterator[list[Hit]]:
+        """The same without columns that the table has not."""
         place = (self._uri, state.name, state.version)
         found = exact_search.nearest(*place, vectors, options.k, self._metric, options.where)
         stored = self._stored(state, options)
@@ -111,16 +123,12 @@ class VectorSearch:
                 ids = sorted({name for one in part for name in one.ids})
                 rows = lookups.lookup(*place, ids, [*KEY, *stored]).to_pylist()
                 payload = {(row.pop(schema.ID), row.pop(schema.CHUNK)): row for row in rows}
-            hits = [
-                [
-                    self._hit(
-                        {schema.ID: name, schema.CHUNK: chunk, DISTANCE: distance} | payload.get((name, chunk), {})
-                    )
-                    for name, chunk, distance in zip(one.ids, one.chunks, one.distances.tolist(), strict=True)
+            for one in part:
+                keyed = zip(one.ids, one.chunks, one.distances.tolist(), strict=True)
+                yield [
+                    self._hit({schema.ID: name, schema.CHUNK: chunk, DISTANCE: far} | payload.get((name, chunk), {}))
+                    for name, chunk, far in keyed
                 ]
-                for one in part
-            ]
-            yield from self._rows.with_payload(state, hits, options.columns or ())
 
     def _stored(self, state: TableState, options: NearestOptions) -> list[str]:
         """Columns of hits that the searched table has."""
@@ -133,7 +141,7 @@ class VectorSearch:
         chosen = [*KEY, schema.VECTOR]
         rows = lookups.lookup(self._uri, state.name, state.version, [hit.id for hit in hits], chosen)
         keys = zip(rows[schema.ID].to_pylist(), rows[schema.CHUNK].to_pylist(), strict=True)
-        cosines = dict(zip(keys, (tables.to_matrix(rows[schema.VECTOR]) @ vector).tolist(), strict=True))
+        cosines = dict(zip(keys, similarities(rows[schema.VECTOR], vector).tolist(), strict=True))
         scores = [similarity(cosines[hit.id, hit.chunk], self._metric) for hit in hits]
         rescored = (replace(hit, score=score, vector_score=score) for hit, score in zip(hits, scores, strict=True))
         return sorted(rescored, key=lambda hit: -hit.score)
@@ -148,6 +156,11 @@ class VectorSearch:
             if state.name not in self._tables:
                 self._tables[state.name] = tables.search_table(self._uri, state.name, state.version)
             return self._tables[state.name]
+
+    @property
+    def _per_token(self) -> bool:
+        """Whether rows have a vector of every token: LanceDB's search of these is not used, since ours is exact."""
+        return self._epoch.description.layout.per_token
 
     @property
     def _metric(self) -> str:

@@ -18,6 +18,7 @@ class LayoutRecord(Record):
         chunk_hashes: Whether every chunk has a hash of its token ids.
         repeated: Payload columns that the width tables have too, where a table of documents has the payload; ``None``
             where every width table has all of it.
+        per_token: Whether a row has a vector of each of its tokens; the only width is theirs.
     """
 
     widths: list[int]
@@ -26,6 +27,7 @@ class LayoutRecord(Record):
     payload: dict[str, str]
     chunk_hashes: bool = False
     repeated: list[str] | None = None
+    per_token: bool = False
 
 
 class TextRecord(Record):

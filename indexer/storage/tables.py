@@ -40,11 +40,8 @@ NOT_FOUND = "not found"
 """Part of Lance's message about a table or version that does not exist."""
 
 
-READ_AHEAD_BYTES = 64 << 20
-"""Bytes of a table that are read before they are taken."""
-
-READ_AHEAD_BATCHES = 4
-"""Batches that are decoded before they are taken."""
+READ_AHEAD: dict[str, Any] = {"io_buffer_size": 64 << 20, "batch_readahead": 4}
+"""Bytes of a table that are read, and batches that are decoded, before they are taken."""
 
 
 def create_missing(uri: str, schemas: Mapping[str, pa.Schema], owner: str, known: Container[str] = ()) -> None:
@@ -218,9 +215,15 @@ def lancedb_table(uri: str, name: str) -> "Table":
 
 
 def to_matrix(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Vectors of a column, float32, shape (rows, width)."""
+    """Vectors of a column laid end to end, float32, shape (vectors, width): (rows, width) where each row has one."""
     whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    return pc.cast(whole.flatten(), pa.float32()).to_numpy().reshape(len(whole), whole.type.list_size)
+    single = whole.flatten() if is_multivector(whole.type) else whole
+    return pc.cast(single.flatten(), pa.float32()).to_numpy().reshape(len(single), single.type.list_size)
+
+
+def is_multivector(column_type: pa.DataType) -> bool:
+    """Whether each row of a column has a list of vectors."""
+    return bool(pa.types.is_list(column_type))
 
 
 def entries(dataset: lance.LanceDataset) -> dict[str, str]:
@@ -258,8 +261,7 @@ def read(
     scanner = dataset.scanner(
         columns=list(columns),
         filter=between(schema.ID, low, high),
-        io_buffer_size=READ_AHEAD_BYTES,
-        batch_readahead=READ_AHEAD_BATCHES,
+        **READ_AHEAD,
     )
     with reading(dataset):
         yield from scanner.to_batches()
@@ -308,8 +310,8 @@ def lookup_staged(
     return pa.concat_tables(found)
 
 
-def read_staged_vector(uri: str, name: str, fragments: Iterable[dict[str, Any]], row: int) -> np.ndarray:
-    """One vector of staged fragments, float32, shape (width,).
+def read_staged_vectors(uri: str, name: str, fragments: Iterable[dict[str, Any]], row: int) -> np.ndarray:
+    """The vectors of one row of staged fragments, float32, shape (its vectors, width).
 
     Args:
         uri: LanceDB database.
@@ -321,7 +323,7 @@ def read_staged_vector(uri: str, name: str, fragments: Iterable[dict[str, Any]],
         if row < fragment["physical_rows"]:
             (file,) = fragment["files"]
             reader = LanceFileReader(f"{table_path(uri, name)}/data/{file['path']}", columns=[schema.VECTOR])
-            return to_matrix(reader.take_rows([row]).to_table()[schema.VECTOR])[0]
+            return to_matrix(reader.take_rows([row]).to_table()[schema.VECTOR])
         row -= fragment["physical_rows"]
     raise IndexError(row)
 

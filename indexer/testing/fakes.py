@@ -29,7 +29,7 @@ class FakeEngine:
         cached_tokens: Always 0: nothing is reused.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # a fault each
         self,
         dimension: int = 64,
         *,
@@ -40,6 +40,7 @@ class FakeEngine:
         hangs_on: int | None = None,
         swells_on: int | None = None,
         turned_to: float = 1.0,
+        per_token: bool = False,
     ) -> None:
         """Sets the engine's faults.
 
@@ -51,6 +52,7 @@ class FakeEngine:
             nan_on: Token id whose sequences get vectors of NaN.
             hangs_on: Token id that keeps the engine busy for ever; its deadline is a second.
             turned_to: Cosine between these vectors and the ones of an engine that is not turned.
+            per_token: Whether it gives a vector of every token, as a late-interaction model does.
             swells_on: Token id that makes the engine allocate 3 GiB, unless something ends the process first.
         """
         self.dimension = dimension
@@ -63,11 +65,16 @@ class FakeEngine:
         self._hangs_on = hangs_on
         self._swells_on = swells_on
         self._turned_to = turned_to
+        self._per_token = per_token
 
     def embed(self, sequences: TokenSequences) -> np.ndarray:
-        """Unit vectors, float32, shape (len(sequences), dimension)."""
+        """Unit vectors, float32, shape (len(sequences), dimension), or of every token (sequences.tokens, dimension)."""
         self.calls += len(sequences)
         time.sleep(self._seconds_per_token * sequences.tokens)
+        if self._per_token:
+            # A token's vector depends on its place and on the whole text.
+            found = [self._turned(self._vector([*ids, at])) for ids in sequences.tolist() for at in range(len(ids))]
+            return np.array(found, np.float32).reshape(-1, self.dimension)
         vectors = np.empty((len(sequences), self.dimension), np.float32)
         for row, ids in enumerate(sequences.tolist()):
             vectors[row] = self._turned(self._vector(ids))
@@ -124,7 +131,7 @@ class FakeModel(Model):
 
     def engine(self) -> FakeEngine:
         """A fake engine with vectors of the model's dimension."""
-        return FakeEngine(self.checkpoint.dimension, **self.faults)
+        return FakeEngine(self.checkpoint.dimension, per_token=self.late_interaction is not None, **self.faults)
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,31 @@ def bert(path: Path, pooling: str, prompts: dict[str, str] | None = None, dense:
     return sentence_transformer(path, pooling, prompts, dense)
 
 
+def colbert(path: Path, **metadata: Any) -> str:
+    """A ColBERT: BERT with MiniLM's tokenizer and a projection of every token to 32 components, as Stanford saves it.
+
+    Args:
+        path: Directory, made when missing.
+        metadata: Entries of ``artifact.metadata`` in place of ours.
+    """
+    import torch
+    from safetensors.torch import save_file
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    path.mkdir(parents=True, exist_ok=True)
+    config = BertConfig(**SIZES, initializer_range=0.2)
+    weights = {f"bert.{name}": weight for name, weight in BertModel(config).state_dict().items()}
+    weights["linear.weight"] = torch.nn.Linear(64, 32, bias=False).weight.data
+    save_file({name: one.contiguous() for name, one in weights.items()}, path / "model.safetensors", {"format": "pt"})
+    write_json(path / "config.json", config.to_dict() | {"architectures": ["HF_ColBERT"], "dtype": "float32"})
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+        shutil.copy(Path(minilm_path()) / name, path)
+    own = {"query_maxlen": 16, "doc_maxlen": 48, "query_token_id": "[unused0]", "doc_token_id": "[unused1]"}
+    write_json(path / "artifact.metadata", own | {"mask_punctuation": True, "attend_to_mask_tokens": False} | metadata)
+    return str(path)
+
+
 def xlm_roberta(path: Path) -> str:
     """An XLM-R with a Unigram tokenizer trained on random texts."""
     import torch

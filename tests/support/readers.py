@@ -21,7 +21,8 @@ class CountedModel(FakeModel):
     started: list["CountedEngine"]
 
     def engine(self) -> "CountedEngine":
-        self.started.append(CountedEngine(self.checkpoint.dimension, **self.faults))
+        per_token = self.late_interaction is not None
+        self.started.append(CountedEngine(self.checkpoint.dimension, per_token=per_token, **self.faults))
         return self.started[-1]
 
 
