@@ -1,6 +1,6 @@
 """Compares the corpus with the published epoch by their digests, one range of ids at a time."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -199,11 +199,15 @@ def _merged(so_far: Changes, found: RangeDiff) -> Changes:
     return replace(so_far, differs=so_far.differs or differs, copied=copied)
 
 
-def _with_equal_texts(job: Job, cluster: Cluster, merged: Changes, found: Sequence[RangeDiff]) -> Changes:
-    """Finds equal texts over all ranges and takes moved documents out of the counts of new and deleted ones."""
+def _with_equal_texts(job: Job, cluster: Cluster, merged: Changes, found: list[RangeDiff]) -> Changes:
+    """Finds equal texts over all ranges and takes moved documents out of the counts of new and deleted ones.
+
+    Empties the list of differences.
+    """
     # Equal texts may lie in different ranges: only the whole shows them.
     arrivals = np.concatenate([difference.arrivals for difference in found])
     departures = pa.concat_tables([difference.departures for difference in found])
+    found.clear()  # the hashes of all new texts would be held twice
     equal = equal_texts.find(job, cluster, merged.masks, arrivals, departures, merged.changed)
     moved = equal.moved.num_rows
     merged.counts["moved"] = moved

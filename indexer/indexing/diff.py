@@ -119,6 +119,7 @@ def compare(
     # Cut one by one: of all digests together, only the rows of the range are held.
     corpus = pl.concat([in_range(rows_of(digest, at), low, high) for at, digest in enumerate(digests)])
     before = in_range(pl.DataFrame(pl.from_arrow(published)), low, high)
+    del published  # the frame is a copy
     refused_before = in_range(pl.DataFrame(pl.from_arrow(quarantined)), low, high)
     left_out = [in_range(pl.DataFrame(pl.from_arrow(unreadable.rows)), low, high)] if unreadable else []
     kept = _kept(before, corpus, unreadable)
