@@ -200,10 +200,8 @@ def _passed_over(job: Job, published: Epoch) -> tuple[Epoch, ...]:
 
 def _check_max_tokens(settings: Settings, model: Model) -> None:
     """Refuses a limit above the model's positions. The engine checks scaled ones (rope_scaling, hf_overrides)."""
-    config = model.checkpoint.config
-    most = config.get("max_position_embeddings")
-    scaled = config.get("rope_scaling") or "hf_overrides" in settings.engine.arguments
-    if most is not None and not scaled and model.max_tokens > int(most):
+    most = model.checkpoint.positions
+    if most is not None and "hf_overrides" not in settings.engine.arguments and model.max_tokens > most:
         raise SettingsError(
             f"model.max_tokens: {model.max_tokens} is above the {most} positions of {settings.model.name}"
         )

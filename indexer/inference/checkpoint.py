@@ -56,6 +56,16 @@ class Checkpoint:
         return dense[-1].width if dense else int(self.config["hidden_size"])
 
     @property
+    def positions(self) -> int | None:
+        """Most tokens for which the model has positions; ``None`` if it scales them or does not say."""
+        most = self.config.get("max_position_embeddings")
+        if most is None or self.config.get("rope_scaling"):
+            return None
+        # RoBERTa counts from behind the padding token's place.
+        is_roberta = "roberta" in str(self.config.get("model_type"))
+        return int(most) - (int(self.config.get("pad_token_id") or 0) + 1 if is_roberta else 0)
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of the weights' files."""
         return sum(file.stat().st_size for file in Path(self.path).glob("*.safetensors"))

@@ -269,13 +269,22 @@ class Reranker(Configured[RerankerSettings]):
 
     @property
     def max_tokens(self) -> int:
-        """Most ids of one prompt."""
-        return self.settings.max_tokens
+        """Most ids of one prompt: the setting; by default the model's positions are a cap too.
+
+        Raises:
+            SettingsError: The setting is above the model's positions.
+        """
+        most, given = self.checkpoint.positions, self.settings.max_tokens
+        if most is None or given <= most or self.settings.hf_overrides:
+            return given
+        if "max_tokens" in self.settings.model_fields_set:
+            raise SettingsError(f"max_tokens: {given} is above the {most} positions of {self.settings.name}")
+        return most
 
     @cached_property
     def tokenizer(self) -> PairTokenizer:
         """The tokenizer with the model's template and limit."""
-        return PairTokenizer(self.checkpoint.path, self.settings.max_tokens, self.settings.instruction)
+        return PairTokenizer(self.checkpoint.path, self.max_tokens, self.settings.instruction)
 
     def engine(self) -> Scorer:
         """Starts the engine in this process.

@@ -80,3 +80,9 @@ def test_what_is_harmless_is_an_argument_of_vllm() -> None:
 def test_what_decides_the_meaning_of_a_vector_is_no_engine_argument(name: str) -> None:
     with pytest.raises(SettingsError, match=rf"engine\.{name} cannot be set; set model\.{name}"):
         check_arguments({name: "fp8"})
+
+
+def test_a_rerankers_positions_limit_its_prompts(reranker_path: str) -> None:
+    assert open_reranker(RerankerSettings(name=reranker_path), EngineSettings()).max_tokens == 512
+    with pytest.raises(SettingsError, match="max_tokens: 600 is above the 512 positions"):
+        open_reranker(RerankerSettings(name=reranker_path, max_tokens=600), EngineSettings()).max_tokens  # noqa: B018
