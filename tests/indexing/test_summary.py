@@ -61,7 +61,7 @@ def test_changed_text_columns_are_refused_with_both_values(tmp_path: Path) -> No
     ) as refused:
         run_here(settings(tmp_path, index={"widths": [384]}))
     assert "mixed" not in str(refused.value), "only vectors are mixed"
-    with pytest.raises(SettingsError, match=r"max_tokens: 9000 is above the 512 positions"):
+    with pytest.raises(SettingsError, match=r"max_tokens: 9000 is above the checkpoint's max_seq_length 256"):
         run_here(settings(tmp_path, model={"max_tokens": 9000}))
 
 

@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -15,10 +16,11 @@ from indexer.settings import EngineSettings, ModelSettings, Settings
 from indexer.testing.fakes import FakeEngine, FakeModel
 
 
+@dataclass(frozen=True)
 class CountedModel(FakeModel):
-    """A fake model that keeps the engines it started."""
+    """A fake model that keeps the engines it started, as do its copies with other settings."""
 
-    started: list["CountedEngine"]
+    started: list["CountedEngine"] = field(default_factory=list)
 
     def engine(self) -> "CountedEngine":
         per_token = self.late_interaction is not None
@@ -57,9 +59,7 @@ def fake_readers(**faults: Any) -> Iterator[list[CountedEngine]]:
     started: list[CountedEngine] = []
 
     def fake(settings: ModelSettings, engine: EngineSettings) -> CountedModel:
-        model = CountedModel.of(open_model(settings, engine), **faults)
-        object.__setattr__(model, "started", started)
-        return model
+        return replace(CountedModel.of(open_model(settings, engine), **faults), started=started)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(query_model, "open_model", fake)
