@@ -108,8 +108,8 @@ def build_parts(
 def _compact(uri: str, name: str, each: Each) -> int:
     """Compacts a table; returns how many fragments were replaced."""
     version, tasks = compaction.plan(uri, name)
-    if not tasks:
-        return 0
+    if len(tasks) < 2:
+        return 0  # the task that maintains the table does as much itself
     rewritten = list(each(compaction.rewrite, ((uri, name, version, task) for task in tasks)))
     # In a task: rows of the indices are renumbered, whose memory grows with them.
     (replaced,) = each(compaction.commit, [(uri, name, version, rewritten)])
@@ -128,7 +128,8 @@ def _build(uri: str, name: str, version: int, specs: Sequence[IndexSpec], each: 
     for index, part in each(index_parts.build, items):
         parts[index].append(part)
         if len(parts[index]) == len(ranges):
-            index_parts.commit(uri, name, version, complete[index], parts[index])
+            # In a task too: parts that are merged pass through its memory.
+            list(each(index_parts.commit, [(uri, name, version, complete[index], parts[index])]))
             yield complete[index]
 
 

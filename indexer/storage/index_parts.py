@@ -32,6 +32,9 @@ GRAPH_ROWS = 1 << 20
 
 MOST_PARTITIONS = 1 << 12
 
+JOINED = "BTREE"
+"""Kind of index whose parts become one, since a look-up of scattered values reads nearly all pages of every part."""
+
 SAMPLE_RATE = 256
 """Rows per centre that training reads."""
 
@@ -117,6 +120,8 @@ def build(uri: str, name: str, version: int, spec: IndexSpec, fragments: Sequenc
 def commit(uri: str, name: str, version: int, spec: IndexSpec, parts: Sequence[Any]) -> None:
     """Makes the parts the table's index in one commit; they replace the index of that name.
 
+    Parts of a B-tree are merged first, which streams their pages.
+
     Args:
         uri: LanceDB database.
         name: Table name.
@@ -128,7 +133,10 @@ def commit(uri: str, name: str, version: int, spec: IndexSpec, parts: Sequence[A
         IndexerError: Another process changed the rows or built the same index since.
     """
     with _errors(name, spec):
-        open_version(uri, name, version).commit_existing_index_segments(spec.name, spec.column, list(parts))
+        dataset, segments = open_version(uri, name, version), list(parts)
+        if spec.kind == JOINED and len(segments) > 1:
+            segments = [dataset.merge_existing_index_segments(segments)]
+        dataset.commit_existing_index_segments(spec.name, spec.column, segments)
 
 
 @contextmanager
