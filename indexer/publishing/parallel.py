@@ -108,7 +108,7 @@ def build_parts(
 def _compact(uri: str, name: str, each: Each) -> int:
     """Compacts a table; returns how many fragments were replaced."""
     version, tasks = compaction.plan(uri, name)
-    if len(tasks) < 2:
+    if len(tasks) <= 1:
         return 0  # the task that maintains the table does as much itself
     rewritten = list(each(compaction.rewrite, ((uri, name, version, task) for task in tasks)))
     # In a task: rows of the indices are renumbered, whose memory grows with them.
