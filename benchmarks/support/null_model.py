@@ -1,9 +1,11 @@
 """A model that costs nothing or only sleeps, so that only the work around it is measured."""
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -12,6 +14,9 @@ from indexer.inference.embed_inputs import EmbedTokenizer, TokenBatch
 from indexer.inference.model import Model, open_model
 from indexer.inference.sequences import TokenSequences
 from indexer.settings import Settings
+
+TOGETHER_SECONDS = 600.0
+"""Longest wait of an engine for the others."""
 
 
 class OneToken(EmbedTokenizer):
@@ -57,16 +62,25 @@ class NullModel(Model):
     Attributes:
         seconds_per_document: Time the engine sleeps.
         tokenise: Whether the model's own tokenizer runs.
+        together: An empty folder, and how many engines start before any of them works; ``None`` to wait for none.
     """
 
     seconds_per_document: float = 0.0
     tokenise: bool = True
+    together: tuple[Path, int] | None = None
 
     @classmethod
-    def of(cls, settings: Settings, seconds_per_document: float = 0.0, *, tokenise: bool = True) -> Self:
+    def of(
+        cls,
+        settings: Settings,
+        seconds_per_document: float = 0.0,
+        *,
+        tokenise: bool = True,
+        together: tuple[Path, int] | None = None,
+    ) -> Self:
         """The model of a job's settings, without its costs."""
         opened = open_model(settings.model, settings.engine)
-        return cls(opened.settings, opened.engine_settings, opened.revision, seconds_per_document, tokenise)
+        return cls(opened.settings, opened.engine_settings, opened.revision, seconds_per_document, tokenise, together)
 
     @cached_property
     def tokenizer(self) -> EmbedTokenizer:
@@ -75,5 +89,18 @@ class NullModel(Model):
         return kind(self.checkpoint.path, max_tokens=self.settings.max_tokens)
 
     def engine(self) -> Dice:
-        """An engine that costs nothing."""
+        """An engine that costs nothing; raises :class:`TimeoutError` if the others do not start."""
+        if self.together is not None:
+            _wait_for_all(*self.together)
         return Dice(self.checkpoint.dimension, self.seconds_per_document)
+
+
+def _wait_for_all(folder: Path, engines: int) -> None:
+    """Returns once so many processes have called it."""
+    folder.mkdir(exist_ok=True)
+    (folder / str(os.getpid())).touch()
+    last = time.monotonic() + TOGETHER_SECONDS
+    while (started := sum(1 for _ in folder.iterdir())) < engines:
+        if time.monotonic() > last:
+            raise TimeoutError(f"{started} of {engines} engines have started")
+        time.sleep(0.5)

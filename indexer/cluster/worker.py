@@ -64,12 +64,14 @@ class Worker:
 
     def start(self, make_pipeline: MakePipeline) -> Started:
         """Starts the engine, one at a time per GPU: vLLM sizes its memory by the memory free at its start."""
-        gpu = f"gpu-{os.environ.get('CUDA_VISIBLE_DEVICES', 'none')}"
-        with _turn(gpu, wait=not self._claims):
-            if not self._claims:
-                seat, others = _take_seat(gpu)
+        gpu = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if gpu and not self._claims:
+            with _turn(f"gpu-{gpu}"):
+                seat, others = _take_seat(f"gpu-{gpu}")
                 self._claims.append(seat)
                 gpu_siblings.note(others)
+                self._pipeline = make_pipeline()
+        else:
             self._pipeline = make_pipeline()
         return Started(fallbacks.taken(), self._pipeline.compile_seconds)
 
@@ -101,10 +103,10 @@ def _pin(count: int) -> list[IO[str]]:
 
 
 @contextmanager
-def _turn(name: str, *, wait: bool) -> Iterator[None]:
-    """Holds a claim during the block, waiting for it first; without ``wait`` it does nothing."""
+def _turn(name: str) -> Iterator[None]:
+    """Holds a claim during the block, waiting for it first."""
     with step("waiting until another engine on its GPU has started"):
-        claim = _claim(name, wait=True) if wait else None
+        claim = _claim(name, wait=True)
     try:
         yield
     finally:
