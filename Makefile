@@ -64,7 +64,7 @@ bench: $(DEV) ## Compare with other ways to the same vectors and scores, about 1
 	$(BIN)/python -m benchmarks.throughput --mode score --rounds 1
 
 test: $(DEV) ## Run the tests, without those marked slow or gpu
-	$(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile --durations 25
+	$(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 60
 
 test-fast: $(DEV) ## Run the tests that need neither Ray nor vLLM, each in seconds
 	$(BIN)/python -m pytest -m "not slow and not gpu and not heavy" --numprocesses 2 --dist loadfile --timeout 60

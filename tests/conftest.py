@@ -91,8 +91,13 @@ HEAVY_FOLDERS = {"benchmarks", "faults"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks as heavy what uses such a fixture, directly or not, or is in such a folder."""
+    """Marks as heavy what uses such a fixture, directly or not, or is in such a folder; files with such tests go first.
+
+    The light ones of the end then keep every process of a parallel run busy until the last second.
+    """
     for item in items:
         uses = isinstance(item, pytest.Function) and HEAVY_FIXTURES & set(item.fixturenames)
         if uses or item.path.parent.name in HEAVY_FOLDERS:
             item.add_marker(pytest.mark.heavy)
+    heavy = {item.path for item in items if item.get_closest_marker("heavy")}
+    items.sort(key=lambda item: item.path not in heavy)

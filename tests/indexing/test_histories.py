@@ -93,7 +93,7 @@ def play_all(root: Path, seeds: range, gone: Counter[str]) -> None:
 
 
 def test_histories_of_a_real_index_are_the_same_in_both_ways(tmp_path: Path, gone: Counter[str]) -> None:
-    play_all(tmp_path, range(4), gone)
+    play_all(tmp_path, range(2), gone)
 
 
 @pytest.mark.slow
