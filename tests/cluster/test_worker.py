@@ -1,0 +1,51 @@
+"""Engines start one after the other on a GPU, and at once where there is none."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NoReturn
+
+import pytest
+
+from indexer.cluster.worker import TOKENIZER_THREADS, Started, Worker
+
+
+class Instant:
+    """A pipeline that is ready."""
+
+    compile_seconds = 0.0
+
+    def run(self, piece: object) -> NoReturn:
+        """Nobody asks for work."""
+        raise AssertionError(piece)
+
+
+def started_together(seconds: float) -> list[Started]:
+    """Starts two workers, whose engines wait for each other at most so long."""
+    both = threading.Barrier(2)
+
+    def engine() -> Any:
+        both.wait(seconds)
+        return Instant()
+
+    with ThreadPoolExecutor(2) as threads:
+        return list(threads.map(lambda worker: worker.start(engine), [Worker(0, threads=1), Worker(0, threads=1)]))
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in TOKENIZER_THREADS:
+        monkeypatch.setenv(name, "1")
+
+
+@pytest.mark.parametrize("gpus", [None, ""])
+def test_engines_without_a_gpu_start_at_once(gpus: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if gpus is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    assert started_together(10.0) == [Started([], 0.0)] * 2
+
+
+def test_engines_of_one_gpu_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "99")
+    with pytest.raises(threading.BrokenBarrierError):
+        started_together(0.5)
