@@ -129,10 +129,10 @@ COMMA = 'id,question\r\nq1,"first, with ""quotes"""\r\nq2,"two\nlines"\r\n'
     ("name", "content"),
     [
         ("q.jsonl", b"\xef\xbb\xbf" + LINES),
-        ("q.jsonl.gz", gzip.compress(LINES.replace(b"{", b'{"other": [{}], ') + b"\n\n")),
+        ("q.jsonl.gz", gzip.compress(LINES.replace(b"{", b'{"other": [{}], ') + b"\n\n", mtime=0)),
         ("q.csv", COMMA.encode()),
         ("q.csv", COMMA.encode("utf-8-sig")),
-        ("q.csv.gz", gzip.compress(COMMA.encode())),
+        ("q.csv.gz", gzip.compress(COMMA.encode(), mtime=0)),
         ("q.tsv", b'\xef\xbb\xbfid\tquestion\r\nq1\tfirst, with "quotes"\r\n\r\nq2\ttwo\xe2\x80\xa8lines\r\n'),
     ],
 )  # fmt: skip
