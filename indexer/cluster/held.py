@@ -26,7 +26,7 @@ class GpuUse:
 
 @dataclass
 class HeldTime:
-    """Seconds for which workers that have ended held their places.
+    """Seconds for which workers that have ended held their parts of a GPU, times these parts.
 
     Attributes:
         placed: From the moment at which Ray had placed each worker to its end.
@@ -41,17 +41,18 @@ class HeldTime:
         ray.kill(member.actor)
         now = time.monotonic()
         if member.where:
-            self.placed += now - member.asked
+            self.placed += (now - member.asked) / member.share
         if member.ready is not None:
-            self.ready += now - member.ready
+            self.ready += (now - member.ready) / member.share
 
     def on_gpus(self, placement: Placement, workers: int) -> GpuUse:
-        """The same in GPUs.
+        """What they held; nothing on CPUs.
 
         Args:
-            placement: Where the workers are; it knows their share of a GPU once a pool has begun.
-            workers: Workers of the pool.
+            placement: Where the workers are; it knows their parts of a GPU once a pool has begun.
+            workers: Workers of the pool, those included that came with new machines.
         """
-        if not (placement.gpus and placement.share):
+        if not placement.shares:
             return GpuUse()
-        return GpuUse(workers / placement.share, self.placed / placement.share, self.ready / placement.share)
+        later = [placement.share] * (workers - len(placement.shares))
+        return GpuUse(sum(1 / share for share in [*placement.shares, *later]), self.placed, self.ready)

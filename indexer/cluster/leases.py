@@ -70,6 +70,7 @@ class WorkerHandle:
         placed: Reference that gives the worker's machine and GPU once Ray has placed it.
         started: Reference that ends when the engine has started or failed to.
         tries: Starts of this worker so far, this one included.
+        share: Workers that share its GPU.
         asked: Monotonic time of the request to Ray; once the worker is placed, the time when the driver saw that.
         where: Machine and GPU, once it is placed.
         ready: Monotonic time at which the driver saw that its engine had started; ``None`` before.
@@ -80,6 +81,7 @@ class WorkerHandle:
     placed: Any
     started: Any
     tries: int
+    share: int
     asked: float
     where: str = ""
     ready: float | None = None

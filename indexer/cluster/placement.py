@@ -1,7 +1,7 @@
 """Placement of workers: resources of each, capacity of the machines, free places."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,13 +27,18 @@ class Placement:
         settings: The cluster section.
         replicas: Workers that may share a GPU.
         gpus: Whether workers need GPUs. Decided once: a cluster that loses its GPUs must not get workers without any.
-        share: Workers that share a GPU.
+        shares: For each chosen worker how many share its GPU, the fewest first; empty on CPUs.
     """
 
     settings: ClusterSettings
     replicas: int
     gpus: bool
-    share: int = 0
+    shares: Sequence[int] = ()
+
+    @property
+    def share(self) -> int:
+        """Most workers that share a GPU; 0 before they are chosen, and on CPUs."""
+        return max(self.shares, default=0)
 
     def with_whole_machines(self) -> "Placement":
         """The same with all cores of a machine for a worker; on GPUs it is this one."""
@@ -138,10 +143,19 @@ class Placement:
         machines = _machines()
         if self.settings.workers == "auto":
             wanted, machines = self._free(wanted), _free_parts()
-        # Fill every GPU before sharing one: each worker gets the largest share that still places all of them.
-        shares = range(1, self.replicas + 1)
-        self.share = next((share for share in shares if self._fit(machines, share) >= wanted), self.replicas)
+        self.shares = self._spread(wanted, machines) if self.gpus else ()
         return wanted
+
+    def _spread(self, workers: int, machines: Sequence[Mapping[str, float]]) -> list[int]:
+        """Fills every GPU before one is shared; Ray itself would fill one after another."""
+        shares = range(1, self.replicas + 1)
+        most = next((share for share in shares if self._fit(machines, share) >= workers), self.replicas)
+        gpus, whole = sum(resources.get("GPU", 0) for resources in machines), self._fit(machines, 1)
+        # Where cores, or parts of GPUs that others hold, decide who fits where, only equal workers surely fit.
+        if whole < gpus or self._fit(machines, most) < max(whole * most, workers):
+            return [most] * workers
+        full = min(workers - whole * (most - 1), whole)
+        return [most - 1] * (workers - full * most) + [most] * (full * most)
 
     def _free(self, wanted: int) -> int:
         """Workers that have a place now; waits until Ray counts what our own tasks have freed."""
@@ -155,15 +169,21 @@ class Placement:
             )
         return min(wanted, max(free, 1))
 
-    def start_worker(self, make_pipeline: MakePipeline, tries: int = 1) -> WorkerHandle:
-        """Requests a worker from Ray; it starts its engine as soon as it is placed."""
+    def start_worker(self, make_pipeline: MakePipeline, share: int = 1, tries: int = 1) -> WorkerHandle:
+        """Requests a worker from Ray; it starts its engine as soon as it is placed.
+
+        Args:
+            make_pipeline: Builds the pipeline in the worker's process.
+            share: Workers that share its GPU.
+            tries: Starts of this worker so far, this one included.
+        """
         options: dict[str, Any] = {"num_cpus": self.settings.cpus_per_worker}
         if self.gpus:
-            options["num_gpus"] = 1 / self.share
+            options["num_gpus"] = 1 / share
         pinned = (0, self.threads) if self.gpus else (self.settings.cpus_per_worker,)
         actor: Any = ray.remote(Worker).options(max_concurrency=PIECES_INSIDE, **options).remote(*pinned)
         placed, started = actor.where.remote(), actor.start.remote(make_pipeline)
-        return WorkerHandle(actor, placed, started, tries, time.monotonic())
+        return WorkerHandle(actor, placed, started, tries, share, time.monotonic())
 
 
 def _machines() -> list[Mapping[str, float]]:

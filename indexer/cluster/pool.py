@@ -64,8 +64,7 @@ class WorkerPool:
         try:
             self._growth.begin()
             self.size = self._placement.choose(self._growth.most)
-            for _ in range(self.size):
-                self._starting.begin()
+            self._starting.begin_all(self._placement.shares or [1] * self.size)
             while not self._members:
                 self._settle_starts(_wait(self._starting.references))
         except BaseException:
@@ -149,7 +148,7 @@ class WorkerPool:
         """Takes machines that came; gives back those of idle workers, where an autoscaler is asked for them."""
         if work_is_left:
             for _ in range(self._growth.new_places(len(self._members) + len(self._starting.members))):
-                self._starting.begin()
+                self._starting.begin(self._placement.share or 1)
                 self.size += 1
         elif self._growth.waits:
             self._growth.end()
@@ -224,7 +223,7 @@ class WorkerPool:
         self.restarts += 1
         self.losses.append(reason)
         self._members.remove(member)
-        self._starting.begin()
+        self._starting.begin(member.share)
 
 
 def _wait(references: list[Any]) -> set[Any]:

@@ -1,10 +1,10 @@
 """Workers without a ready engine yet: placed, started, retried, given up."""
 
 import time
-from collections import Counter
-from collections.abc import Collection
+from collections import Counter, deque
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -52,6 +52,14 @@ class EngineStarts:
                 say(f"{way} (first seen on {where})", "WARNING")
 
 
+class _Resting(NamedTuple):
+    """A worker that failed to start: when it is tried again, its share of a GPU, and the number of that try."""
+
+    until: float
+    share: int
+    tries: int
+
+
 class Starting:
     """Workers that are not ready yet.
 
@@ -70,20 +78,42 @@ class Starting:
         """
         self._placement = placement
         self._make_pipeline = make_pipeline
-        self._resting: list[tuple[float, int]] = []
+        self._resting: list[_Resting] = []
+        self._later: deque[int] = deque()
         self._reason: IndexerError | None = None
         self._lines = WaitingLines()
         self.members: list[WorkerHandle] = []
         self.held = HeldTime()
         self.told = EngineStarts()
 
-    def begin(self, tries: int = 1) -> None:
-        """Requests a worker from Ray."""
-        self.members.append(self._placement.start_worker(self._make_pipeline, tries))
+    def begin(self, share: int = 1, tries: int = 1) -> None:
+        """Requests a worker from Ray.
+
+        Args:
+            share: Workers that share its GPU.
+            tries: Starts of this worker so far, this one included.
+        """
+        self.members.append(self._placement.start_worker(self._make_pipeline, share, tries))
+
+    def begin_all(self, shares: Sequence[int]) -> None:
+        """Requests workers with these shares, the fewest on a GPU first."""
+        self._later = deque(shares)
+        self._begin_later()
+
+    def _begin_later(self) -> None:
+        """Requests workers that share a GPU once those have a place that share it with fewer.
+
+        Ray does not keep the order of requests, and could give a GPU to two of one share that one of the other needs.
+        """
+        while self._later:
+            without = [member.share for member in self.members if not member.where]
+            if any(share < self._later[0] for share in [*without, *(rest.share for rest in self._resting)]):
+                return
+            self.begin(self._later.popleft())
 
     def forget(self) -> None:
         """Drops all workers and planned starts."""
-        self.members, self._resting = [], []
+        self.members, self._resting, self._later = [], [], deque()
 
     @property
     def references(self) -> list[Any]:
@@ -111,9 +141,10 @@ class Starting:
                 ready += self._started(member)
             elif not member.where and member.placed in ended:
                 self._placed(member)
-        for at, tries in [rest for rest in self._resting if rest[0] <= time.monotonic()]:
-            self._resting.remove((at, tries))
-            self.begin(tries)
+        for rest in [rest for rest in self._resting if rest.until <= time.monotonic()]:
+            self._resting.remove(rest)
+            self.begin(rest.share, rest.tries)
+        self._begin_later()
         if not (self.members or self._resting or ready or others) and self._reason is not None:
             raise self._reason
         self._tell_what_is_awaited()
@@ -156,7 +187,7 @@ class Starting:
         self._reason = type(error)(f"{place} cannot start: {error}")
         if member.tries < START_TRIES:
             say(f"{self._reason}; tried again in {PAUSE_SECONDS:.0f} s", "WARNING")
-            self._resting.append((time.monotonic() + PAUSE_SECONDS, member.tries + 1))
+            self._resting.append(_Resting(time.monotonic() + PAUSE_SECONDS, member.share, member.tries + 1))
         else:
             say(f"{self._reason}; given up, the others go on", "WARNING")
 
@@ -168,5 +199,6 @@ class Starting:
                 member.current_step() if member.where else f"waiting for {self._placement.needs}, which others use"
             ] += 1
         doing["waiting to be started again"] += len(self._resting)
+        doing["waiting until others have a GPU"] += len(self._later)
         told = ", ".join(f"{count} {name}" for name, count in doing.items() if count)
         self._lines.tell(f"starting workers: {told}" if told else "")

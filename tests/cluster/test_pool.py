@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from indexer.cluster.connection import Cluster
 from indexer.cluster.held import GpuUse
 from indexer.cluster.leases import Done
 from indexer.cluster.pipeline import Pipeline
+from indexer.cluster.placement import Placement
 from indexer.cluster.pool import WorkerPool
 from indexer.errors import EngineError, IndexerError, SettingsError
 from indexer.indexing.journal import Journal
@@ -27,7 +29,7 @@ from indexer.settings import ClusterSettings
 from indexer.steps import step
 from tests.support.rays import ray_head
 
-CORES, GPUS, REPLICAS = 4, 2, 2
+CORES, GPUS, REPLICAS = 6, 3, 2
 
 SHARED_CACHE = "/shared/vllm"
 
@@ -143,11 +145,48 @@ def results(pool: WorkerPool, pieces: int = 8) -> dict[int, str]:
     return dict(one.receipt for one in ended)
 
 
-def test_each_gpu_has_a_worker_before_one_has_two(make_pool: MakePool) -> None:
-    with make_pool(2) as pool:
-        while pool.ready < 2:
+@pytest.mark.parametrize("workers", [GPUS - 1, GPUS + 1])
+def test_each_gpu_has_a_worker_before_one_has_two(make_pool: MakePool, workers: int) -> None:
+    with make_pool(workers) as pool:
+        while pool.ready < workers:
             results(pool)
-        assert len({member.where for member in pool._members}) == 2
+        assert len({member.where for member in pool._members}) == min(workers, GPUS)
+    assert pool.used.gpus == min(workers, GPUS)
+
+
+def test_a_replaced_worker_takes_the_place_of_the_lost_one(make_pool: MakePool) -> None:
+    """One that had a GPU of its own, and one that shared one."""
+    with make_pool(GPUS + 1) as pool:
+        for share in (1, 2):
+            while pool.ready < GPUS + 1:
+                results(pool)
+            lost = next(member for member in pool._members if member.share == share)
+            ray.kill(lost.actor)
+            assert len(list(pool.run(map(Number, range(8)), retries=2, most_restarts=1))) == 8
+        while pool.ready < GPUS + 1:
+            results(pool)
+        assert len({member.where for member in pool._members}) == GPUS
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3, 5])
+def test_workers_are_spread_evenly_over_the_gpus(monkeypatch: pytest.MonkeyPatch, replicas: int) -> None:
+    machines = [{"CPU": 64.0, "GPU": 4.0}, {"CPU": 32.0, "GPU": 3.0}]
+    monkeypatch.setattr(placement, "_machines", lambda: machines)
+    for workers in range(1, 7 * replicas + 1):
+        found = Placement(ClusterSettings(workers=workers), replicas, gpus=True)
+        assert found.choose(99) == workers == len(found.shares)
+        gpus = sum(Fraction(1, share) for share in found.shares)
+        assert gpus == min(workers, 7), "each GPU is used, and full"
+        assert found.share - min(found.shares) <= 1
+
+
+def test_workers_are_equal_where_cores_decide_who_fits_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker with a GPU of its own could take one that only two workers of another machine can fill."""
+    machines = [{"CPU": 2.0, "GPU": 2.0}, {"CPU": 8.0, "GPU": 2.0}]
+    monkeypatch.setattr(placement, "_machines", lambda: machines)
+    found = Placement(ClusterSettings(workers=5), 2, gpus=True)
+    assert found.choose(99) == 5
+    assert found.shares == [2] * 5
 
 
 def test_each_engine_knows_how_many_started_on_its_gpu_before(make_pool: MakePool) -> None:
@@ -259,7 +298,7 @@ def test_auto_counts_what_is_free(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pool = make_pool("auto")
-    tenant: Any = Tenant.options(num_gpus=1).remote()
+    tenant: Any = Tenant.options(num_gpus=GPUS - 1).remote()
     ray.get(tenant.hello.remote())
     monkeypatch.setattr(placement, "RELEASE_SECONDS", 1.0)
     end = time.monotonic() + 30
