@@ -4,8 +4,9 @@ Every step draws its own random numbers from the seed and its number, and a chec
 that is killed and resumed gives the weights of one that was not.
 """
 
-import json
+import re
 import shutil
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from indexer.adapting import batches, low_rank, weights
 from indexer.adapting.group import ALONE, Group
 from indexer.adapting.low_rank import LowRank
 from indexer.adapting.pairs import Pair, from_table, trained
+from indexer.adapting.step_log import StepLog, Told
 from indexer.adapting_settings import TrainSettings
 from indexer.errors import CorpusError
 from indexer.inference.model import Model, Reranker
@@ -31,13 +33,20 @@ PAIRS = "pairs.parquet"
 STEP = "step-{:06d}"
 """Name of a checkpoint's folder."""
 
+SAVED = re.compile(r"step-(\d{6,})")
+
 OPTIMIZER = "optimizer.pt"
 
 UPDATES = "updates.pt"
 """Low-rank updates of a checkpoint, whose weights include them."""
 
-PROGRESS = "progress.json"
-"""Losses and tokens of the steps before a checkpoint."""
+LOG = "steps.jsonl"
+
+SAVE_SECONDS = 300.0
+"""Time after which weights and optimiser are saved between two checkpoints, so that a kill loses no more."""
+
+SAVE_SHARE = 0.05
+"""Largest share of the time that saving between checkpoints may take."""
 
 RESULTS = pa.list_(pa.float32())
 
@@ -97,17 +106,27 @@ class Recipe:
 
     def checkpoint(self, step: int) -> Path:
         """Directory of the checkpoint after a step."""
-        return Path(self.folder) / "training" / STEP.format(step)
+        return self.training / STEP.format(step)
+
+    @property
+    def training(self) -> Path:
+        """Directory of the checkpoints."""
+        return Path(self.folder) / "training"
+
+    @property
+    def saved(self) -> list[int]:
+        """Steps after which a training can go on, in order: checkpoints and the last point between two."""
+        found = (SAVED.fullmatch(path.name) for path in self.training.glob("*"))
+        return sorted(int(match[1]) for match in found if match)
 
     @property
     def finished(self) -> list[int]:
         """Steps whose checkpoint is there."""
-        return [step for step in self.ends if self.checkpoint(step).is_dir()]
+        return [step for step in self.ends if step in self.saved]
 
-    def progress(self, step: int) -> tuple[list[float], int]:
-        """Loss of every step before a checkpoint, and tokens that were read for them."""
-        found = json.loads((self.checkpoint(step) / PROGRESS).read_text(encoding="utf-8"))
-        return found["losses"], found["tokens"]
+    def log(self) -> StepLog:
+        """Loss and tokens of every step."""
+        return StepLog(self.training / LOG)
 
 
 class Trainer(ABC):
@@ -139,6 +158,7 @@ class Trainer(ABC):
         self._updates: Mapping[str, LowRank] = {}
         self._trained = self._choose_trained()
         self._optimizer = torch.optim.AdamW(self._trained, lr=0.0, weight_decay=0.0)
+        self._log, self._save_at = recipe.log(), time.monotonic() + SAVE_SECONDS
         self._restore(0)
 
     @abstractmethod
@@ -178,26 +198,28 @@ class Trainer(ABC):
         settings = self.recipe.settings
         return batches.make(self._all, settings.batch, settings.steps, self.recipe.seed)
 
-    def advance(self, until: int) -> tuple[list[float], int]:
-        """Trains up to a step and writes its checkpoint; resumes from the one before if this process has not made it.
+    def advance(self, until: int) -> None:
+        """Trains up to a step, from what is saved if this process has not come so far, and writes the checkpoints.
 
         Args:
-            until: One of the recipe's ends.
-
-        Returns:
-            The loss of every step, and the tokens that were read.
+            until: Number of the step.
         """
-        start = max((end for end in self.recipe.ends if end < until), default=0)
-        if self.step != start:
-            self._restore(start)
-        losses, tokens = [], 0
+        saved = max((step for step in self.recipe.saved if step < until), default=0)
+        if not saved <= self.step < until:
+            self._restore(saved)
         while self.step < until:
-            loss, read = self._train([self.pairs[row] for row in self._rows[self.step]])
-            losses.append(loss)
-            tokens += read
-        if self.group.rank == 0:
-            self._save(losses, tokens)
-        return losses, tokens
+            loss, tokens = self._train([self.pairs[row] for row in self._rows[self.step]])
+            if self.group.rank == 0:
+                self._keep(Told(self.step, loss, tokens))
+
+    def _keep(self, told: Told) -> None:
+        """Tells a step, and saves it if it is a checkpoint or the last one is long ago."""
+        if told.step in self.recipe.ends or time.monotonic() > self._save_at:
+            began = time.monotonic()
+            self._save()
+            took = time.monotonic() - began
+            self._save_at = began + took + max(SAVE_SECONDS, took / SAVE_SHARE)
+        self._log.add(told)
 
     def autocast(self) -> Any:
         """Computes in bfloat16 on GPUs, within the block."""
@@ -239,8 +261,8 @@ class Trainer(ABC):
             self.embeddings().requires_grad_(False)  # noqa: FBT003
         return [parameter for parameter in self._parameters.values() if parameter.requires_grad]
 
-    def _save(self, losses: Sequence[float], tokens: int) -> None:
-        """Writes the checkpoint; its folder appears when it is complete."""
+    def _save(self) -> None:
+        """Writes weights and optimiser; their folder appears when it is complete, and those between checkpoints go."""
         import torch
 
         target = self.recipe.checkpoint(self.step)
@@ -251,8 +273,10 @@ class Trainer(ABC):
         if self._updates:
             torch.save({name: (one.down, one.up) for name, one in self._updates.items()}, begun / UPDATES)
         torch.save(self._optimizer.state_dict(), begun / OPTIMIZER)
-        (begun / PROGRESS).write_text(json.dumps({"losses": losses, "tokens": tokens}), encoding="utf-8")
+        before = [step for step in self.recipe.saved if step not in self.recipe.ends]
         begun.replace(target)
+        for step in before:
+            shutil.rmtree(self.recipe.checkpoint(step))
 
     def _restore(self, step: int) -> None:
         """Goes to the state after a step; 0 is the base."""

@@ -1,16 +1,15 @@
-"""Training in a Ray actor, which gets the stretches between checkpoints one after the other, or in several workers."""
+"""Training in a Ray actor, which gets one step after the other, or in several workers."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+
+import numpy as np
 
 from indexer.adapting.embedder import EmbedderTrainer
 from indexer.adapting.group import ALONE, Group
 from indexer.adapting.reranker import RerankerTrainer
 from indexer.adapting.training import Recipe, Trainer
 from indexer.cluster.connection import Cluster
-from indexer.cluster.drive import Work, drive
 from indexer.cluster.leases import GivenUp
 from indexer.cluster.pipeline import Pipeline
 from indexer.errors import IndexerError
@@ -22,58 +21,38 @@ MOST_RESTARTS = 3
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Steps up to a checkpoint: the unit of retry and resume.
+class Step:
+    """A step, the unit of retry: a new worker goes on from the last saved weights.
 
     Attributes:
-        start: Steps before it.
-        stop: Steps after it.
+        number: Steps with it.
+        size: One step.
     """
 
-    start: int
-    stop: int
+    number: int
+    size: int = 1
 
     @property
     def shard_id(self) -> str:
         """Its name."""
-        return f"{self.stop:06d}"
+        return f"step {self.number}"
 
-    @property
-    def size(self) -> int:
-        """Number of steps."""
-        return self.stop - self.start
-
-    def halves(self) -> tuple["Stretch", ...]:
-        """None: it ends at a checkpoint."""
+    def halves(self) -> tuple["Step", ...]:
+        """None."""
         return ()
 
 
-@dataclass
-class Trained:
-    """What a stretch gave.
+class TrainingPipeline(Pipeline[Step, Trainer, int, int]):
+    """Steps of a training, in one process; its worker gets one after the other."""
 
-    Attributes:
-        stop: Step that it ends with.
-        losses: The loss of every step.
-        tokens: Tokens that were read.
-    """
+    def _read(self, piece: Step, watch: Stopwatch) -> int:  # noqa: ARG002
+        return piece.number
 
-    stop: int
-    losses: list[float] = field(default_factory=list)
-    tokens: int = 0
-
-
-class TrainingPipeline(Pipeline[Stretch, Trainer, Trained, Trained]):
-    """Stretches of a training, in one process."""
-
-    def _read(self, piece: Stretch, watch: Stopwatch) -> Trained:  # noqa: ARG002
-        return Trained(piece.stop)
-
-    def _compute(self, held: Trained, watch: Stopwatch) -> None:
+    def _compute(self, held: int, watch: Stopwatch) -> None:
         with watch("train"):
-            held.losses, held.tokens = self._engine.advance(held.stop)
+            self._engine.advance(held)
 
-    def _store(self, piece: Stretch, held: Trained, watch: Stopwatch) -> Trained:  # noqa: ARG002
+    def _store(self, piece: Step, held: int, watch: Stopwatch) -> int:  # noqa: ARG002
         return held
 
 
@@ -83,15 +62,13 @@ def make_trainer(recipe: Recipe, group: Group = ALONE) -> Trainer:
 
 
 def train_in_group(recipe: Recipe, rank: int, size: int) -> None:
-    """Trains from the last checkpoint to the last step, with the other processes of a group."""
-    trainer = make_trainer(recipe, Group(rank, size))
-    # All look before the first one writes the next checkpoint: it waits for the others' gradients.
-    for stop in [stop for stop in recipe.ends if stop not in recipe.finished]:
-        trainer.advance(stop)
+    """Trains from what is saved to the last step, with the other processes of a group."""
+    # All look for what is saved before the first one saves more: it waits for the others' gradients.
+    make_trainer(recipe, Group(rank, size)).advance(recipe.settings.steps)
 
 
 def train(recipe: Recipe, cluster: Cluster, style: ProgressStyle) -> None:
-    """Trains from the last checkpoint to the last step.
+    """Trains from what is saved to the last step.
 
     Args:
         recipe: What is trained.
@@ -100,40 +77,68 @@ def train(recipe: Recipe, cluster: Cluster, style: ProgressStyle) -> None:
 
     Raises:
         IndexerError: The model cannot be trained, or its worker died too often.
+        KeyboardInterrupt: A signal asked to stop; the step in hand is done, with several workers those until the next
+            weights are saved.
     """
-    begins = [0, *recipe.ends[:-1]]
-    left = [Stretch(start, stop) for start, stop in zip(begins, recipe.ends, strict=True)]
-    left = [stretch for stretch in left if stretch.stop not in recipe.finished]
-    if not left:
+    steps = recipe.settings.steps
+    start = max(recipe.saved, default=0)
+    if start == steps:
         return
-    if recipe.settings.workers > 1:
-        _train_together(recipe, cluster, left, style)
-        return
+    with Progress(steps - start, style, "steps") as progress:
+        follow = Follower(recipe, progress, start)
+        if recipe.settings.workers > 1:
+            _train_together(recipe, cluster, follow)
+        else:
+            _train_alone(recipe, cluster, follow)
 
-    def given_up(stretch: GivenUp[Stretch]) -> None:
-        raise IndexerError(f"training stopped before step {stretch.piece.stop}: {stretch.reason}")
 
+@dataclass
+class Follower:
+    """Says how far a training has come: every step as progress, and the loss at every checkpoint.
+
+    Attributes:
+        recipe: What is trained.
+        progress: Counts the steps.
+        step: The last step that is counted.
+    """
+
+    recipe: Recipe
+    progress: Progress
+    step: int
+
+    def __post_init__(self) -> None:
+        """Reads what an earlier run told."""
+        self._log = self.recipe.log()
+        self._losses = {told.step: told.loss for told in self._log.follow() if told.step <= self.step}
+
+    def look(self) -> None:
+        """Tells the steps that came."""
+        for told in self._log.follow():
+            self._losses[told.step] = told.loss
+            if told.step > self.step:
+                self.step = told.step
+                self.progress.add(1, told.tokens, self.recipe.settings.workers)
+                if told.step in self.recipe.ends:
+                    say(f"loss {np.mean(list(self._losses.values())):.4f} over {len(self._losses)} steps")
+                    self._losses = {}
+
+
+def _train_alone(recipe: Recipe, cluster: Cluster, follow: Follower) -> None:
+    """Trains in one worker, which gets one step after the other."""
     with cluster.pool(partial(TrainingPipeline, partial(make_trainer, recipe)), 1, whole=True) as pool:
-        for stretch in left:
-            drive(pool, Work([stretch], stretch.size, "steps", 1, MOST_RESTARTS), style, _tell, given_up)
+        for number in range(follow.step + 1, recipe.settings.steps + 1):
+            for outcome in pool.run([Step(number)], 1, MOST_RESTARTS):
+                if isinstance(outcome, GivenUp):
+                    raise IndexerError(f"training stopped before step {number}: {outcome.reason}")
+            follow.look()
 
 
-def _train_together(recipe: Recipe, cluster: Cluster, left: Sequence[Stretch], style: ProgressStyle) -> None:
-    """Trains with several workers, and looks at the checkpoints that they write."""
-    workers, waiting = recipe.settings.workers, list(left)
+def _train_together(recipe: Recipe, cluster: Cluster, follow: Follower) -> None:
+    """Trains with several workers, and looks at what they tell."""
     # Ray Train writes nothing there that anybody reads again.
-    folder = str(Path(recipe.folder).resolve() / "training")
-    with Progress(sum(stretch.size for stretch in left), style, "steps") as progress:
-        for asked in cluster.together(train_in_group, recipe, workers, folder, MOST_RESTARTS):
-            ended = [stretch for stretch in waiting if stretch.stop in recipe.finished]
-            for stretch in ended:
-                losses, tokens = recipe.progress(stretch.stop)
-                _tell(Trained(stretch.stop, losses, tokens))
-                progress.add(stretch.size, tokens, workers)
-                waiting.remove(stretch)
-            if ended and waiting and asked:
-                raise KeyboardInterrupt
-
-
-def _tell(trained: Trained) -> None:
-    say(f"loss {sum(trained.losses) / len(trained.losses):.4f} over {len(trained.losses)} steps")
+    folder, saved = str(recipe.training.resolve()), recipe.saved
+    for asked in cluster.together(train_in_group, recipe, recipe.settings.workers, folder, MOST_RESTARTS):
+        follow.look()
+        before, saved = saved, recipe.saved
+        if asked and saved != before and follow.step < recipe.settings.steps:
+            raise KeyboardInterrupt

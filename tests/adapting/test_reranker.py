@@ -44,7 +44,8 @@ def recipe(base: str, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 @pytest.fixture(scope="module")
 def losses(recipe: Recipe) -> list[float]:
     trainer = RerankerTrainer(recipe)
-    return [loss for end in recipe.ends for loss in trainer.advance(end)[0]]
+    trainer.advance(recipe.settings.steps)
+    return [told.loss for told in recipe.log().follow()]
 
 
 def test_negatives_are_labelled_no(base: str) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import shutil
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from indexer.adapting import training_worker, weights
+from indexer.adapting import training, training_worker, weights
 from indexer.adapting.embedder import EmbedderTrainer as Trainer
 from indexer.adapting.training import Recipe, rate
 from indexer.adapting_settings import TrainSettings
@@ -59,10 +60,32 @@ def digests(folder: Path) -> dict[str, str]:
 
 def train(recipe: Recipe) -> Path:
     """Trains in one go; returns the last checkpoint."""
-    trainer = Trainer(recipe)
-    for end in recipe.ends:
-        trainer.advance(end)
+    Trainer(recipe).advance(recipe.settings.steps)
     return recipe.checkpoint(recipe.ends[-1])
+
+
+def told_losses(recipe: Recipe) -> list[float]:
+    return [told.loss for told in recipe.log().follow()]
+
+
+def test_what_is_saved_between_checkpoints_is_resumed_and_goes(
+    bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill costs the steps since then, and not those since the last checkpoint."""
+    straight, resumed = (adapting.recipe(tmp_path / name, bert, steps=6, checkpoints=2) for name in ("one", "two"))
+    expected = digests(train(straight))
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(training, "SAVE_SHARE", math.inf)
+    Trainer(resumed).advance(2)
+    assert (resumed.saved, resumed.finished) == ([2], [])
+    with (resumed.training / "steps.jsonl").open("a") as stream:
+        stream.write("[3, 0.1")  # a kill cut the line
+    Trainer(resumed).advance(5)
+    assert (resumed.saved, resumed.finished) == ([3, 5], [3])
+    Trainer(resumed).advance(6)
+    assert resumed.saved == resumed.finished == [3, 6]
+    assert digests(resumed.checkpoint(6)) == expected
+    assert [told.step for told in resumed.log().follow()] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_resumed_training_gives_the_same_weights(bert: str, tmp_path: Path) -> None:
@@ -93,10 +116,11 @@ def test_a_worker_that_has_to_begin_again_begins_at_the_base(bert: str, tmp_path
 @pytest.mark.parametrize("loss", ["ranking", "guided"])
 def test_training_lowers_the_loss(bert: str, tmp_path: Path, loss: str) -> None:
     recipe = adapting.recipe(tmp_path, bert, steps=12, checkpoints=1, learning_rate=1e-3, loss=loss)
-    losses, tokens = Trainer(recipe).advance(12)
+    Trainer(recipe).advance(12)
+    losses = told_losses(recipe)
     assert len(losses) == 12
     assert np.mean(losses[-4:]) < 0.92 * np.mean(losses[:4])
-    assert tokens > 12 * 16
+    assert all(told.tokens > 16 for told in recipe.log().follow())
 
 
 def test_vectors_that_are_not_the_engines_are_refused_before_the_first_step(bert: str, tmp_path: Path) -> None:
@@ -121,7 +145,8 @@ def test_low_rank_updates_train_linear_layers_only(kind: str, tmp_path: Path, re
     base = request.getfixturevalue(kind)
     options = {"steps": 12, "checkpoints": 1, "learning_rate": 1e-2, "lora_rank": 2}
     recipe = adapting.recipe(tmp_path, base, **options)
-    losses, _ = Trainer(recipe).advance(12)
+    Trainer(recipe).advance(12)
+    losses = told_losses(recipe)
     assert np.mean(losses[-4:]) < 0.95 * np.mean(losses[:4])
     last, first = (load_file(folder / "model.safetensors") for folder in (recipe.checkpoint(12), Path(base)))
     changes = {name: (tensor - first[name].float()).numpy() for name, tensor in last.items()}
@@ -194,8 +219,8 @@ def test_two_workers_together_give_the_weights_of_one(
     expected, found = (_change(folder, without_dropout) for folder in (train(here), there.checkpoint(4)))
     assert np.linalg.norm(expected) > 1e-3, "it has learnt something"
     assert np.linalg.norm(found - expected) < 0.02 * np.linalg.norm(expected)
-    assert there.progress(4)[0] == pytest.approx(here.progress(4)[0], abs=1e-4)
-    assert there.progress(4)[1] == here.progress(4)[1]
+    assert told_losses(there) == pytest.approx(told_losses(here), abs=1e-4)
+    assert [told.tokens for told in there.log().follow()] == [told.tokens for told in here.log().follow()]
 
 
 def _change(checkpoint: Path, base: str) -> np.ndarray:
