@@ -18,6 +18,8 @@ from indexer.testing.checkpoints import qwen3_checkpoint
 from tests.support import adapting
 from tests.support.conventions import TINY
 
+pytestmark = pytest.mark.heavy
+
 PAIRS = [
     Pair(
         "q0",

@@ -22,6 +22,8 @@ from indexer.inference.model import open_model
 from indexer.settings import ClusterSettings, EngineSettings, ModelSettings
 from tests.support import adapting, conventions
 
+pytestmark = pytest.mark.heavy
+
 QUERIES, DOCUMENTS = ["red bridge", "early violin 7"], ["the bridge was red", "the kettle is number 9 of a long row"]
 
 

@@ -29,6 +29,8 @@ from indexer.settings import ClusterSettings
 from indexer.steps import step
 from tests.support.rays import ray_head
 
+pytestmark = pytest.mark.heavy
+
 CORES, GPUS, REPLICAS = 6, 3, 2
 
 SHARED_CACHE = "/shared/vllm"

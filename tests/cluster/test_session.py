@@ -20,6 +20,8 @@ from indexer.errors import IndexerError, SettingsError
 from indexer.settings import ClusterSettings
 from tests.support import rays
 
+pytestmark = pytest.mark.heavy
+
 ROOT = Path(__file__).parents[2]
 
 JOB = """

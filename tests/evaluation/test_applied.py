@@ -26,6 +26,8 @@ from tests.support.checkpoints import cross_encoder
 from tests.support.local_cluster import LocalCluster
 from tests.support.readers import fake_readers
 
+pytestmark = pytest.mark.heavy
+
 ASKED = 20
 
 CANDIDATES = 10

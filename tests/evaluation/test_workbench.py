@@ -28,6 +28,8 @@ from indexer.settings import EngineSettings, EvaluateSettings
 from indexer.testing.fakes import FakeEngine
 from tests.support import fakes
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.fixture
 def small(tmp_path: Path) -> Published:

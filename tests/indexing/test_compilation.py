@@ -12,6 +12,8 @@ from indexer.inference.compiling import BYTES_PER_TOKEN, CPU_RATE, CPU_SAVED, GP
 from tests.support.fakes import run_here, settings, words, write
 from tests.support.local_cluster import LocalPool
 
+pytestmark = pytest.mark.heavy
+
 LAST_RATE = 1000.0
 
 

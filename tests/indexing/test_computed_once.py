@@ -23,6 +23,8 @@ from indexer.storage.control import ControlStore
 from tests.support import fakes
 from tests.support.fakes import POISON, poison_token, published_rows, published_vectors, quarantine, run_here, words
 
+pytestmark = pytest.mark.heavy
+
 EVERY = 101
 """BERT's first token, which every text has: an engine that gets any text ends the test's process."""
 

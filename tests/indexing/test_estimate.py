@@ -22,6 +22,8 @@ from indexer.testing.checkpoints import minilm_path
 from tests.support.fakes import model, run_here, settings, words, write
 from tests.support.local_cluster import LocalCluster
 
+pytestmark = pytest.mark.heavy
+
 QWEN3 = {
     "model_type": "qwen3",
     "hidden_size": 1024,

@@ -14,6 +14,8 @@ from indexer.storage.digest_files import DigestFiles
 from tests.support import both_ways
 from tests.support.fakes import published_rows, quarantine, run_here, settings, words, write
 
+pytestmark = pytest.mark.heavy
+
 DOCUMENTS = words(60)
 
 

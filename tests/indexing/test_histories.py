@@ -22,6 +22,8 @@ from tests.faults.index_model import SEARCHED, STORED, IndexModel, other_setup
 from tests.support.checkpoints import tokenizer_only
 from tests.support.reading import ReaderHere
 
+pytestmark = pytest.mark.heavy
+
 NIGHTS = 6
 
 CORRECTED = 0.3

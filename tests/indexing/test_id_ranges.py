@@ -11,6 +11,8 @@ from indexer.indexing import id_ranges
 from indexer.storage import put_once
 from indexer.storage.control import ControlStore
 
+pytestmark = pytest.mark.heavy
+
 ROWS = 60_000
 
 WANTED = 5_000

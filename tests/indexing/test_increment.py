@@ -25,6 +25,8 @@ from indexer.indexing.unreadable_files import NEVER
 from tests.support.both_ways import said
 from tests.support.edited_corpus import Corpus
 
+pytestmark = pytest.mark.heavy
+
 MODEL = [reason.value for reason in sorted(diff.FOUND_BY_WORKERS)]
 
 NIGHTS = 8

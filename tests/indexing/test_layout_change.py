@@ -16,6 +16,8 @@ from tests.support import fakes
 from tests.support.fakes import published_rows, published_vectors, words, write
 from tests.support.local_cluster import LocalCluster
 
+pytestmark = pytest.mark.heavy
+
 EVERY = 101
 """BERT's first token, which every text has: an engine that gets any text ends the test's process."""
 

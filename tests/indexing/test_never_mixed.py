@@ -25,6 +25,8 @@ from tests.support.fakes import WIDTHS, settings, words, write
 from tests.support.fakes import run_here as run
 from tests.support.local_cluster import LocalCluster
 
+pytestmark = pytest.mark.heavy
+
 OTHERWISE = [
     {"model": {"hf_overrides": {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}}},
     {"model": {"quantization": "fp8"}},

@@ -21,6 +21,8 @@ from indexer.settings import Settings
 from indexer.storage.control import ControlStore
 from tests.support import fakes
 
+pytestmark = pytest.mark.heavy
+
 COUNT = 24
 
 LONG = 3

@@ -11,6 +11,8 @@ from indexer.search import published
 from indexer.storage.control import ControlStore
 from tests.support.fakes import published_vectors, run_here, settings
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.mark.parametrize(
     ("before", "after"),

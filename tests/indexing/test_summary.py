@@ -12,6 +12,8 @@ from indexer.errors import RefusedError, SettingsError
 from indexer.indexing import summary
 from tests.support.fakes import run_here, settings, words, write
 
+pytestmark = pytest.mark.heavy
+
 
 def shape(given: dict[str, Any]) -> set[str]:
     return set(given)

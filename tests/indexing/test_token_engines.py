@@ -22,6 +22,7 @@ def answered(uri: str) -> list[list[tuple[tuple[str, int], float]]]:
         return [[((hit.id, hit.chunk), hit.score) for hit in hits] for hits in published.search(QUERIES, 8)]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_real_engines_store_and_find_token_vectors(
     tmp_path: Path, engine_process: Executor, reference_process: Executor

@@ -24,6 +24,8 @@ from tests.support.fakes import POISON, poison_token, quarantine, words, write
 from tests.support.local_cluster import LocalCluster
 from tests.support.token_vectors import expected, opened, settings, stored
 
+pytestmark = pytest.mark.heavy
+
 EVERY = 101
 """BERT's first token, which every text has: an engine that gets any text ends the test's process."""
 

@@ -16,6 +16,8 @@ from indexer.testing import corpora, qwen_tokenizer
 from tests.inference.conftest import with_config
 from tests.support.checkpoints import cross_encoder
 
+pytestmark = pytest.mark.heavy
+
 END = 151643
 
 YES, NO = 9693, 2152

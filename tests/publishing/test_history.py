@@ -21,6 +21,8 @@ from indexer.storage.control import ControlStore
 from indexer.testing.checkpoints import minilm_path
 from tests.support.fakes import published_rows, published_vectors, run_here, settings, words, write
 
+pytestmark = pytest.mark.heavy
+
 
 def store(given: Settings) -> ControlStore:
     return ControlStore(given.index.uri, given.index.name)

@@ -16,6 +16,8 @@ from indexer.storage.tables import open_version
 from indexer.storage.tags import tagged
 from tests.support.fakes import published_rows, run_here, settings, words, write
 
+pytestmark = pytest.mark.heavy
+
 
 def night(given: Settings, root: Path, count: int) -> int:
     """Indexes so many documents and gives the epoch."""

@@ -20,6 +20,8 @@ from indexer.storage import cleanup, commits, vector_index
 from indexer.storage.control import ControlStore
 from tests.support.fakes import published_rows, quarantine, run_here, settings, words, write
 
+pytestmark = pytest.mark.heavy
+
 NAMES = ("docs_documents", "docs_d96", "docs_quarantine")
 """A table of every kind."""
 

@@ -12,6 +12,8 @@ from indexer.storage.control import ControlStore
 from tests.support.browser import opened
 from tests.support.fakes import run_here, settings, words, write
 
+pytestmark = pytest.mark.heavy
+
 LONG = "file://a/very/long/id/" + "without/a/place/to/break/it/" * 20
 
 

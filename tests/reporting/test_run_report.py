@@ -19,6 +19,8 @@ from indexer.settings import Settings
 from tests.support.fakes import model, run_here, settings, words, write
 from tests.support.local_cluster import LocalCluster, LocalPool
 
+pytestmark = pytest.mark.heavy
+
 NASTY = "<script>alert(1)</script>\x1b[2J"
 
 

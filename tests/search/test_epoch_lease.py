@@ -23,6 +23,8 @@ from indexer.storage.records import Epoch
 from tests.support.fakes import run_here, settings, words, write
 from tests.support.readers import open_reader
 
+pytestmark = pytest.mark.heavy
+
 SEEDS = (1, 2)
 
 

@@ -22,6 +22,8 @@ from tests.support.local_cluster import LocalCluster
 from tests.support.readers import fake_readers
 from tests.support.token_vectors import max_sim, opened, settings, stored
 
+pytestmark = pytest.mark.heavy
+
 COUNT = 60
 
 LONG = 4

@@ -19,6 +19,8 @@ from indexer.testing.checkpoints import minilm_path
 from tests.support.fakes import POISON, poison_token, run_here, settings, words, write
 from tests.support.readers import CountedEngine, fake_readers, handle_sigint, open_reader
 
+pytestmark = pytest.mark.heavy
+
 QUERIES = [text for _, text in words(40)]
 
 

@@ -39,6 +39,8 @@ from indexer.storage.control import ControlStore
 from indexer.testing.checkpoints import minilm_path
 from tests.support import fakes
 
+pytestmark = pytest.mark.heavy
+
 ARCHIVE = Path(__file__).resolve().with_name("made-by-4d2741a.tar.xz")
 MADE: dict[str, Any] = json.loads(ARCHIVE.with_name("made-by-4d2741a.json").read_text(encoding="utf-8"))
 ROOT = Path(MADE["settings"]["corpus"]["uri"]).parent
