@@ -122,7 +122,8 @@ class Recipe:
     @property
     def finished(self) -> list[int]:
         """Steps whose checkpoint is there."""
-        return [step for step in self.ends if step in self.saved]
+        saved = set(self.saved)
+        return [step for step in self.ends if step in saved]
 
     def log(self) -> StepLog:
         """Loss and tokens of every step."""

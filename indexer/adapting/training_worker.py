@@ -109,7 +109,9 @@ class Follower:
     def __post_init__(self) -> None:
         """Reads what an earlier run told."""
         self._log = self.recipe.log()
-        self._losses = {told.step: told.loss for told in self._log.follow() if told.step <= self.step}
+        checkpoint = max((end for end in self.recipe.ends if end <= self.step), default=0)
+        told = self._log.follow()
+        self._losses = {one.step: one.loss for one in told if checkpoint < one.step <= self.step}
 
     def look(self) -> None:
         """Tells the steps that came."""

@@ -14,11 +14,13 @@ import pytest
 
 from indexer.adapting import training, training_worker, weights
 from indexer.adapting.embedder import EmbedderTrainer as Trainer
+from indexer.adapting.step_log import Told
 from indexer.adapting.training import Recipe, rate
 from indexer.adapting_settings import TrainSettings
 from indexer.cluster.connection import Cluster
 from indexer.errors import IndexerError, SettingsError
 from indexer.inference.model import open_model
+from indexer.progress import Progress
 from indexer.settings import ClusterSettings, EngineSettings, ModelSettings
 from tests.support import adapting, conventions
 
@@ -88,6 +90,21 @@ def test_what_is_saved_between_checkpoints_is_resumed_and_goes(
     assert resumed.saved == resumed.finished == [3, 6]
     assert digests(resumed.checkpoint(6)) == expected
     assert [told.step for told in resumed.log().follow()] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_resumed_training_tells_the_loss_since_the_last_checkpoint(
+    bert: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = adapting.recipe(tmp_path, bert, steps=6, checkpoints=2)
+    log = recipe.log()
+    for step in (1, 2, 3, 4):
+        log.add(Told(step, float(step), 8))
+    follower = training_worker.Follower(recipe, Progress(2, "none"), 4)
+    for step in (5, 6):
+        log.add(Told(step, float(step), 8))
+    follower.look()
+    assert follower.step == 6
+    assert capsys.readouterr().err.endswith("loss 5.0000 over 3 steps\n")
 
 
 def test_a_resumed_training_gives_the_same_weights(bert: str, tmp_path: Path) -> None:
