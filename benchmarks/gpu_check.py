@@ -41,10 +41,13 @@ BATCH_TOKENS = 262_144
 DRY_TOKENS = 4096
 """The same on a CPU."""
 
+STEP_TOKENS = 32_768
+"""Tokens of a step, as in the shipped configurations."""
+
 LOOP_PART = 4
 """Part of these tokens, and of the time, for vLLM's own loop."""
 
-TEST_PROCESSES = 3
+TEST_PROCESSES = 4
 """Tests that share the GPU."""
 
 TOTAL_SECONDS = 570.0
@@ -65,17 +68,20 @@ H100; the others are estimates."""
 
 
 def run_tests() -> dict[str, Any]:
-    """Runs the tests marked gpu.
+    """Runs the tests marked gpu, and prints what they print.
 
     Returns:
         ``passed``: whether all passed; ``summary``: pytest's last line; ``failed``: lines of tests that failed.
     """
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "--no-header", "-p", "no:cacheprovider"]
     command += ["--numprocesses", str(TEST_PROCESSES)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines = done.stdout.strip().splitlines() or [done.stderr.strip()]
+    lines = [""]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as tests:
+        for line in tests.stdout or ():
+            print(line, end="", flush=True)
+            lines += [line.strip()] if line.strip() else []
     failed = [line for line in lines if re.match(r"(FAILED|ERROR)\s", line)]
-    return {"passed": done.returncode == 0, "summary": lines[-1], **({"failed": failed} if failed else {})}
+    return {"passed": tests.returncode == 0, "summary": lines[-1], **({"failed": failed} if failed else {})}
 
 
 def rates(shape: Shape, limit: float, batch_tokens: int, device: str) -> dict[str, Any]:
@@ -100,7 +106,7 @@ def rates(shape: Shape, limit: float, batch_tokens: int, device: str) -> dict[st
 
 def _rates(path: str, limit: float, batch_tokens: int) -> dict[str, Any]:
     """As :func:`rates`, of a checkpoint."""
-    spec = EngineSpec(path, "bfloat16", max(LENGTHS))
+    spec = EngineSpec(path, "bfloat16", max(LENGTHS), {"max_num_batched_tokens": STEP_TOKENS})
     began = time.perf_counter()
     engine = start_engine(spec, "embed")
     width, loop = int(engine.model_config.embedding_size), StepLoop(engine, "embed", spec.slowest)

@@ -1,6 +1,6 @@
 """Engines on an NVIDIA GPU, with random weights. On a machine without one they run on the CPU, to test the tests.
 
-Most engines are small, so that several of these tests can share a GPU: ``pytest -m gpu --numprocesses 3``.
+Most engines are small, so that several of these tests can share a GPU: ``pytest -m gpu --numprocesses 4``.
 """
 
 import fcntl
@@ -8,10 +8,9 @@ import multiprocessing
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,6 @@ from indexer.inference.embed_inputs import EmbedTokenizer
 from indexer.inference.engine import Engine
 from indexer.inference.engine_spec import EngineSpec, Packed
 from indexer.inference.pair_inputs import PairTokenizer
-from indexer.inference.sequences import TokenSequences
-from indexer.inference.start import Mode
 from indexer.search.hits import Hit
 from indexer.search.published import open_published
 from indexer.settings import RerankerSettings, Settings
@@ -49,8 +46,11 @@ RUNNERS = ("0", "1") if HAS_GPU else ("0",)
 
 STEP_TOKENS = 2048
 
-SHARE = {"enforce_eager": True, "gpu_memory_utilization": 0.1, "max_num_batched_tokens": STEP_TOKENS}
-"""Several engines fit on a GPU beside each other, and a batch takes several steps, of which two are in flight."""
+ALONE = {"enforce_eager": True, "gpu_memory_utilization": 0.1, "max_num_batched_tokens": STEP_TOKENS}
+"""A batch takes several steps, of which two are in flight."""
+
+SHARE = {**ALONE, "kv_cache_memory_bytes": 256 * 2**20}
+"""Engines start beside each other: with the cache's size given, vLLM does not measure the memory that is free."""
 
 MAX_TOKENS = 128
 
@@ -63,15 +63,8 @@ def whole_gpu() -> None:
 @pytest.fixture(autouse=True)
 def _turn(request: pytest.FixtureRequest) -> Iterator[None]:
     """Tests share the GPU, but for those that ask for the whole one."""
-    with _lock("gpu", fcntl.LOCK_EX if "whole_gpu" in request.fixturenames else fcntl.LOCK_SH):
-        yield
-
-
-@contextmanager
-def _lock(name: str, kind: int) -> Iterator[None]:
-    """Holds a lock of all processes that run these tests on this machine."""
-    with (Path(tempfile.gettempdir()) / f"qwen3-index-tests-{name}.lock").open("w") as file:
-        fcntl.flock(file, kind)
+    with (Path(tempfile.gettempdir()) / "qwen3-index-tests-gpu.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if "whole_gpu" in request.fixturenames else fcntl.LOCK_SH)
         yield
 
 
@@ -92,17 +85,11 @@ def _set(environment: dict[str, str]) -> None:
     os.environ.update(environment)
 
 
-def start(spec: EngineSpec, canary: TokenSequences, mode: Mode = "embed") -> Engine:
-    """Starts an engine when no other test starts one: vLLM measures the memory that is free meanwhile."""
-    with _lock("start", fcntl.LOCK_EX):
-        return Engine(spec, canary, mode=mode)
-
-
-def vectors(path: str, packed: Packed) -> tuple[np.ndarray, str | None]:
+def vectors(path: str, packed: Packed, arguments: Mapping[str, Any] = SHARE) -> tuple[np.ndarray, str | None]:
     """Vectors of the varied texts, and why packed steps were not used."""
     tokenizer = EmbedTokenizer(path, MAX_TOKENS)
-    spec = EngineSpec(path, FAST_DTYPE, MAX_TOKENS, SHARE, packed=packed)
-    engine = start(spec, tokenizer.queries(["one", "another"]))
+    spec = EngineSpec(path, FAST_DTYPE, MAX_TOKENS, arguments, packed=packed)
+    engine = Engine(spec, tokenizer.queries(["one", "another"]))
     ids = tokenizer.documents(varied_texts(64)).ids
     assert ids.tokens > 2 * STEP_TOKENS
     found = engine.embed(ids)
@@ -113,7 +100,7 @@ def vectors(path: str, packed: Packed) -> tuple[np.ndarray, str | None]:
 def scores(path: str, packed: Packed) -> np.ndarray:
     """Scores of the varied pairs."""
     ids = PairTokenizer(path, 160).pairs(*zip(*varied_pairs(), strict=True)).ids
-    engine = start(EngineSpec(path, FAST_DTYPE, 160, SHARE, packed=packed), ids[:2], "score")
+    engine = Engine(EngineSpec(path, FAST_DTYPE, 160, SHARE, packed=packed), ids[:2], mode="score")
     found = engine.score(ids)
     engine.close()
     return found
@@ -125,7 +112,7 @@ def kept_bytes(path: str) -> int:
 
     torch.zeros(1, device="cuda")  # the driver's own memory stays
     before = torch.cuda.mem_get_info()[0]
-    vectors(path, "auto")
+    vectors(path, "auto", ALONE)
     return int(before - torch.cuda.mem_get_info()[0])
 
 
@@ -133,8 +120,8 @@ def both(path: str, reranker: str) -> tuple[np.ndarray, np.ndarray]:
     """Vectors and scores of two engines in one process, as a reader has them."""
     tokenizer, pairs = EmbedTokenizer(path, MAX_TOKENS), PairTokenizer(reranker, 160)
     prompts = pairs.pairs(*zip(*varied_pairs(), strict=True)).ids
-    embedder = start(EngineSpec(path, FAST_DTYPE, MAX_TOKENS, SHARE), tokenizer.queries(["one", "another"]))
-    scorer = start(EngineSpec(reranker, FAST_DTYPE, 160, SHARE), prompts[:2], "score")
+    embedder = Engine(EngineSpec(path, FAST_DTYPE, MAX_TOKENS, SHARE), tokenizer.queries(["one", "another"]))
+    scorer = Engine(EngineSpec(reranker, FAST_DTYPE, 160, SHARE), prompts[:2], mode="score")
     return embedder.embed(tokenizer.documents(varied_texts(64)).ids), scorer.score(prompts)
 
 
@@ -167,7 +154,7 @@ def reranked(root: Path, path: str, reranker: str) -> list[Hit]:
 def long_work(path: str, ready: Any) -> None:
     """Embeds until it is killed."""
     tokenizer = EmbedTokenizer(path, MAX_TOKENS)
-    engine = start(EngineSpec(path, FAST_DTYPE, MAX_TOKENS, SHARE), tokenizer.queries(["one", "another"]))
+    engine = Engine(EngineSpec(path, FAST_DTYPE, MAX_TOKENS, SHARE), tokenizer.queries(["one", "another"]))
     ids = tokenizer.documents(random_texts(200)).ids
     ready.put(os.getpid())
     while True:
