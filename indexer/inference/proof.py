@@ -29,7 +29,12 @@ STEPS = 3
 """Steps of the proof at least, so that it has two in flight as a run has; a GPU would take all its tokens in one."""
 
 LEAST_COSINE = 0.9999
-"""Least cosine between both paths' vectors of a sequence. Equal kernels on other batches differ only by rounding."""
+"""Least cosine between both paths' vectors of a sequence in float32. Equal kernels on other batches differ only by
+rounding."""
+
+LEAST_ROUNDED_COSINE = 0.9995
+"""The same in 16 bits. On an H100 the 36 layers of a 4B and an 8B model with random weights came to a little less than
+0.9999 in bfloat16, 28 layers to 0.9999998."""
 
 MOST_DIFFERENCE = 0.01
 """Largest difference of both paths' scores, probabilities or logits, of a prompt."""
@@ -62,7 +67,8 @@ def proven(
     packed: PackedRunner | None = None
     try:
         packed = PackedRunner(llm_engine, step_deadline=lambda tokens: deadline(GRACE_SECONDS + tokens / spec.slowest))
-        reason = _difference(expected, _in_steps(packed, sequences, places))
+        least = LEAST_COSINE if spec.dtype == "float32" else LEAST_ROUNDED_COSINE
+        reason = _difference(expected, _in_steps(packed, sequences, places), least)
     except Exception as error:  # noqa: BLE001  # whatever the error, vLLM's loop can run the model
         reason = failure_reason(error)
     if reason is None:
@@ -88,7 +94,7 @@ def _in_steps(packed: PackedRunner, sequences: TokenSequences, places: np.ndarra
         packed.step_tokens = whole
 
 
-def _difference(expected: np.ndarray, found: np.ndarray) -> str | None:
+def _difference(expected: np.ndarray, found: np.ndarray, least_cosine: float) -> str | None:
     """The largest difference in words if it is above the limit, otherwise ``None``."""
     if not np.isfinite(found).all():
         return "they give values that are not finite"
@@ -97,7 +103,7 @@ def _difference(expected: np.ndarray, found: np.ndarray) -> str | None:
         return None if most <= MOST_DIFFERENCE else f"a score differs by {most:.4f}, allowed {MOST_DIFFERENCE}"
     norms = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
     least = float(((found * expected).sum(axis=1) / np.maximum(norms, 1e-12)).min())
-    return None if least >= LEAST_COSINE else f"a vector's cosine is {least:.4f}, allowed {LEAST_COSINE}"
+    return None if least >= least_cosine else f"a vector's cosine is {least:.6f}, allowed {least_cosine}"
 
 
 def _mixed(

@@ -1,7 +1,7 @@
 """Every engine proves packed steps against vLLM's own loop when it starts, and takes the loop where they differ."""
 
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def test_an_engine_that_differs_takes_the_loop(qwen_path: str, engine_process: E
     assert len(found["tokens of the proof's steps"]) >= proof.STEPS, "two are in flight on a GPU"
     assert max(found["tokens of a run's steps"]) > max(found["tokens of the proof's steps"])
     assert (found["auto"] * found["off"]).sum(axis=1).min() >= 0.99999
-    assert found["turned back"] == "a vector's cosine is 0.9900, allowed 0.9999"
+    assert found["turned back"] == "a vector's cosine is 0.990000, allowed 0.9999"
     assert np.array_equal(found["turned"], found["off"])
     assert found["broken back"] == "ZeroDivisionError: division by zero"
     whys = [found["turned back"], found["broken back"]]
@@ -78,6 +78,34 @@ def test_an_engine_that_differs_takes_the_loop(qwen_path: str, engine_process: E
 
 def test_scores_that_differ_are_seen() -> None:
     given = np.array([[0.1], [0.9]], np.float32)
-    assert proof._difference(given, given + 0.001) is None
-    assert proof._difference(given, given + 0.1) == "a score differs by 0.1000, allowed 0.01"
-    assert proof._difference(given, given * np.nan) == "they give values that are not finite"
+    assert proof._difference(given, given + 0.001, proof.LEAST_COSINE) is None
+    assert proof._difference(given, given + 0.1, proof.LEAST_COSINE) == "a score differs by 0.1000, allowed 0.01"
+    assert proof._difference(given, given * np.nan, proof.LEAST_COSINE) == "they give values that are not finite"
+
+
+class Rounding:
+    """A runner of packed steps whose vectors have a cosine of 0.9998 to vLLM's."""
+
+    step_tokens = 512
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def run(self, sequences: TokenSequences, places: Any) -> np.ndarray:  # noqa: ARG002
+        return np.tile(np.array([0.9998, np.sqrt(1 - 0.9998**2)], np.float32), (len(sequences), 1))
+
+
+class Loop:
+    """vLLM's step loop."""
+
+    def run(self, sequences: TokenSequences, *_: Any) -> np.ndarray:
+        return np.tile(np.array([1, 0], np.float32), (len(sequences), 1))
+
+
+@pytest.mark.parametrize(("dtype", "is_used"), [("float32", False), ("bfloat16", True), ("float16", True)])
+def test_rounding_of_16_bits_is_no_fault(dtype: str, is_used: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001
+    monkeypatch.setattr(proof, "PackedRunner", Rounding)
+    spec = EngineSpec("model", dtype, 128)
+    canary = TokenSequences.of([np.arange(20, dtype=np.int32)] * 2)
+    runner, reason = proof.proven(cast("Any", None), cast("Any", Loop()), spec, 2, canary, None)
+    assert (runner is not None) is is_used
+    assert reason == (None if is_used else "a vector's cosine is 0.999800, allowed 0.9999")
