@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.engine import subject
 from benchmarks.support import machine
-from benchmarks.support.flops import checkpoint_flops, matrix_rate
+from benchmarks.support.flops import DTYPES, checkpoint_flops, faster, matrix_rate
 from benchmarks.support.fresh_process import apart
 from indexer.inference.engine_spec import EngineSpec
 from indexer.inference.proof import proven
@@ -66,6 +66,9 @@ GIB_NEEDED = {"0.6B": 8, "4B": 16, "8B": 28}
 CPU, GPU = "cpu", "cuda"
 """Names that torch gives to devices."""
 
+GPU_DTYPES = ("bfloat16",)
+"""dtypes of the models on a GPU; a dry run takes the one that is faster on this machine."""
+
 SECONDS_NEEDED = {"0.6B": 80, "4B": 100, "8B": 130}
 """Least time that is left for a model: to write and load its weights, to compile and to measure. On an H100 0.6B took
 this, 4B and 8B some 95 s."""
@@ -89,11 +92,12 @@ def run_tests() -> dict[str, Any]:
     return {"passed": tests.returncode == 0, "summary": lines[-1], **({"failed": failed} if failed else {})}
 
 
-def rates(shape: Shape, limit: float, batch_tokens: int, device: str) -> dict[str, Any]:
+def rates(shape: Shape, dtype: str, limit: float, batch_tokens: int, device: str) -> dict[str, Any]:
     """Writes random weights, starts an engine and measures it at every length.
 
     Args:
         shape: Shape of the model.
+        dtype: Its torch dtype.
         limit: FLOPs per second of the machine.
         batch_tokens: Tokens given to packed steps at once.
         device: Torch device that draws the weights.
@@ -104,21 +108,21 @@ def rates(shape: Shape, limit: float, batch_tokens: int, device: str) -> dict[st
     import torch
 
     with tempfile.TemporaryDirectory() as folder:
-        path = write_weights(Path(folder) / "model", shape, device=device)
+        path = write_weights(Path(folder) / "model", shape, dtype=dtype, device=device)
         torch.cuda.empty_cache()  # vLLM takes a share of what is free
-        return _rates(path, limit, batch_tokens)
+        return _rates(path, dtype, limit, batch_tokens)
 
 
-def _rates(path: str, limit: float, batch_tokens: int) -> dict[str, Any]:
+def _rates(path: str, dtype: str, limit: float, batch_tokens: int) -> dict[str, Any]:
     """As :func:`rates`, of a checkpoint."""
-    spec = EngineSpec(path, "bfloat16", max(LENGTHS), {"max_num_batched_tokens": STEP_TOKENS})
+    spec = EngineSpec(path, dtype, max(LENGTHS), {"max_num_batched_tokens": STEP_TOKENS})
     began = time.perf_counter()
     engine = start_engine(spec, "embed")
     width, loop = int(engine.model_config.embedding_size), StepLoop(engine, "embed", spec.slowest)
-    packed, way_back = proven(engine, loop, spec, width, subject(path, "bfloat16", 64, 128).ids, None)
+    packed, way_back = proven(engine, loop, spec, width, subject(path, dtype, 64, 128).ids, None)
     found: dict[str, Any] = {"start_seconds": round(time.perf_counter() - began, 1), "way_back": way_back}
     for length in LENGTHS:
-        ids = subject(path, "bfloat16", length, batch_tokens).ids
+        ids = subject(path, dtype, length, batch_tokens).ids
         few = ids[: max(1, len(ids) // LOOP_PART)]
         figures = {"loop": _figures(lambda ids: loop.run(ids, width), few, SECONDS / LOOP_PART)}
         if packed is not None:
@@ -175,21 +179,23 @@ def check(*, dry_run: bool, seconds: float = TOTAL_SECONDS) -> Iterator[dict[str
         result["tests"] = {"passed": False, "summary": str(error)}
     print(json.dumps(result["tests"]), flush=True)
     yield result
-    result["matrix_rate"] = apart(matrix_rate, "bfloat16")
+    limits = {dtype: apart(matrix_rate, dtype) for dtype in (DTYPES if dry_run else GPU_DTYPES)}
+    result["dtype"] = faster(limits)
+    result["matrix_rate"] = limits[result["dtype"]]
     for size, shape in _shapes(dry_run=dry_run).items():
-        result["models"][size] = _measured(size, shape, result["matrix_rate"], end - time.monotonic(), dry_run=dry_run)
+        result["models"][size] = _measured(size, shape, result, end - time.monotonic())
         print(json.dumps({size: result["models"][size]}), flush=True)
         yield result
 
 
-def _measured(size: str, shape: Shape, limit: float, left: float, *, dry_run: bool) -> dict[str, Any]:
+def _measured(size: str, shape: Shape, result: Mapping[str, Any], left: float) -> dict[str, Any]:
     """Figures of a model, or why there are none."""
     needed = SECONDS_NEEDED.get(size, 0)
     if left < needed:
         return {"skipped": f"{max(left, 0):.0f} s are left, it needs {needed}"}
     try:
-        tokens, device = (DRY_TOKENS, CPU) if dry_run else (BATCH_TOKENS, GPU)
-        return dict(apart(rates, shape, limit, tokens, device, patience=left))
+        tokens, device = (DRY_TOKENS, CPU) if result["dry_run"] else (BATCH_TOKENS, GPU)
+        return dict(apart(rates, shape, result["dtype"], result["matrix_rate"], tokens, device, patience=left))
     except RuntimeError as error:  # the others can still be measured
         return {"failure": str(error)}
 
