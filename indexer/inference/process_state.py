@@ -6,7 +6,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vllm import LLMEngine
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 ONE_AT_A_TIME = threading.RLock()
 """Held while an engine starts, runs or ends."""
 
-_living: "weakref.WeakSet[LLMEngine]" = weakref.WeakSet()
+_living: "weakref.WeakKeyDictionary[LLMEngine, weakref.finalize[..., LLMEngine]]" = weakref.WeakKeyDictionary()
+"""Engines that have started and not ended, each with what ends it."""
 
 
 @contextmanager
@@ -54,8 +55,12 @@ def compiled_seconds() -> float:
 
 
 def started(engine: "LLMEngine") -> None:
-    """Notes an engine of this process."""
-    _living.add(engine)
+    """Notes an engine of this process, which ends with :func:`end` or when nobody refers to it any more."""
+    # vLLM's own finalizer also destroys the process's device groups, without which other engines here cannot run.
+    client = engine.engine_core
+    if (theirs := getattr(client, "_finalizer", None)) is not None:
+        theirs.detach()
+    _living[engine] = weakref.finalize(client, _end, weakref.ref(engine), client.engine_core)
 
 
 def living() -> int:
@@ -64,18 +69,18 @@ def living() -> int:
 
 
 def end(engine: "LLMEngine") -> None:
-    """Frees what an engine holds.
+    """Frees what an engine holds, once."""
+    if (finalizer := _living.get(engine)) is not None:
+        finalizer()
 
-    vLLM's own shutdown also destroys the process's device groups, without which other engines here cannot run. So only
-    the last one shuts down; the others give up their workers.
-    """
+
+def _end(ended: "weakref.ref[LLMEngine]", core: Any) -> None:
+    """Frees what the core of an engine holds. Only the last one shuts down; the others give up their workers."""
     with ONE_AT_A_TIME:
-        _living.discard(engine)
-        client = engine.engine_core
-        finalizer = getattr(client, "_finalizer", None)
-        if not _living:
-            client.shutdown()  # collects garbage itself
-        elif finalizer is not None:
-            finalizer.detach()
-            client.engine_core.model_executor.shutdown()
+        if (engine := ended()) is not None:
+            _living.pop(engine, None)
+        if list(_living):
+            core.model_executor.shutdown()
             gc.collect()
+        else:
+            core.shutdown()  # collects garbage itself

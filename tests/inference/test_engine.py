@@ -2,12 +2,13 @@
 
 import dataclasses
 import gc
+import multiprocessing
 import os
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from indexer.errors import EngineDead, EngineError, SettingsError
+from indexer.inference import process_state
 from indexer.inference.canary import check_scores, check_vectors
 from indexer.inference.embed_inputs import EmbedTokenizer
 from indexer.inference.engine import Engine
@@ -121,9 +123,10 @@ def _refusal(engine: Engine, row: list[int]) -> tuple[type[Exception], str]:
 
 
 @pytest.fixture(scope="module")
-def embedded(qwen_path: str, engine_process: Executor) -> dict[str, Any]:
-    """What an engine in embed mode answers."""
-    return engine_process.submit(embed_cases, qwen_path).result()
+def embedded(qwen_path: str) -> dict[str, Any]:
+    """What an engine in embed mode answers, in a process that imports vLLM itself."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(embed_cases, qwen_path).result()
 
 
 def test_rows_keep_their_order(embedded: dict[str, Any]) -> None:
@@ -188,6 +191,36 @@ def test_what_vllm_refuses_is_said_in_one_line(
     said = engine_process.submit(refused_start, qwen_path, max_tokens, arguments, []).result()
     assert message in said
     assert "\n" not in said
+
+
+def drop_engines(path: str) -> tuple[list[np.ndarray], list[int]]:
+    """What an engine embeds while another is there, is dropped, and is closed twice; and how many are living."""
+    ids = EmbedTokenizer(path, 64).documents(["one", "another", "a third"]).ids
+    dropped, closed, kept = (Engine(EngineSpec(path, "float32", 64, EAGER), ids) for _ in range(3))
+    found, living = [kept.embed(ids)], [process_state.living()]
+    dropped.itself = dropped  # type: ignore[attr-defined]  # the garbage collector finds it some day
+    del dropped
+    gc.unfreeze()
+    gc.collect()
+    found.append(kept.embed(ids))
+    living.append(process_state.living())
+    closed.close()
+    closed.close()
+    found.append(kept.embed(ids))
+    living.append(process_state.living())
+    kept.close()
+    with pytest.raises(EngineDead):
+        kept.embed(ids)
+    return found, [*living, process_state.living()]
+
+
+def test_an_engine_that_is_dropped_or_closed_leaves_the_others_running(
+    qwen_path: str, engine_process: Executor
+) -> None:
+    found, living = engine_process.submit(drop_engines, qwen_path).result()
+    assert living == [3, 2, 1, 0]
+    np.testing.assert_array_equal(found[1], found[0])
+    np.testing.assert_array_equal(found[2], found[0])
 
 
 def compile_seconds(path: str) -> list[float]:
