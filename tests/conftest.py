@@ -60,25 +60,18 @@ def minilm_path() -> str:
 
 @pytest.fixture(scope="module")
 def engine_process() -> Iterator[Executor]:
-    """A process for vLLM, which keeps its threads until its process ends and takes 10 s to import."""
-    with _process() as process:
+    """A process for vLLM, which keeps its threads until its process ends. It imports vLLM once for all, in 10 s."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.support.engine_imports"])
+    with ProcessPoolExecutor(1, context) as process:
         yield process
 
 
 @pytest.fixture(scope="module")
 def reference_process() -> Iterator[Executor]:
     """A process for other implementations, which vLLM must not have changed."""
-    with _process() as process:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         yield process
-
-
-def _process() -> Executor:
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_use_all_cores)
-
-
-def _use_all_cores() -> None:
-    # vLLM runs on one thread where this is not set.
-    os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
 
 
 HEAVY_FIXTURES = {
