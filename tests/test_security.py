@@ -195,6 +195,7 @@ def test_a_ray_of_our_own_listens_on_loopback_and_wants_its_token(ray_folder: Pa
     assert refused.returncode
 
 
+@pytest.mark.slow
 def test_joining_a_cluster_without_authentication_warns(ray_folder: Path) -> None:
     with own_ray(ray_folder, OPEN) as (address, _):
         joined = stranger(

@@ -222,7 +222,7 @@ def test_a_worker_that_cannot_start_is_one_lost_slot(
     assert "no memory for start 0; tried again in" in said
 
 
-@FAULTS
+@pytest.mark.parametrize("fault", [EngineError, pytest.param(SettingsError, marks=pytest.mark.slow)])
 def test_a_run_without_any_worker_ends_with_the_reason(
     make_pool: MakePool, tmp_path: Path, fault: type[IndexerError]
 ) -> None:

@@ -85,6 +85,7 @@ def indexed(root: Path, chosen: Sequence[python_docs.Document]) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_few_queries_start_engines_without_compiling(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = evaluate_settings(root, known_items={"count": ASKED})
     published = open_published(str(root / "index"), "docs")  # with engine arguments that leave the choice
