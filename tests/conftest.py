@@ -9,7 +9,7 @@ import pytest
 
 from indexer.indexing import sandbox
 from indexer.testing import checkpoints
-from tests.support.checkpoints import FAST_DTYPE, FEW
+from tests.support.checkpoints import FAST_DTYPE, FEW, HAS_GPU
 from tests.support.rays import ray_head
 from tests.support.reading import ReaderHere
 
@@ -61,7 +61,8 @@ def minilm_path() -> str:
 @pytest.fixture(scope="module")
 def engine_process() -> Iterator[Executor]:
     """A process for vLLM, which keeps its threads until its process ends. It imports vLLM once for all, in 10 s."""
-    context = multiprocessing.get_context("forkserver")
+    # A GPU's driver does not survive a fork, if an import has woken it.
+    context = multiprocessing.get_context("spawn" if HAS_GPU else "forkserver")
     context.set_forkserver_preload(["tests.support.engine_imports"])
     with ProcessPoolExecutor(1, context) as process:
         yield process

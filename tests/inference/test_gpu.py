@@ -33,13 +33,11 @@ from tests.inference.test_parity import (
     varied_pairs,
     varied_texts,
 )
-from tests.support.checkpoints import FAST_DTYPE
+from tests.support.checkpoints import FAST_DTYPE, HAS_GPU
 from tests.support.fakes import settings, write
 from tests.support.local_cluster import LocalCluster
 
 pytestmark = pytest.mark.gpu
-
-HAS_GPU = Path("/dev/nvidiactl").exists()
 
 RUNNERS = [
     pytest.param(value, marks=pytest.mark.xdist_group(f"runner-{value}")) for value in (("0", "1") if HAS_GPU else "0")

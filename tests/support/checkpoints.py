@@ -18,6 +18,9 @@ FEW_TOKENS = 10_000
 FEW = replace(random_weights.SMALL, ordinary_tokens=FEW_TOKENS)
 """Shape of checkpoints if a test needs no particular one."""
 
+HAS_GPU = Path("/dev/nvidiactl").exists()
+"""Whether this machine has an NVIDIA GPU."""
+
 HAS_BFLOAT16 = "avx512bw" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
 """Whether this processor computes in bfloat16: with AVX2 only, 1.4 GFLOP/s were measured, against 157 in float32."""
 
