@@ -4,7 +4,7 @@ import gc
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 ONE_AT_A_TIME = threading.RLock()
 """Held while an engine starts, runs or ends."""
 
-_living: "weakref.WeakKeyDictionary[LLMEngine, weakref.finalize[..., LLMEngine]]" = weakref.WeakKeyDictionary()
+_living: "weakref.WeakKeyDictionary[LLMEngine, Callable[[], Any]]" = weakref.WeakKeyDictionary()
 """Engines that have started and not ended, each with what ends it."""
 
 
@@ -56,11 +56,15 @@ def compiled_seconds() -> float:
 
 def started(engine: "LLMEngine") -> None:
     """Notes an engine of this process, which ends with :func:`end` or when nobody refers to it any more."""
-    # vLLM's own finalizer also destroys the process's device groups, without which other engines here cannot run.
     client = engine.engine_core
+    core = getattr(client, "engine_core", None)
+    if core is None:  # vLLM's core has a process of its own
+        _living[engine] = client.shutdown
+        return
+    # vLLM's own finalizer also destroys the process's device groups, without which other engines here cannot run.
     if (theirs := getattr(client, "_finalizer", None)) is not None:
         theirs.detach()
-    _living[engine] = weakref.finalize(client, _end, weakref.ref(engine), client.engine_core)
+    _living[engine] = weakref.finalize(client, _end, weakref.ref(engine), core)
 
 
 def living() -> int:
@@ -70,8 +74,9 @@ def living() -> int:
 
 def end(engine: "LLMEngine") -> None:
     """Frees what an engine holds, once."""
-    if (finalizer := _living.get(engine)) is not None:
-        finalizer()
+    with ONE_AT_A_TIME:
+        if (finish := _living.pop(engine, None)) is not None:
+            finish()
 
 
 def _end(ended: "weakref.ref[LLMEngine]", core: Any) -> None:

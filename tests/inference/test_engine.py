@@ -223,6 +223,25 @@ def test_an_engine_that_is_dropped_or_closed_leaves_the_others_running(
     np.testing.assert_array_equal(found[2], found[0])
 
 
+def core_apart(path: str) -> tuple[np.ndarray, list[int]]:
+    """What an engine embeds whose core has a process of its own, and how many live before and after its end."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
+    ids = EmbedTokenizer(path, 64).documents(["one", "another"]).ids
+    engine = Engine(EngineSpec(path, "float32", 64, EAGER), ids)
+    found, living = engine.embed(ids), [process_state.living()]
+    engine.close()
+    engine.close()
+    return found, [*living, process_state.living()]
+
+
+@pytest.mark.slow  # a comparison in benchmarks.engine, which the job never uses
+def test_an_engine_s_core_may_have_a_process_of_its_own(qwen_path: str) -> None:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        found, living = process.submit(core_apart, qwen_path).result()
+    assert living == [1, 0]
+    assert np.linalg.norm(found, axis=1) == pytest.approx(1.0, abs=1e-5)
+
+
 def compile_seconds(path: str) -> list[float]:
     """Seconds that an engine compiled which is to, and one which is not."""
     ids = EmbedTokenizer(path, 64).queries(["one", "another"])
