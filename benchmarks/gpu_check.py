@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.engine import subject
 from benchmarks.support import machine
-from benchmarks.support.flops import DTYPES, checkpoint_flops, faster, matrix_rate
+from benchmarks.support.flops import checkpoint_flops, faster, limits, matrix_rate
 from benchmarks.support.fresh_process import apart
 from indexer.inference.engine_spec import EngineSpec
 from indexer.inference.proof import proven
@@ -66,8 +66,8 @@ GIB_NEEDED = {"0.6B": 8, "4B": 16, "8B": 28}
 CPU, GPU = "cpu", "cuda"
 """Names that torch gives to devices."""
 
-GPU_DTYPES = ("bfloat16",)
-"""dtypes of the models on a GPU; a dry run takes the one that is faster on this machine."""
+GPU_DTYPE = "bfloat16"
+"""dtype of the models on a GPU; a dry run takes the one that is faster on this machine."""
 
 SECONDS_NEEDED = {"0.6B": 80, "4B": 100, "8B": 130}
 """Least time that is left for a model: to write and load its weights, to compile and to measure. On an H100 0.6B took
@@ -179,9 +179,9 @@ def check(*, dry_run: bool, seconds: float = TOTAL_SECONDS) -> Iterator[dict[str
         result["tests"] = {"passed": False, "summary": str(error)}
     print(json.dumps(result["tests"]), flush=True)
     yield result
-    limits = {dtype: apart(matrix_rate, dtype) for dtype in (DTYPES if dry_run else GPU_DTYPES)}
-    result["dtype"] = faster(limits)
-    result["matrix_rate"] = limits[result["dtype"]]
+    limit = limits() if dry_run else {GPU_DTYPE: apart(matrix_rate, GPU_DTYPE)}
+    result["dtype"] = faster(limit)
+    result["matrix_rate"] = limit[result["dtype"]]
     for size, shape in _shapes(dry_run=dry_run).items():
         result["models"][size] = _measured(size, shape, result, end - time.monotonic())
         print(json.dumps({size: result["models"][size]}), flush=True)

@@ -69,7 +69,7 @@ def started(engine: "LLMEngine") -> None:
 
 def living() -> int:
     """Engines of this process that have started and not ended."""
-    return len(_living)
+    return len(list(_living))  # the dictionary's own length may count an engine that is just gone
 
 
 def end(engine: "LLMEngine") -> None:
@@ -84,7 +84,7 @@ def _end(ended: "weakref.ref[LLMEngine]", core: Any) -> None:
     with ONE_AT_A_TIME:
         if (engine := ended()) is not None:
             _living.pop(engine, None)
-        if list(_living):
+        if living():
             core.model_executor.shutdown()
             gc.collect()
         else:

@@ -1,6 +1,7 @@
 """Engines on an NVIDIA GPU, with random weights. On a machine without one they run on the CPU, to test the tests.
 
-Most engines are small, so that several of these tests can share a GPU: ``pytest -m gpu --numprocesses 4``.
+Importing vLLM takes half a minute on some machines. So tests of a runner share a process, and the others run beside
+each other: ``pytest -m gpu --numprocesses 7 --dist loadgroup``.
 """
 
 import fcntl
