@@ -17,27 +17,27 @@ LOOK_SECONDS = 1.0
 SAME_SECONDS = 60.0
 """Time between two lines that say the same."""
 
-_now = ""
+_now: list[str] = []
+"""Names of the steps that have begun and not ended, in this order."""
 
 
 @contextmanager
 def step(name: str) -> Iterator[None]:
-    """Names what this process does in the block. One engine at a time starts in a process.
+    """Names what this process does in the block; threads may have steps at once.
 
     Args:
         name: What it does, as in "loading the weights".
     """
-    global _now  # noqa: PLW0603  # a worker is asked in another thread
-    before, _now = _now, name
+    _now.append(name)
     try:
         yield
     finally:
-        _now = before
+        _now.remove(name)
 
 
 def current_step() -> str:
-    """The innermost step that this process is in; empty if it is in none."""
-    return _now
+    """The step that this process has begun last and not ended; empty if it is in none."""
+    return "".join(_now[-1:])  # a slice, since another thread may end the last step
 
 
 @dataclass
@@ -73,7 +73,7 @@ def told_steps(who: str) -> Iterator[None]:
 
     def watch() -> None:
         while not ended.wait(LOOK_SECONDS):
-            lines.tell(f"starting {who}: {_now}" if _now else "")
+            lines.tell(f"starting {who}: {now}" if (now := current_step()) else "")
 
     threading.Thread(target=watch, name="steps", daemon=True).start()
     try:

@@ -18,6 +18,17 @@ def test_the_innermost_step_is_told() -> None:
     assert not current_step()
 
 
+def test_steps_of_threads_end_in_any_order() -> None:
+    """Two engines of a process wait for one another."""
+    waiting, loading = step("waiting"), step("loading")
+    for one in (waiting, loading):
+        one.__enter__()
+    waiting.__exit__(None, None, None)
+    assert current_step() == "loading"
+    loading.__exit__(None, None, None)
+    assert not current_step()
+
+
 def test_a_line_comes_after_a_while_and_then_with_news(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
