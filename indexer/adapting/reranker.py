@@ -13,7 +13,7 @@ from indexer.errors import IndexerError
 from indexer.inference.engine import is_unbounded
 from indexer.inference.model import Reranker
 from indexer.inference.pair_inputs import PairBatch
-from indexer.inference.tokenizer import TextEncoder, is_classifier, is_qwen3, token_id
+from indexer.inference.tokenizer import is_classifier, is_qwen3, text_encoder, token_id
 
 MOST_DIFFERENCE = {"float32": 1e-4}
 """Most difference between the model's first scores and the engine's, by the engine's dtype."""
@@ -124,7 +124,7 @@ class RerankerTrainer(Trainer):
     @cached_property
     def _answers(self) -> tuple[int, int]:
         """Token ids of yes and no."""
-        encoder = TextEncoder(self.recipe.model.checkpoint.path)
+        encoder = text_encoder(self.recipe.model.checkpoint.path)
         return token_id(encoder, "yes"), token_id(encoder, "no")
 
 

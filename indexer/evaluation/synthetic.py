@@ -21,7 +21,7 @@ from indexer.evaluation_settings import SyntheticSettings
 from indexer.inference.generator import Generator
 from indexer.inference.model import Configured, resolved
 from indexer.inference.sequences import TokenSequences
-from indexer.inference.tokenizer import TextEncoder
+from indexer.inference.tokenizer import TextEncoder, text_encoder
 from indexer.search.published import Published
 from indexer.settings import EngineSettings
 
@@ -43,7 +43,7 @@ class Writer(Configured[SyntheticSettings]):
 
     @cached_property
     def _encoder(self) -> TextEncoder:
-        return TextEncoder(self.checkpoint.path)
+        return text_encoder(self.checkpoint.path)
 
     def engine(self) -> Generator:
         """Starts the engine in this process."""

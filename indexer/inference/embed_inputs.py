@@ -10,7 +10,7 @@ from semantic_text_splitter import TextSplitter
 
 from indexer.errors import IndexerError, SettingsError
 from indexer.inference.sequences import TokenSequences
-from indexer.inference.tokenizer import INSTRUCTION, Beginnings, TextEncoder, is_qwen3, token_id, tokenizer_digest
+from indexer.inference.tokenizer import INSTRUCTION, Beginnings, is_qwen3, text_encoder, token_id, tokenizer_digest
 from indexer.reasons import QuarantineReason
 
 Overflow = Literal["truncate", "chunk", "quarantine"]
@@ -122,7 +122,7 @@ class EmbedTokenizer:
         Raises:
             SettingsError: No fast tokenizer, no end token in it, or ``max_tokens`` is too small for any text.
         """
-        self._encoder = TextEncoder(path, lower_case=prompts.lower_case)
+        self._encoder = text_encoder(path, lower_case=prompts.lower_case)
         qwen3 = is_qwen3(path)
         self._prompts = prompts
         own = QUERY_TEMPLATE if qwen3 else "{query}"

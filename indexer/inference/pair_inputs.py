@@ -7,7 +7,14 @@ import numpy as np
 
 from indexer.errors import SettingsError
 from indexer.inference.sequences import TokenSequences
-from indexer.inference.tokenizer import INSTRUCTION, TextEncoder, is_classifier, is_qwen3, tokenizer_digest
+from indexer.inference.tokenizer import (
+    INSTRUCTION,
+    TextEncoder,
+    is_classifier,
+    is_qwen3,
+    text_encoder,
+    tokenizer_digest,
+)
 
 PAIR_TEMPLATE = "<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}"
 
@@ -54,7 +61,7 @@ class PairTokenizer:
         Raises:
             SettingsError: Not a reranker, or ``max_tokens`` is too small for any pair.
         """
-        encoder = TextEncoder(path)
+        encoder = text_encoder(path)
         if is_qwen3(path):
             self._template: _Prompt | _TwoSides = _Prompt(encoder, max_tokens, instruction)
         elif is_classifier(path):

@@ -20,7 +20,7 @@ from indexer.evaluation.trial import Latency
 from indexer.evaluation.workbench import Workbench, rewrite
 from indexer.evaluation_settings import SyntheticSettings
 from indexer.inference.sequences import TokenSequences
-from indexer.inference.tokenizer import TextEncoder
+from indexer.inference.tokenizer import text_encoder
 from indexer.search import modes
 from indexer.search.modes import SearchOptions
 from indexer.search.published import Published, open_published
@@ -44,7 +44,7 @@ def test_written_queries_are_kept_where_the_document_answers(small: Published, q
     """Ten documents; one query is empty, one is given twice, three are not answered."""
     given = SyntheticSettings(name=qwen_path, count=10, max_tokens=256, query_tokens=16)
     writer = synthetic.open_writer(given, EngineSettings())
-    encode = TextEncoder(qwen_path).plain.encode
+    encode = text_encoder(qwen_path).plain.encode
     written = ["", "same", "same", *(f'"question {at}"\nand more' for at in range(3, 10))]
     scores = np.array([0.9] * 7 + [0.1, 0.2, np.nan], np.float32)
 

@@ -6,7 +6,6 @@ half a second. ``python -m tests.faults.chaos --kills 2000 --seed 0`` is ``make 
 
 import argparse
 import contextlib
-import functools
 import json
 import os
 import random
@@ -27,8 +26,8 @@ from lance import LanceOperation
 
 from indexer.errors import CorpusError, IndexerError
 from indexer.indexing import sandbox, worklist
-from indexer.inference import tokenizer
 from indexer.inference.embed_inputs import EmbedTokenizer
+from indexer.inference.tokenizer import text_encoder
 from indexer.search.published import open_published
 from indexer.settings import Settings
 from indexer.storage import commits, filters, tables
@@ -39,8 +38,6 @@ from tests.faults import ways
 from tests.support import fakes
 from tests.support.checkpoints import tokenizer_only
 from tests.support.reading import ReaderHere
-
-tokenizer.TextEncoder = functools.cache(tokenizer.TextEncoder)  # type: ignore[misc,assignment]
 
 DIMENSION = 64
 
@@ -80,7 +77,7 @@ class World:
         self.counts = dict.fromkeys(("kills", "pauses", "runs", "refused", "crashed", "nights", "epochs"), 0)
         self.seen: dict[str, str] = {}
         self._model = tokenizer_only(root, DIMENSION)
-        tokenizer.TextEncoder(self._model)  # drivers inherit it
+        text_encoder(self._model)  # drivers inherit it
 
     @property
     def settings(self) -> Settings:

