@@ -115,7 +115,7 @@ def ray_folder() -> Iterator[Path]:
 def test_neither_text_nor_secret_is_written_anywhere_but_in_the_tables(tmp_path: Path, ray_folder: Path) -> None:
     """Over a run with forced failures; Ray's own log files, which its dashboard shows, are looked at too."""
     poison = _token_of("zebra", tmp_path)
-    documents = [(name, f"{CANARY} {text}") for name, text in words(60)]
+    documents = [(name, f"{CANARY} {text}") for name, text in words(16)]
     documents[7] = ("killer", f"{CANARY} zebra")
     write(tmp_path / "corpus" / "a.parquet", documents)
     (tmp_path / "corpus" / "b.parquet").write_bytes(f"{CANARY} is not Parquet".encode())

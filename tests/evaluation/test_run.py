@@ -34,7 +34,7 @@ pytestmark = pytest.mark.timeout(1200)
 
 WIDTHS = [384, 192, 96]
 
-ASKED = 60
+ASKED = 30
 
 EAGER = {"enforce_eager": True}
 
@@ -69,10 +69,9 @@ def evaluate_settings(root: Path, **sections: Any) -> EvaluateSettings:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:  # noqa: ARG001
-    """An index of the documentation of some 300 functions of the standard library, and of topics with many chunks."""
-    found = python_docs.documents()
-    chosen = [document for document in found if document.kind == "function"][::5][:300]
-    chosen += [document for document in found if document.kind == "topic"][:3]
+    """An index of the documentation of 300 functions written in C, and of topics with many chunks."""
+    found = {document.id: document for document in python_docs._native_documents() if document.kind == "function"}
+    chosen = [*found.values()][::2][:300] + [*python_docs._topics()][:3]
     return indexed(tmp_path_factory.mktemp("evaluation"), chosen)
 
 

@@ -107,8 +107,7 @@ def test_one_signal_finishes_what_is_in_hand_and_two_do_not_wait(
     assert time.monotonic() - began < 20
     staged = len(store.receipts(1).ids())
     assert 2 < staged < 20
-    done = drive.ended(tmp_path, given)
-    assert json.loads(done.stdout)["resumed_shards"] == staged
+    assert run_here(settings(tmp_path, **given))["resumed_shards"] == staged
     assert published_rows(settings(tmp_path), 96) == sorted((name, 0) for name, _ in documents)
 
 
