@@ -51,6 +51,7 @@ def test_commands_exist(page: Path) -> None:
         assert (ROOT / config).is_file(), config
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_python_that_is_shown_imports_what_exists(page: Path) -> None:
     for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):

@@ -89,6 +89,7 @@ HOSTILE = [
 ]  # fmt: skip
 
 
+@pytest.mark.heavy
 def test_hostile_ids_delete_and_match_only_themselves(tmp_path: Path) -> None:
     documents = [*((name, f"document number {at}") for at, name in enumerate(HOSTILE)), *words(30)]
     given = settings(tmp_path)
@@ -115,7 +116,7 @@ def ray_folder() -> Iterator[Path]:
 def test_neither_text_nor_secret_is_written_anywhere_but_in_the_tables(tmp_path: Path, ray_folder: Path) -> None:
     """Over a run with forced failures; Ray's own log files, which its dashboard shows, are looked at too."""
     poison = _token_of("zebra", tmp_path)
-    documents = [(name, f"{CANARY} {text}") for name, text in words(16)]
+    documents = [(name, f"{CANARY} {text}") for name, text in words(8)]
     documents[7] = ("killer", f"{CANARY} zebra")
     write(tmp_path / "corpus" / "a.parquet", documents)
     (tmp_path / "corpus" / "b.parquet").write_bytes(f"{CANARY} is not Parquet".encode())

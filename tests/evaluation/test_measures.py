@@ -64,6 +64,7 @@ def test_queries_without_results_count_as_nothing_found_and_empty_runs_are_refus
             per_query(judgements, nothing)
 
 
+@pytest.mark.heavy
 def test_confidence_intervals_cover_on_resampled_data() -> None:
     """Of 200 samples of 100 queries whose mean difference is known, about 95 % of the intervals hold it."""
     random = np.random.default_rng(3)

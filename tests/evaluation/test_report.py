@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pytest
 
 from indexer.evaluation import charts, report
 from indexer.evaluation.report import Details, Lost
@@ -61,6 +62,7 @@ TOLD = "Qwen/Qwen3-Embedding-0.6B, 6,683 rows, queries: known items"
 DETAILS = Details(pl.DataFrame(), {"96 float32 exact": [Lost("q<1>", f"who is {HOSTILE}?", 1.0, 0.2)]})
 
 
+@pytest.mark.heavy
 def test_the_page_says_of_what_it_is_and_escapes_what_is_foreign(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text(report.page(SUMMARY, DETAILS), encoding="utf-8")

@@ -4,6 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from indexer.corpus.files import DataFile
 from indexer.corpus.shards import ChosenRows, Shard, cut_shards
@@ -50,6 +51,7 @@ def test_every_shard_gets_the_sources_of_its_documents() -> None:
     assert found == {(f"{at}.parquet", row): (7, f"{at}-{row}") for at, row in wanted}
 
 
+@pytest.mark.heavy
 def test_python_holds_the_sources_of_one_shard() -> None:
     numbers = np.arange(MANY)
     known = table([(0, row, f"source-{row}", "r") for row in range(MANY)])

@@ -137,7 +137,7 @@ def test_duplicates(tmp_path: Path) -> None:
     assert summary["duplicates"] == 1
 
 
-@pytest.mark.parametrize(("fault", "count"), [("exits_on", 8), ("hangs_on", 4)])
+@pytest.mark.parametrize(("fault", "count"), [("exits_on", 8), ("hangs_on", 6)])
 def test_a_document_that_kills_or_hangs_the_engine_is_found_and_remembered(
     tmp_path: Path, poison: int, fault: str, count: int
 ) -> None:

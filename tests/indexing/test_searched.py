@@ -51,6 +51,7 @@ def found(given: Settings, query: str, columns: list[str] | None = None) -> list
     return [row["id"] for row in rows]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("payload", ["copies", "once"])
 def test_indices_are_made_kept_and_dropped_without_embedding(tmp_path: Path, payload: str) -> None:
     rows = texts(60)

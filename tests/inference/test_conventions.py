@@ -93,6 +93,7 @@ def test_qwen3s_own_prompt_is_the_template_with_the_instruction(tmp_path: Path) 
     assert other.tokenizer.queries(["a"]) == named.tokenizer.queries(["a"], ["Find it"])
 
 
+@pytest.mark.heavy
 def test_ends_of_chunks_are_counted_without_the_prompt(tmp_path: Path) -> None:
     path = bert(tmp_path, "mean_tokens", {"query": "", "document": "passage: "})
     text = " ".join(f"word{at}." for at in range(40))

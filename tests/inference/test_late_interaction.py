@@ -63,6 +63,7 @@ def test_vllms_token_vectors_are_those_of_transformers(
         assert np.abs(np.linalg.norm(ours, axis=1) - 1).max() < 1e-5
 
 
+@pytest.mark.heavy
 def test_documents_and_queries_have_their_markers_and_limits(tmp_path: Path) -> None:
     made = tokenizer(tmp_path)
     batch, queries = made.documents(TEXTS), made.queries(TEXTS)

@@ -128,6 +128,7 @@ def _in_process(code: str, cache: Path, file: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.heavy
 def test_a_worker_loads_a_hub_model_from_its_own_cache(tmp_path: Path) -> None:
     """The driver's place of the files, and its tokenizer, stay with the driver."""
     driver, worker = _hub_cache(tmp_path / "driver"), _hub_cache(tmp_path / "worker")

@@ -58,6 +58,7 @@ def test_fewer_rows_than_hits_are_all_found(given: Settings) -> None:
             published.nearest(vectors, 10, 96, "nothing = 1")
 
 
+@pytest.mark.heavy
 def test_threads_find_what_single_searches_find(given: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = np.random.default_rng(1).standard_normal((QUERIES, 384)).astype(np.float32)
     with open_reader(given) as published:

@@ -152,6 +152,7 @@ def found(dataset: lance.LanceDataset, condition: str) -> list[int]:
     return sorted(dataset.scanner(columns=["row"], filter=condition).to_table()["row"].to_pylist())
 
 
+@pytest.mark.heavy
 def test_generated_filters_find_what_polars_finds(
     plain: lance.LanceDataset, indexed: lance.LanceDataset, frame: pl.DataFrame
 ) -> None:

@@ -83,6 +83,7 @@ def test_many_committers_at_once_commit_once(uri: str) -> None:
     assert ids(uri, vector_index.measure(uri, NAME).version) == named((0, 50))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", ["IVF_FLAT", "IVF_SQ", "IVF_RQ"])
 def test_additions_and_removals_are_one_version_and_indices_survive(uri: str, kind: str) -> None:
     first = commits.commit(uri, NAME, change(1, 1, tables.stage(uri, NAME, rows(0, 300))))
@@ -103,6 +104,7 @@ def test_additions_and_removals_are_one_version_and_indices_survive(uri: str, ki
     lance.dataset(f"{uri}/{NAME}.lance").validate()
 
 
+@pytest.mark.heavy
 def test_recall_is_measured_and_partitions_are_added_until_it_is_enough(
     uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +132,7 @@ def test_what_quantised_vectors_find_is_ranked_by_the_vectors_themselves(
     assert by_codes + gained < ranked
 
 
+@pytest.mark.heavy
 def test_equal_vectors_are_equally_near(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Copies of one text: which ten of them an index finds is no fault of it."""
     few = [rows(start % 40, start % 40 + 20) for start in range(0, 20_000, 20)]
@@ -162,6 +165,7 @@ def test_the_vector_index_of_a_table_that_has_doubled_is_trained_anew(uri: str) 
         assert vector_index.measure(uri, NAME).unindexed == 0
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", ["IVF_FLAT", "IVF_SQ", "IVF_RQ"])
 def test_a_vector_index_gets_segments_until_there_are_many(
     uri: str, kind: str, monkeypatch: pytest.MonkeyPatch
