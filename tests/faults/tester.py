@@ -7,7 +7,6 @@ fake engine and without Ray. Everything is drawn by seed: ``python -m tests.faul
 
 import argparse
 import contextlib
-import functools
 import io
 import json
 import os
@@ -21,8 +20,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from indexer.indexing import sandbox, worklist
-from indexer.inference.embed_inputs import EmbedTokenizer
-from indexer.inference.model import Model
 from tests.faults import index_model, steps, ways
 from tests.faults.corpus_model import Setup
 from tests.faults.epoch_content import Broken
@@ -53,22 +50,12 @@ def _hangs(*_: object) -> None:
 def prepare(without: str | None = None) -> None:
     """Makes runs quick, and every durable step of them one at which something can happen. Once per process."""
     signal.signal(signal.SIGALRM, _hangs)
-    Model.tokenizer = property(_tokenizer)  # type: ignore[assignment,method-assign]
     sandbox._start = ReaderHere  # type: ignore[assignment]
     worklist.SMALLEST_SHARD = worklist.FEWEST_DOCUMENTS = 1
     if without:
         TAKEN_BACK[without]()
     steps.install()
     ways.install(lambda way: WAYS.update([way]))
-
-
-@functools.cache
-def _built(path: str, max_tokens: int, instruction: str) -> EmbedTokenizer:
-    return EmbedTokenizer(path, max_tokens, instruction=instruction)
-
-
-def _tokenizer(model: Model) -> EmbedTokenizer:
-    return _built(model.checkpoint.path, model.settings.max_tokens, model.settings.query_instruction)
 
 
 @contextlib.contextmanager
