@@ -1,4 +1,7 @@
-"""The evaluation with real engines on real tables, and its report in a real browser."""
+"""The evaluation with a real engine on real tables, and its report in a real browser.
+
+The engines of the default tests share a process; the slow tests have real workers on Ray as well.
+"""
 
 import json
 import math
@@ -28,11 +31,12 @@ from indexer.testing.checkpoints import minilm_path, qwen3_checkpoint
 from jobs.demo import python_docs
 from tests.support.browser import opened
 from tests.support.checkpoints import FAST_DTYPE, FEW, cross_encoder
+from tests.support.local_cluster import LocalCluster
 
 pytestmark = pytest.mark.timeout(1200)
 """An evaluation starts engines several times, which takes a minute each where processors are slow."""
 
-WIDTHS = [384, 192, 96]
+WIDTHS = [384, 96]
 
 ASKED = 30
 
@@ -67,24 +71,35 @@ def evaluate_settings(root: Path, **sections: Any) -> EvaluateSettings:
     return EvaluateSettings(**{name: base.get(name, {}) | sections.get(name, {}) for name in {*base, *sections}})
 
 
+def _index(given: Settings) -> None:
+    """Indexes in a process for vLLM."""
+    run.run(given, cluster=LocalCluster())
+
+
+def _evaluate(given: EvaluateSettings) -> dict[str, Any]:
+    """Evaluates in a process for vLLM."""
+    return evaluation_run.run(given, LocalCluster())
+
+
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:  # noqa: ARG001
+def root(tmp_path_factory: pytest.TempPathFactory, engine_process: Executor) -> Path:
     """An index of the documentation of 300 functions written in C, and of topics with many chunks."""
     found = {document.id: document for document in python_docs._native_documents() if document.kind == "function"}
-    chosen = [*found.values()][::2][:300] + [*python_docs._topics()][:3]
-    return indexed(tmp_path_factory.mktemp("evaluation"), chosen)
-
-
-def indexed(root: Path, chosen: Sequence[python_docs.Document]) -> Path:
-    """An index of some of the quickstart's documents, made as the quickstart makes its own."""
-    (root / "corpus").mkdir()
-    table = pa.table({name: [getattr(one, name) for one in chosen] for name in ("id", "text", "module")})
-    pq.write_table(table, root / "corpus" / "a.parquet")
-    run.run(index_settings(root))
+    root = tmp_path_factory.mktemp("evaluation")
+    write_corpus(root, [*found.values()][::2][:300] + [*python_docs._topics()][:3])
+    engine_process.submit(_index, index_settings(root)).result()
     return root
 
 
+def write_corpus(root: Path, chosen: Sequence[python_docs.Document]) -> None:
+    """Writes some of the quickstart's documents as the quickstart writes its own."""
+    (root / "corpus").mkdir()
+    table = pa.table({name: [getattr(one, name) for one in chosen] for name in ("id", "text", "module")})
+    pq.write_table(table, root / "corpus" / "a.parquet")
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_few_queries_start_engines_without_compiling(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = evaluate_settings(root, known_items={"count": ASKED})
     published = open_published(str(root / "index"), "docs")  # with engine arguments that leave the choice
@@ -102,8 +117,8 @@ def settings(root: Path) -> EvaluateSettings:
 
 
 @pytest.fixture(scope="module")
-def summary(settings: EvaluateSettings) -> dict[str, Any]:
-    return evaluation_run.run(settings)
+def summary(settings: EvaluateSettings, engine_process: Executor) -> dict[str, Any]:
+    return engine_process.submit(_evaluate, settings).result()
 
 
 @pytest.fixture(scope="module")
@@ -164,16 +179,16 @@ def test_measures_equal_an_independent_computation(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_measures_of_the_whole_quickstart_equal_an_independent_computation(
-    tmp_path: Path,
-    ray_cluster: None,  # noqa: ARG001
-    reference_process: Executor,
+    tmp_path: Path, reference_process: Executor
 ) -> None:
     count = 300
-    root = indexed(tmp_path, python_docs.documents())
-    summary = evaluation_run.run(evaluate_settings(root, known_items={"count": count}, compare=ONLY_EXACT))
+    write_corpus(tmp_path, python_docs.documents())
+    run.run(index_settings(tmp_path))
+    summary = evaluation_run.run(evaluate_settings(tmp_path, known_items={"count": count}, compare=ONLY_EXACT))
     assert summary["queries"] == count
-    check_measures(independent(root, reference_process, count), summary)
+    check_measures(independent(tmp_path, reference_process, count), summary)
 
 
 def check_measures(expected: dict[int, dict[str, float]], summary: dict[str, Any]) -> None:
@@ -193,15 +208,15 @@ def test_every_configuration_is_evaluated(summary: dict[str, Any]) -> None:
     for width in WIDTHS[1:]:
         assert {f"{width} float32 {how}, rescored at 384" for how in ("exact", "IVF_PQ")} <= set(names)
     assert "text alone" in names
-    assert len(names) == len(set(names)) == 17
+    assert len(names) == len(set(names)) == 11
     assert summary["absent"] == {}
 
 
 def test_cost_stands_beside_quality(root: Path, summary: dict[str, Any]) -> None:
-    full, half = found(summary, "384 float32 exact"), found(summary, "192 float32 exact")
+    full, narrow = found(summary, "384 float32 exact"), found(summary, "96 float32 exact")
     rounded, indexed = found(summary, "384 float16 exact"), found(summary, "384 float32 IVF_PQ")
-    staged = found(summary, "192 float32 exact, rescored at 384")
-    assert full["table_bytes"] > half["table_bytes"] > found(summary, "96 float32 exact")["table_bytes"]
+    staged = found(summary, "96 float32 exact, rescored at 384")
+    assert full["table_bytes"] > narrow["table_bytes"]
     assert rounded["table_bytes"] < full["table_bytes"]
     assert abs(rounded[NDCG] - full[NDCG]) < 0.01
     assert (full["index_bytes"], full["recall_at_10"]) == (0, None)
@@ -209,7 +224,7 @@ def test_cost_stands_beside_quality(root: Path, summary: dict[str, Any]) -> None
     assert 0.8 < indexed["recall_at_10"] <= 1
     documents = open_published(str(root / "index"), "docs").epoch.documents
     assert documents is not None
-    once = full["table_bytes"] + half["table_bytes"] - staged["table_bytes"]
+    once = full["table_bytes"] + narrow["table_bytes"] - staged["table_bytes"]
     assert once == pytest.approx(documents.bytes, rel=0.1), "both read it, and a copy is compacted otherwise"
     assert staged[NDCG] == pytest.approx(full[NDCG], abs=0.02)
     assert found(summary, "96 float32 exact, with text")["index_bytes"] > 0
@@ -267,6 +282,7 @@ def reranker(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_judged_queries_are_run_against_the_published_tables_and_reranked(
     root: Path, reranker: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,6 +328,7 @@ def test_judged_queries_are_run_against_the_published_tables_and_reranked(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
 def test_queries_are_written_by_a_generator_and_filtered(
     root: Path, reranker: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -329,6 +346,6 @@ def test_settings_that_contradict_the_index_are_named(root: Path) -> None:
     with pytest.raises(SettingsError, match=r"compare\.widths: 512 is above 384"):
         evaluation_run.run(evaluate_settings(root, known_items={}, compare={"widths": [512]}))
     with pytest.raises(SettingsError, match="the tables have no column 'title'; the payload is module, text"):
-        evaluation_run.run(evaluate_settings(root, known_items={"query": "title"}))
+        evaluation_run.run(evaluate_settings(root, known_items={"query": "title"}), LocalCluster())
     with pytest.raises(SettingsError, match="no epoch of index 'other'"):
         evaluation_run.run(evaluate_settings(root, known_items={}, index={"name": "other"}))

@@ -10,7 +10,7 @@ Commit 4d2741a indexed three nights of one corpus with real Ray and all-MiniLM-L
 
 The archive has the corpus of the third night and the index in both states, the JSON file what the old code said: its
 settings, summaries, fingerprint, receipts, and of every epoch the documents, chunks, digests and quarantine. Epoch 3 is
-what the old code made of ``pending``. Only the resumed run has real workers here, to compare vectors with the old ones.
+what the old code made of ``pending``. Only the resumed run has a real engine, to compare vectors with the old ones.
 """
 
 import fcntl
@@ -21,6 +21,7 @@ import shutil
 import tarfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from indexer.settings import Settings
 from indexer.storage.control import ControlStore
 from indexer.testing.checkpoints import minilm_path
 from tests.support import fakes
+from tests.support.local_cluster import LocalCluster
 
 pytestmark = pytest.mark.heavy
 
@@ -194,13 +196,17 @@ def test_a_pending_epoch_is_finished(tmp_path: Path) -> None:
     assert fakes.run_here(given)["epoch"] == 3
 
 
-@pytest.mark.usefixtures("ray_cluster")
-def test_staged_shards_are_resumed(tmp_path: Path) -> None:
+def _index(given: Settings) -> dict[str, Any]:
+    """Indexes in a process for vLLM."""
+    return indexing_run.run(given, cluster=LocalCluster())
+
+
+def test_staged_shards_are_resumed(tmp_path: Path, engine_process: Executor) -> None:
     """Its shards have other names now: they are embedded again and never mixed, and give what the old version made."""
     given = unpack("resumable", tmp_path)
     staged = MADE["interrupted"]["resumable"]["receipts"]
     assert store(given).receipts(3).ids() == staged.keys()
-    summary = indexing_run.run(given)
+    summary = engine_process.submit(_index, given).result()
     before = MADE["interrupted"]["pending"]["run"]
     assert before["resumed_shards"] == sum(receipt["tokens"] > 0 for receipt in staged.values()) > 0
     others = {"tokens_per_second", "resumed_shards", "resumed_tokens"}
