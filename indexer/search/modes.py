@@ -4,7 +4,6 @@ Full-text search ranks documents. So both rankings of a hybrid search are of doc
 its best chunk.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,6 +15,7 @@ from indexer.search import query_vectors
 from indexer.search.conditions import Wanted
 from indexer.search.fusion import fuse
 from indexer.search.hits import KEY, SPAN, Hit, similarity
+from indexer.search.likeness import likeness, words_of
 from indexer.search.snapshot import Snapshot
 from indexer.search.threads import in_threads
 from indexer.search.vector_search import NearestOptions
@@ -27,8 +27,6 @@ from indexer.storage.vector_columns import QueryVectors, similarities
 
 FUSED = 100
 """Least documents of either ranking that are fused, so that the first ones do not depend on how many are asked for."""
-
-WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -154,17 +152,17 @@ def _at_words(snapshot: Snapshot, hits: Sequence[Hit], query: str) -> list[Hit]:
     texts = described.text_columns
     if not (described.model.has_chunks and hits and {*texts, *SPAN} <= hits[0].payload.keys()):
         return list(hits)
-    wanted = set(WORD.findall(query.casefold()))
+    wanted = list(dict.fromkeys(words_of(query)))
     spans: dict[str, list[dict[str, Any]]] = {}
     for row in snapshot.rows([hit.id for hit in hits], [*KEY, *SPAN]).to_pylist():
         spans.setdefault(row.pop(schema.ID), []).append(row)
     return [_with_most_words(hit, spans[hit.id], wanted, texts) for hit in hits]
 
 
-def _with_most_words(hit: Hit, spans: list[dict[str, Any]], wanted: set[str], texts: Sequence[str]) -> Hit:
+def _with_most_words(hit: Hit, spans: list[dict[str, Any]], wanted: Sequence[str], texts: Sequence[str]) -> Hit:
     """The hit at the chunk with most of the wanted words."""
     chunks = [_at_chunk(hit, span) for span in sorted(spans, key=lambda span: int(span[schema.CHUNK]))]
-    return max(chunks, key=lambda chunk: len(wanted & set(WORD.findall(chunk.text(texts).casefold()))))
+    return max(chunks, key=lambda chunk: likeness(wanted, chunk.text(texts)))
 
 
 def _nearest_chunks(snapshot: Snapshot, state: TableState, vector: np.ndarray, hits: Sequence[Hit]) -> dict[str, Hit]:
