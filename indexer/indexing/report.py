@@ -12,7 +12,7 @@ from indexer.progress import say
 from indexer.publishing.gates import Gate, GatesRefusal
 from indexer.reporting import metrics
 from indexer.reporting.page import run_page
-from indexer.reporting.record import CostRecord, GateRecord, RunReport
+from indexer.reporting.record import SUCCESSFUL, CostRecord, GateRecord, RunReport
 from indexer.reporting.runs import RunReports
 from indexer.schema import ID
 from indexer.settings import Settings
@@ -38,9 +38,17 @@ def write(settings: Settings, journal: Journal, summary: Mapping[str, Any], erro
             journal.measured(error.gates)
         reports = RunReports(settings.index.uri, settings.index.name)
         report, before = _report(settings, journal, summary, store), reports.latest()
-        _write_metrics(settings, report, before)
+        _write_metrics(settings, report, _with_success(reports, before))
         journal.report = reports.put(report, run_page(report, before))
         say(f"{_next_step(error)}report: {journal.report}")
+
+
+def _with_success(reports: RunReports, before: Sequence[RunReport]) -> Sequence[RunReport]:
+    """The latest runs, after the last one that succeeded where none of them did: an alert counts from there."""
+    if any(run.status in SUCCESSFUL for run in before):
+        return before
+    last = reports.latest_success()
+    return before if last is None else [last, *before]
 
 
 @contextmanager

@@ -13,10 +13,7 @@ from prometheus_client import CollectorRegistry, Gauge, push_to_gateway
 from prometheus_client.openmetrics.exposition import generate_latest
 
 from indexer.errors import IndexerError
-from indexer.reporting.record import RunReport
-
-SUCCESSFUL = ("published", "unchanged")
-"""Statuses after which the index is up to date."""
+from indexer.reporting.record import SUCCESSFUL, RunReport
 
 STATUSES = (*SUCCESSFUL, "refused", "failed", "interrupted")
 

@@ -10,6 +10,9 @@ from indexer.storage.put_once import Record
 
 SECONDS_PER_HOUR = 3600.0
 
+SUCCESSFUL = ("published", "unchanged")
+"""Statuses after which the index is up to date."""
+
 
 class Interval(Record):
     """A stretch of time that the driver spent on a stage.

@@ -1,10 +1,10 @@
 """The reports of an index's runs: put once beside its other control files, never changed, never listed further back."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from indexer.errors import IndexerError
 from indexer.progress import say
-from indexer.reporting.record import RunReport
+from indexer.reporting.record import SUCCESSFUL, RunReport
 from indexer.storage.put_once import PutOnceFolder
 from indexer.uris import shown
 
@@ -55,7 +55,12 @@ class RunReports:
         """The reports of the latest runs, oldest first; damaged ones are skipped with a progress line."""
         return list(self._read(sorted(self._files.stems(FOLDER))[-most:]))
 
-    def _read(self, stems: list[str]) -> Iterator[RunReport]:
+    def latest_success(self) -> RunReport | None:
+        """The report of the last run that left the index up to date, however long ago; ``None`` if none did."""
+        stems = sorted(self._files.stems(FOLDER), reverse=True)
+        return next(self._read(stem for stem in stems if stem.rpartition("-")[2] in SUCCESSFUL), None)
+
+    def _read(self, stems: Iterable[str]) -> Iterator[RunReport]:
         """Reports by the stems of their files."""
         for stem in stems:
             try:

@@ -135,6 +135,22 @@ def test_a_failed_run_keeps_the_time_of_the_last_success(tmp_path: Path) -> None
     assert "indexer_epoch" not in text
 
 
+def test_the_last_success_is_told_after_any_number_of_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RunReports.latest, "__defaults__", (2,))
+    write(tmp_path / "corpus" / "a.parquet", words(5))
+    given = settings(tmp_path, run={"metrics_file": str(tmp_path / "indexer.prom")})
+    run_here(given)
+    shutil.rmtree(tmp_path / "corpus")
+    for _ in range(4):
+        with pytest.raises(IndexerError):
+            run_here(given)
+    first, *failed = RunReports(given.index.uri, "docs").latest(99)
+    assert [run.status for run in failed] == ["failed"] * 4
+    text = (tmp_path / "indexer.prom").read_text()
+    (time,) = re.findall(r'^indexer_last_success_timestamp_seconds\{index="docs"\} (\S+)$', text, re.MULTILINE)
+    assert float(time) == pytest.approx(metrics._ended(first))
+
+
 def test_a_file_that_cannot_be_written_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "corpus" / "a.parquet", words(5))
     given = settings(tmp_path, run={"metrics_file": str(tmp_path / "nowhere" / "indexer.prom")})
