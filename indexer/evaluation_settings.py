@@ -1,10 +1,10 @@
 """Sections of an evaluation: where its queries come from, and what is compared."""
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from indexer.job_settings import CheckpointSettings, IndexType, Section
+from indexer.job_settings import MIN_WIDTH, CheckpointSettings, IndexType, Section
 from indexer.uris import Uri
 
 
@@ -15,6 +15,11 @@ class JudgedQueriesSettings(Section):
     id_column: str = Field("_id", description="column with the query's id")
     text_column: str = Field("text", description="column with the query")
 
+    @model_validator(mode="after")
+    def _columns_differ(self) -> Self:
+        _refuse_one_column_twice(self.id_column, self.text_column)
+        return self
+
 
 class JudgementsSettings(Section):
     """Which documents answer which queries, in the layout of BEIR and MTEB unless the columns say otherwise."""
@@ -23,6 +28,11 @@ class JudgementsSettings(Section):
     query_column: str = Field("query-id", description="column with the query's id")
     document_column: str = Field("corpus-id", description="column with the document's id")
     score_column: str = Field("score", description="column with the grade, a whole number; 0: does not answer")
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> Self:
+        _refuse_one_column_twice(self.query_column, self.document_column, self.score_column)
+        return self
 
 
 class DrawnSettings(Section):
@@ -62,7 +72,7 @@ class SyntheticSettings(CheckpointSettings, DrawnSettings):
 class CompareSettings(Section):
     """What is evaluated side by side, and how much quality may be lost for less cost."""
 
-    widths: list[int] | None = Field(
+    widths: list[Annotated[int, Field(ge=MIN_WIDTH)]] | None = Field(
         None, description="widths, up to the widest published one; default: those published"
     )
     precisions: list[Literal["float32", "float16"]] = Field(
@@ -83,3 +93,9 @@ class CompareSettings(Section):
         description="largest loss, as a share of the widest width's nDCG@10, that a cheaper configuration may have",
     )
     max_p95_ms: float = Field(100.0, gt=0, description="milliseconds that 95 % of single searches may take")
+
+
+def _refuse_one_column_twice(*names: str) -> None:
+    """A column means one thing."""
+    if len(set(names)) < len(names):
+        raise ValueError(f"each column is another one: {', '.join(names)}")

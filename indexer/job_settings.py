@@ -8,6 +8,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 ENV_PREFIX = "INDEXER_"
 """What every environment variable with a setting begins with."""
 
+MIN_WIDTH = 32
+"""Smallest Matryoshka width Qwen3-Embedding was trained for (model card)."""
 
 IndexType = Literal["IVF_FLAT", "IVF_PQ", "IVF_SQ", "IVF_RQ", "IVF_HNSW_SQ", "IVF_HNSW_PQ"]
 

@@ -13,13 +13,10 @@ from indexer.evaluation_settings import (
     KnownItemsSettings,
     SyntheticSettings,
 )
-from indexer.job_settings import CheckpointSettings, IndexType, JobSettings, Section
+from indexer.job_settings import MIN_WIDTH, CheckpointSettings, IndexType, JobSettings, Section
 from indexer.schema import RESERVED
 from indexer.search_settings import AnswerSettings, Mode, TextSettings
 from indexer.uris import HttpUri, Uri
-
-MIN_WIDTH = 32
-"""Smallest Matryoshka width Qwen3-Embedding was trained for (model card)."""
 
 BITS_AT_ONCE = 8
 """LanceDB's RaBitQ index takes widths that fill whole bytes only."""

@@ -15,7 +15,8 @@ from indexer.indexing import run
 from indexer.indexing.worklist import FEWEST_DOCUMENTS
 from indexer.inference.engine import Embedder
 from indexer.inference.sequences import TokenSequences
-from indexer.settings import MIN_WIDTH, ClusterSettings, Settings
+from indexer.job_settings import MIN_WIDTH
+from indexer.settings import ClusterSettings, Settings
 from indexer.storage.records import Receipt
 
 SHARDS = 40

@@ -20,6 +20,9 @@ ID, TEXT = "query_id", "text"
 
 QUERY, DOCUMENT, GRADE = "query_id", "id", "grade"
 
+MOST_GRADE = 2**31 - 1
+"""trec_eval counts in 32 bits."""
+
 
 @dataclass(frozen=True)
 class Questions:
@@ -146,11 +149,12 @@ def _judged(frame: pl.DataFrame, notes: Counter[str]) -> dict[str, dict[str, int
     usable = frame.drop_nulls()
     notes["judgements without an id or a grade"] = frame.height - usable.height
     grades = usable.with_columns(pl.col(GRADE).cast(pl.Float64, strict=False))
-    is_whole = pl.col(GRADE).is_finite() & (pl.col(GRADE) == pl.col(GRADE).round())
+    is_whole = (pl.col(GRADE).abs() <= MOST_GRADE) & (pl.col(GRADE) == pl.col(GRADE).round())
     odd = grades.filter(~is_whole.fill_null(value=False))
     if odd.height:
         raise CorpusError(
-            f"judgements.uri: {odd.height} grades are no whole numbers, the first one of query {odd[QUERY][0]!r}"
+            f"judgements.uri: {odd.height} grades are no whole numbers up to {MOST_GRADE:,}, the first one of query "
+            f"{odd[QUERY][0]!r}"
         )
     once = grades.unique(maintain_order=True)
     notes["judgements given twice"] = grades.height - once.height

@@ -6,6 +6,7 @@ that is indexed for the evaluation.
 """
 
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 
 import polars as pl
@@ -91,8 +92,24 @@ def parts(published: Snapshot, names: Sequence[str], query: str) -> list[tuple[s
 
 
 def _without(text: str, query: str) -> tuple[str, str]:
+    """A query in one line, and a text without it; inside words it stays ("re" in "return")."""
     words = " ".join(query.split())
-    return words, text.replace(query, "").strip() if words else text
+    if not words:
+        return words, text
+
+    def kept(found: re.Match[str]) -> str:
+        before, after = text[: found.start()][-1:], text[found.end() :][:1]
+        return found[0] if _is_one_word(before, query[0]) or _is_one_word(query[-1], after) else ""
+
+    return words, re.sub(re.escape(query), kept, text).strip()
+
+
+def _is_one_word(left: str, right: str) -> bool:
+    """Whether two neighbouring characters, one of which may be missing, are of one word.
+
+    Letters without upper and lower case are never: Chinese, Japanese and Thai put no space between words.
+    """
+    return all(one.isalnum() and unicodedata.category(one) != "Lo" for one in (left, right))
 
 
 def drawn(published: Snapshot, count: int) -> list[str]:

@@ -12,7 +12,7 @@ from ir_measures import RR, R, nDCG
 from indexer.errors import CorpusError
 
 Run = Mapping[str, Mapping[str, float]]
-"""Scores of documents by query id, then document id."""
+"""Scores of documents by query id, then document id; of equal scores the first comes first, as readers see them."""
 
 NDCG, RECALL, MRR = "nDCG@10", "recall@100", "MRR@10"
 
@@ -45,7 +45,7 @@ def per_query(judgements: Mapping[str, Mapping[str, int]], run: Run) -> pl.DataF
     Raises:
         CorpusError: No judged query has a result: nothing was measured.
     """
-    results = {query: dict(documents) for query, documents in run.items() if documents and query in judgements}
+    results = {query: _places(documents) for query, documents in run.items() if documents and query in judgements}
     if not results:
         raise CorpusError(f"no result for any of {len(judgements)} judged queries")
     names = {str(measure): name for name, measure in MEASURES.items()}
@@ -54,6 +54,16 @@ def per_query(judgements: Mapping[str, Mapping[str, int]], run: Run) -> pl.DataF
     for found in ir_measures.iter_calc(list(MEASURES.values()), grades, results):
         rows[found.query_id][names[str(found.measure)]] = float(found.value)
     return pl.DataFrame([{"query_id": query, **values} for query, values in rows.items()])
+
+
+def _places(documents: Mapping[str, float]) -> dict[str, float]:
+    """Scores without ties. Measures break these by id, trec_eval's from its end and RR@10 from its beginning."""
+    return {name: -float(place) for place, name in enumerate(_sorted(documents))}
+
+
+def _sorted(documents: Mapping[str, float]) -> list[str]:
+    """Documents, best first."""
+    return sorted(documents, key=lambda name: -documents[name])
 
 
 @dataclass(frozen=True)
@@ -120,4 +130,4 @@ def overlap(run: Run, exact: Run) -> float:
 
 
 def _best(documents: Mapping[str, float]) -> set[str]:
-    return set(sorted(documents, key=lambda name: -documents[name])[:NEAREST])
+    return set(_sorted(documents)[:NEAREST])

@@ -110,8 +110,9 @@ def _ndcg(queries: np.ndarray, documents: np.ndarray, rows: Sequence[str], quest
     for name, vector in zip(questions.texts, queries, strict=True):
         cosines = documents @ vector
         found: dict[str, float] = {}
-        for at in np.argsort(-cosines):
-            found.setdefault(rows[at], float(cosines[at]))
+        for at in np.argsort(-cosines, kind="stable"):
+            if rows[at] != name or name not in questions.themselves:
+                found.setdefault(rows[at], float(cosines[at]))
             if len(found) == RANKED:
                 break
         run[name] = found

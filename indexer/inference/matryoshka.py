@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from indexer.errors import SettingsError
-from indexer.settings import MIN_WIDTH
+from indexer.job_settings import MIN_WIDTH
 
 STORED = {"float32": np.float32, "float16": np.float16}
 

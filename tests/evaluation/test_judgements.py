@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from indexer.errors import CorpusError
-from indexer.evaluation import judgements
+from indexer.evaluation import judgements, known_items
 from indexer.evaluation.judged_files import read_columns
 from indexer.evaluation.judgements import Questions
 from indexer.evaluation.known_items import first_sentence
@@ -71,8 +71,9 @@ def test_what_is_odd_is_counted(tmp_path: Path) -> None:
     [
         ([*QUERIES, {"_id": "q1", "text": "other"}], JUDGED, r"1 query ids have several texts, the first one 'q1'"),
         (QUERIES, [*JUDGED, ("q1", "d1", 2)], r"1 pairs have several grades, .*query 'q1' with document 'd1'"),
-        (QUERIES, [("q1", "d1", "0.5"), ("q2", "d1", "x")], r"2 grades are no whole numbers, .* query 'q1'"),
+        (QUERIES, [("q1", "d1", "0.5"), ("q2", "d1", "x")], r"2 grades are no whole numbers up to .* query 'q1'"),
         (QUERIES, [("q1", "d1", "inf"), ("q2", "d1", "NaN"), ("q3", "d1", "1.0")], r"2 grades are no whole numbers"),
+        (QUERIES, [("q1", "d1", 1e20)], r"1 grades are no whole numbers up to"),
         (QUERIES, [("other", "d1", 1)], r"3 queries with a text, 1 with judgements, 1 with .* none with all three"),
         (QUERIES, [("q1", "d1", 0)], r"no query can be evaluated"),
         ([{"_id": "q1", "question": "first"}], JUDGED, r"queries\.uri: .*queries\.jsonl lacks a column.*text"),
@@ -180,3 +181,18 @@ def test_what_is_not_accepted_is_told_with_its_line(tmp_path: Path, name: str, c
 )
 def test_the_first_sentence(text: str, sentence: str | None) -> None:
     assert first_sentence(text) == sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "query", "rest"),
+    [
+        ("re: return what regular expressions prefer, re!", "re", ": return what regular expressions prefer, !"),
+        ("Über uns. Überall ist es schön.", "Über", "uns. Überall ist es schön."),
+        ("我们讨论量子计算机的原理", "量子计算机", "我们讨论的原理"),
+        ("关于AI的研究，AIX不算", "AI", "关于的研究，AIX不算"),
+        ("A title.\nAnd its text.", "A  title.", "A title.\nAnd its text."),
+        ("text", "", "text"),
+    ],
+)
+def test_a_query_is_taken_out_of_its_document_but_not_out_of_words(text: str, query: str, rest: str) -> None:
+    assert known_items._without(text, query) == (" ".join(query.split()), rest)

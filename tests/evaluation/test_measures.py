@@ -9,6 +9,7 @@ from ir_measures import RR, R, nDCG
 
 from indexer.errors import CorpusError
 from indexer.evaluation.measures import MRR, NDCG, RECALL, difference, overlap, per_query
+from indexer.search.fusion import fuse
 
 
 def fixed() -> tuple[dict[str, dict[str, int]], dict[str, dict[str, float]]]:
@@ -44,6 +45,15 @@ def test_measures_are_those_of_their_formulas_and_of_ir_measures() -> None:
     theirs = ir_measures.calc_aggregate([nDCG @ 10, R @ 100, RR @ 10], judgements, run)
     ours = [float(np.mean(found[name].to_numpy())) for name in (NDCG, RECALL, MRR)]
     assert ours == pytest.approx([theirs[nDCG @ 10], theirs[R @ 100], theirs[RR @ 10]])
+
+
+def test_equal_scores_are_measured_in_the_order_that_readers_see() -> None:
+    """Whatever the documents are called."""
+    for first, second in (("a", "b"), ("b", "a")):
+        fused = fuse([[first], [second]], (1.0, 1.0))
+        assert [item.name for item in fused] == [first, second]
+        (row,) = per_query({"q": {first: 1}}, {"q": {item.name: item.score for item in fused}}).to_dicts()
+        assert (row[NDCG], row[MRR]) == (1.0, 1.0)
 
 
 def test_a_reversed_run_scores_low() -> None:

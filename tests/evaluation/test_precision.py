@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from indexer.errors import SettingsError
+from indexer.evaluation import precision
 from indexer.evaluation.precision import compare
 from indexer.inference.model import Model
 from indexer.settings import EvaluateSettings
@@ -58,6 +59,23 @@ def test_cosine_and_change_in_quality_are_told(tmp_path: Path, monkeypatch: pyte
     difference = found["difference"]
     assert difference["low"] <= difference["mean"] <= difference["high"]
     assert np.isfinite(list(difference.values())).all()
+
+
+def test_a_query_that_is_a_document_is_no_result_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each asks with a document's text for the next document."""
+    given = index(tmp_path)
+    names = [f"d{at}" for at in range(10)]
+    texts = pq.read_table(tmp_path / "corpus" / "a.parquet")["text"].to_pylist()[:10]
+    pq.write_table(pa.table({"_id": names, "text": texts}), tmp_path / "queries.parquet")
+    monkeypatch.setattr(Model, "engine", lambda _: FakeEngine(fakes.WIDTHS[0]))
+    vectors = FakeEngine(fakes.WIDTHS[0]).embed(fakes.model(fakes.settings(tmp_path)).tokenizer.documents(texts).ids)
+    cosines = vectors @ vectors.T - 2 * np.eye(10)
+    judged = {"query-id": names, "corpus-id": [names[at] for at in cosines.argmax(axis=1)], "score": [1] * 10}
+    pq.write_table(pa.table(judged), tmp_path / "judgements.parquet")
+    stand_in = FakeModel.of(fakes.model(fakes.settings(tmp_path)), turned_to=0.9)
+    monkeypatch.setattr(precision, "DOCUMENTS", 0)  # those of the judgements only
+    found = compare(given, "fp8", model=stand_in, cluster=LocalCluster())  # type: ignore[arg-type]
+    assert found["ndcg_at_10"]["exact"] == 1.0
 
 
 def _int8_costs(root: Path, plain: str, quantised: str) -> dict[str, Any]:
