@@ -61,4 +61,6 @@ def _inputs(settings: AdaptSettings, published: Published, reranker: Reranker | 
             ("guard.judgements", guard.judgements),
         ]
     found = [file.identity for name, uri in uris for file in list_files(uri, name)]
-    return [*found, published.model.fingerprint_digest, *([canonical(reranker.fingerprint)] if reranker else [])]
+    # An index that was deleted and made anew at the same place counts its epochs from 1 again.
+    made_of = [published.epoch.intent, published.model.fingerprint_digest]
+    return [*found, *made_of, *([canonical(reranker.fingerprint)] if reranker else [])]

@@ -114,11 +114,12 @@ def _expected(cluster: Cluster, tokens: float) -> ExpectedWork:
     return ExpectedWork(tokens, cluster.workers, cluster.gpus)
 
 
-def _inputs(settings: EvaluateSettings, reranker: Reranker | None) -> list[str]:
-    """Identities of the files with queries and judgements, and of the reranker; the index has its epoch's number."""
+def _inputs(settings: EvaluateSettings, published: Published, reranker: Reranker | None) -> list[str]:
+    """Identities of the epoch, of the files with queries and judgements, and of the reranker."""
     given = [("queries.uri", settings.queries), ("judgements.uri", settings.judgements)]
     found = [file.identity for name, source in given if source for file in list_files(source.uri, name)]
-    return found + ([canonical(reranker.fingerprint)] if reranker else [])
+    # An index that was deleted and made anew at the same place counts its epochs from 1 again.
+    return [published.epoch.intent, *found, *([canonical(reranker.fingerprint)] if reranker else [])]
 
 
 def run(settings: EvaluateSettings, cluster: Cluster | None = None) -> dict[str, Any]:
@@ -140,7 +141,7 @@ def run(settings: EvaluateSettings, cluster: Cluster | None = None) -> dict[str,
     refuse_token_vectors(published.epoch, "jobs.evaluate")
     reranker = open_reranker(settings.reranker, settings.engine) if settings.reranker else None
     # One folder for each epoch and way of evaluating it.
-    name = f"epoch-{published.epoch.number:06d}-{report.identity(settings, _inputs(settings, reranker))}"
+    name = f"epoch-{published.epoch.number:06d}-{report.identity(settings, _inputs(settings, published, reranker))}"
     folder = PutOnceFolder(settings.output.uri, name, "output.uri")
     known = report.finished(folder)
     if known is not None:

@@ -7,10 +7,12 @@ from itertools import pairwise
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from pyarrow import types
 
 from indexer.corpus.files import DataFile
 from indexer.corpus.formats import open_file
 from indexer.corpus.open_file import OpenFile
+from indexer.corpus.types import normal_type
 from indexer.errors import CorpusError
 
 
@@ -48,16 +50,19 @@ class RowRange:
 
 
 def require(uri: str, file: DataFile, columns: Sequence[str], added: Sequence[str] = ()) -> None:
-    """Refuses a file that lacks a column or already has one that the results add.
+    """Refuses a file that lacks a column, has one that is no text, or already has one that the results add.
 
     Raises:
         CorpusError: Names the file and the column.
     """
     with open_file(uri, file) as opened:
-        names = opened.schema.names
+        held = opened.schema
+    names = held.names
     for name in columns:
         if names.count(name) != 1:
             raise CorpusError(f"{file.path}: column {name!r} is missing (or occurs twice); it has: {', '.join(names)}")
+        if not _is_text(held.field(name).type):
+            raise CorpusError(f"{file.path}: column {name!r} is {held.field(name).type}, and not text or numbers")
     for name in added:
         if name in names:
             raise CorpusError(f"{file.path}: column {name!r} has the name of a column of the results")
@@ -105,7 +110,17 @@ def read(rows: RowRange, columns: Sequence[str] | None = None) -> pa.Table:
 
 def strings(table: pa.Table, column: str) -> list[str | None]:
     """Values of a column as text; ``None`` for nulls and for bytes that are not UTF-8."""
-    return [_decoded(value) for value in table[column].cast(pa.string()).cast(pa.binary()).to_pylist()]
+    values = table[column].cast(normal_type(table[column].type))
+    is_text = types.is_string(values.type) or types.is_binary(values.type)
+    stored = values if is_text else values.cast(pa.string())
+    return [_decoded(value) for value in stored.cast(pa.binary()).to_pylist()]
+
+
+def _is_text(type_: pa.DataType) -> bool:
+    """Whether values of a type are texts, or become texts in one way only."""
+    stored = normal_type(type_)
+    kinds = (types.is_null, types.is_string, types.is_binary, types.is_primitive, types.is_decimal)
+    return any(is_kind(stored) for is_kind in kinds)
 
 
 def _decoded(value: bytes | None) -> str | None:

@@ -24,6 +24,9 @@ Phase = Literal["search", "score"]
 
 FOLDERS: dict[Phase, str] = {"search": "_candidates", "score": "scores"}
 
+EPOCH = "epoch"
+"""Key of what the index's epoch was made of, in what a run is known by."""
+
 TABLE = "scores"
 """LanceDB table of a search's results."""
 
@@ -102,6 +105,7 @@ class ResultFolder:
         if self._files.put("_control/run.json", json.dumps(run, sort_keys=True).encode()):
             return
         known = json.loads(self._files.get("_control/run.json"))
+        known.setdefault(EPOCH, run.get(EPOCH))  # earlier versions did not note it
         others = differing(known, run)
         if others:
             raise SettingsError(

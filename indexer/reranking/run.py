@@ -20,7 +20,7 @@ from indexer.progress import Stopwatch, say
 from indexer.reranking import pairs
 from indexer.reranking.pairs import RowRange
 from indexer.reranking.pipelines import ScorePipeline, SearchPipeline, search_options
-from indexer.reranking.results import RESULT_SCHEMA, TABLE, PartReceipt, Phase, ResultFolder
+from indexer.reranking.results import EPOCH, RESULT_SCHEMA, TABLE, PartReceipt, Phase, ResultFolder
 from indexer.search import modes
 from indexer.search.published import Published, open_published
 from indexer.settings import PairsSettings, QueriesSettings, ScoreSettings
@@ -181,15 +181,17 @@ def _columns(settings: ScoreSettings) -> list[str]:
 
 
 def _check_ids(settings: QueriesSettings, files: Sequence[DataFile]) -> None:
-    """Refuses repeated query ids: they identify the results."""
+    """Refuses repeated query ids, which identify the results, and files without any."""
     seen: set[str] = set()
     for at, file in enumerate(files):
-        (whole,) = pairs.cut(settings.uri, file, at, most=max(1, _rows(settings.uri, file)))
+        whole = RowRange(settings.uri, file, at, 0, _rows(settings.uri, file))
         for name in pairs.strings(pairs.read(whole, [settings.id_column]), settings.id_column):
             if name in seen:
                 raise CorpusError(f"{file.path}: query id {name!r} occurs twice")
             if name is not None:
                 seen.add(name)
+    if not seen:
+        raise CorpusError(f"queries.uri: no row of {len(files)} files has a query's id")
 
 
 def _identity(
@@ -207,6 +209,8 @@ def _identity(
         "shard_pairs": settings.run.shard_pairs,
         "reranker": reranker.fingerprint,
         "index": index,
+        # An index that was deleted and made anew at the same place counts its epochs from 1 again.
+        EPOCH: None if published is None else published.epoch.intent,
     }
 
 

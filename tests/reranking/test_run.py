@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,53 @@ def test_unusable_input_is_named(tmp_path: Path, pairs: list[dict[str, Any]], re
     )
     with pytest.raises(CorpusError, match="'score' has the name of a column of the results"):
         run(given)
+
+
+@pytest.mark.parametrize("column", [pa.array([["d"]]), pa.array([{"text": "d"}])])
+def test_a_column_that_is_no_text_is_named(tmp_path: Path, reranker_path: str, column: pa.Array) -> None:
+    pq.write_table(pa.table({"query": ["q"], "document": column}), tmp_path / "pairs.parquet")
+    with pytest.raises(CorpusError, match=r"column 'document' is .*, and not text or numbers"):
+        run(settings(tmp_path, reranker_path))
+
+
+def test_a_binary_column_is_text_where_it_is_utf_8(tmp_path: Path, reranker_path: str) -> None:
+    documents = pa.array([b"document", b"\xff"], pa.large_binary())
+    pq.write_table(pa.table({"query": ["q", "q"], "document": documents}), tmp_path / "pairs.parquet")
+    summary = run(settings(tmp_path, reranker_path), cluster=LocalCluster())
+    assert (summary["scored"], summary["unscored"]) == (1, 1)
+
+
+def test_files_without_queries_are_passed_over_unless_all_are(
+    tmp_path: Path, index: dict[str, str], reranker_path: str
+) -> None:
+    (tmp_path / "queries").mkdir()
+    asked = pa.table({"query_id": ["a"], "query": ["first"]})
+    pq.write_table(asked.slice(0, 0), tmp_path / "queries" / "0.parquet")
+    queries = {"uri": str(tmp_path / "queries"), "candidates": 5}
+    given = settings(tmp_path, reranker_path, queries=queries, index=index)
+    with pytest.raises(CorpusError, match=r"queries\.uri: no row of 1 files has a query's id"):
+        run(given, cluster=LocalCluster())
+    pq.write_table(asked, tmp_path / "queries" / "1.parquet")
+    assert run(given, cluster=LocalCluster())["pairs"] == 5
+
+
+def test_an_index_that_was_made_anew_is_another_one(tmp_path: Path, index: dict[str, str], reranker_path: str) -> None:
+    """Its first epoch has the number of the one before. Folders of earlier versions do not tell, and go on."""
+    pq.write_table(pa.table({"query_id": ["a"], "query": ["first"]}), tmp_path / "queries.parquet")
+    queries = {"uri": str(tmp_path / "queries.parquet"), "candidates": 5, "mode": "text"}
+    given = settings(tmp_path, reranker_path, queries=queries, index=index)
+    summary = run(given, cluster=LocalCluster())
+    shutil.rmtree(tmp_path / "index")
+    write(tmp_path / "corpus" / "a.parquet", words(60, seed=1))
+    tables = {"uri": str(tmp_path / "index"), "widths": fakes.WIDTHS, "text_search": ["text"]}
+    fakes.run_here(fakes.settings(tmp_path, corpus={"payload": ["kind", "text"]}, index=tables))
+    with pytest.raises(SettingsError, match=r"another run \(other epoch\)"):
+        run(given, cluster=LocalCluster())
+    noted = tmp_path / "out" / "_control" / "run.json"
+    known = json.loads(noted.read_text())
+    del known["epoch"]
+    noted.write_text(json.dumps(known))
+    assert run(given, cluster=LocalCluster()) == summary
 
 
 def test_a_query_id_that_occurs_twice_is_refused(tmp_path: Path, index: dict[str, str], reranker_path: str) -> None:
