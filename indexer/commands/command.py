@@ -96,6 +96,16 @@ def load(
     return settings.model_copy(update={"engine": merged}), namespace
 
 
+def refuse_alone(flag: str, needed: str, *, is_alone: object) -> None:
+    """Refuses a flag that does nothing without another one.
+
+    Raises:
+        SettingsError: It is alone.
+    """
+    if is_alone:
+        raise SettingsError(f"{flag} is read with {needed} only")
+
+
 def _split_engine_flags(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     """Separates the ``--engine.`` flags: the command line has no list of vLLM's arguments."""
     rest: list[str] = []
@@ -176,7 +186,7 @@ def _explain_one(kind: str, location: tuple[int | str, ...], message: str, cls: 
     """One problem of the settings, in words."""
     key = ".".join(str(part) for part in location)
     if kind != "extra_forbidden":
-        return f"{key}: {message.removeprefix('Value error, ')}"
+        return ": ".join(part for part in (key, message.removeprefix("Value error, ")) if part)
     if len(location) == 1:
         return f"unknown section [{key}]{did_you_mean(key, cls.model_fields)}"
     section = cls.model_fields[str(location[0])].annotation

@@ -7,7 +7,7 @@ with an HTML page. Exit status: 0 done, 1 failed, 2 unusable settings, queries o
 
 import json
 
-from indexer.commands.command import command_line, load
+from indexer.commands.command import command_line, load, refuse_alone
 from indexer.settings import EvaluateSettings
 
 
@@ -21,6 +21,7 @@ def main() -> None:
         "--checkpoint", metavar="MODEL", help="with --quantization: a checkpoint that is quantised so, e.g. compressed"
     )
     settings, arguments = load(EvaluateSettings, command)
+    refuse_alone("--checkpoint", "--quantization", is_alone=arguments.checkpoint and arguments.quantization is None)
     from indexer.evaluation import precision, run  # noqa: PLC0415  # need packages that production does not have
 
     if arguments.quantization is not None:

@@ -8,7 +8,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Literal
 
-from indexer.errors import RefusedError
+from indexer.errors import RefusedError, SettingsError
 from indexer.indexing import summary
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def main() -> None:
         from indexer.settings import Settings  # noqa: PLC0415
 
         settings, arguments = load(Settings, _command())
+        _check(arguments)
         if not (arguments.tune or arguments.plan):
             journal = Journal()
             rebuild, budget = _rebuild(arguments.rebuild), arguments.budget
@@ -54,7 +55,8 @@ def _command() -> "CommandLine":
     from indexer.commands.command import command_line  # noqa: PLC0415  # as in main
 
     command = command_line(__doc__ or "")
-    command.add_argument("--plan", action="store_true", help="print what would be done and write nothing")
+    instead = command.add_mutually_exclusive_group()
+    instead.add_argument("--plan", action="store_true", help="print what would be done and write nothing")
     command.add_argument("--json", action="store_true", help="print the plan as JSON")
     command.add_argument(
         "--budget", type=_money, metavar="MONEY", help="start nothing if the run would cost more than this"
@@ -66,10 +68,17 @@ def _command() -> "CommandLine":
         choices=["changed", "always"],
         help="embed everything anew: where no stored vector gives what is asked for (changed, the default), or always",
     )
-    command.add_argument(
+    instead.add_argument(
         "--tune", action="store_true", help="time engine settings on a sample of the corpus, write the best beside FILE"
     )
     return command
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuses flags that ``--tune`` would not read."""
+    for flag, value in (("--budget", arguments.budget), ("--rebuild", arguments.rebuild)):
+        if arguments.tune and value is not None:
+            raise SettingsError(f"--tune times engines and publishes nothing: leave out {flag}")
 
 
 def _rebuild(given: str | None) -> bool | Literal["always"]:

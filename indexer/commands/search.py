@@ -1,13 +1,14 @@
 """Ask a published index questions: prints ranked documents with their scores."""
 
 import argparse
+import io
 import json
 import sys
 import time
 from collections.abc import Iterator
 from typing import get_args
 
-from indexer.commands.command import command_line, load
+from indexer.commands.command import command_line, load, refuse_alone
 from indexer.commands.print_answers import print_hits, print_side_by_side
 from indexer.errors import IndexerError, SettingsError
 from indexer.progress import say
@@ -29,7 +30,10 @@ def main() -> None:
     command.add_argument("--interactive", action="store_true", help="answer questions from standard input, one a line")
     command.add_argument("--k", type=_positive, default=5, help="documents per question (default 5)")
     command.add_argument(
-        "--width", type=int, action="append", help="width to search at (default: the widest); again: compare widths"
+        "--width",
+        type=int,
+        action="append",
+        help="width to search at (default: search.width, else the widest); again: compare widths",
     )
     command.add_argument(
         "--mode",
@@ -47,12 +51,7 @@ def main() -> None:
     command.add_argument("--json", action="store_true", help="print one JSON object per question, mode and width")
     command.add_argument("--whole-document", action="store_true", help="with --json: also the documents' whole text")
     settings, arguments = load(SearchSettings, command)
-    if bool(arguments.question) == arguments.interactive:
-        raise SettingsError(
-            "ask a question, or use --interactive to type questions"
-            if not arguments.question
-            else "--interactive reads questions from standard input: leave out those on the command line"
-        )
+    _check(settings, arguments)
     with open_published(
         settings.index.uri,
         settings.index.name,
@@ -66,6 +65,19 @@ def main() -> None:
             _converse(asked)
         for question in arguments.question:
             asked.answer(question)
+
+
+def _check(settings: SearchSettings, arguments: argparse.Namespace) -> None:
+    """Refuses flags that contradict each other, or that nothing would read."""
+    if bool(arguments.question) == arguments.interactive:
+        raise SettingsError(
+            "ask a question, or use --interactive to type questions"
+            if not arguments.question
+            else "--interactive reads questions from standard input: leave out those on the command line"
+        )
+    is_reranked = arguments.rerank is not None or settings.reranker is not None
+    refuse_alone("--candidates", "--rerank or [reranker]", is_alone=arguments.candidates and not is_reranked)
+    refuse_alone("--whole-document", "--json", is_alone=arguments.whole_document and not arguments.json)
 
 
 class _Asked:
@@ -85,6 +97,8 @@ class _Asked:
         """Refuses what no question can be answered with, then starts the engines."""
         for mode, width in self._ways():
             check(self.published.snapshot, SearchOptions(mode, width, self._arguments.where))
+        if self._rerank is not None:
+            self.published.snapshot.text_columns  # noqa: B018  # refused here, before engines start
         with told_steps("the engine"):
             self.published.start(query_engine=set(self._modes) != {"text"})
 
@@ -141,6 +155,8 @@ def _converse(asked: _Asked) -> None:
 def _typed() -> Iterator[str]:
     """Questions from standard input, a line each, until its end, or Ctrl-C at the prompt."""
     prompt = "\n? " if sys.stdin.isatty() else ""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # a byte that is not UTF-8 must not end the others' answers
     while True:
         try:
             question = input(prompt).strip()

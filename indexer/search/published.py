@@ -133,7 +133,7 @@ class Published(CurrentEpoch):
             float32, shape (len(queries), dimension), unit norm; of a late-interaction model an array of shape (tokens,
             dimension) of each query.
         """
-        return self._in_use().queries.embed(queries, instructions)
+        return self._in_use().queries.embed(_readable(queries), instructions)
 
     def search(  # noqa: PLR0913  # what users set, by name
         self,
@@ -172,7 +172,7 @@ class Published(CurrentEpoch):
             SettingsError: There is no such width, no full-text index, a condition or filter is not valid, or nothing
                 can rerank.
         """
-        now = self._in_use()
+        now, queries = self._in_use(), _readable(queries)
         options = SearchOptions(mode, width, where, filters or {}, oversample, weights)
         modes.check(now.snapshot, options)  # refuses before an engine starts
         columns = [] if rerank is None else now.snapshot.text_columns
@@ -241,6 +241,11 @@ def _held_snapshot(uri: str, store: ControlStore, number: int | None) -> Snapsho
         # Pruning deletes an epoch's file before anything else: if it is there now, the tags were set in time.
         if found.number in store.epoch_numbers():
             return snapshot
+
+
+def _readable(texts: Sequence[str]) -> list[str]:
+    """Texts without lone surrogates, which no tokenizer takes: bytes of a command line that are not UTF-8."""
+    return [text.encode(errors="replace").decode() for text in texts]
 
 
 def open_published(

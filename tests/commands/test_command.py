@@ -2,6 +2,7 @@
 
 import importlib
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,30 @@ def test_every_command_tells_the_version(
     with pytest.raises(SystemExit) as ended:
         importlib.import_module(f"indexer.commands.{name}").main()
     assert (ended.value.code, capsys.readouterr().out) == (0, f"qwen3-index {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("main", "flags", "message"),
+    [
+        (index.main, ["--plan", "--tune"], "not allowed with argument"),
+        (index.main, ["--tune", "--budget", "0"], "leave out --budget"),
+        (index.main, ["--tune", "--rebuild"], "leave out --rebuild"),
+        (evaluate.main, ["--checkpoint", "dir"], "--checkpoint is read with --quantization only"),
+        (evaluate.main, ["--compare.widths", "16"], "compare.widths"),
+        (evaluate.main, ["--judgements.query_column", "score"], "judgements: each column is another one"),
+    ],
+)
+def test_flags_that_nothing_would_read_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, main: Callable[[], None], flags: list[str], message: str
+) -> None:
+    config = tmp_path / "config.toml"
+    sections = ["index", "corpus"] if main is index.main else ["index", "output", "queries", "judgements"]
+    model = "[model]\nname = 'nothing'\n" if main is index.main else ""
+    config.write_text(model + "".join(f"[{name}]\nuri = 'nowhere'\n" for name in sections))
+    monkeypatch.setattr("sys.argv", ["job", "--config", str(config), *flags])
+    with pytest.raises(SettingsError) as refused:
+        main()
+    assert message in str(refused.value)
 
 
 def test_completion_knows_every_command_and_flag(

@@ -119,6 +119,19 @@ def test_questions_are_answered_one_after_another(call: Call, given: Settings, t
     assert (answer["epoch"], answer["results"][0]["id"]) == (2, "doc-00030")
 
 
+@pytest.mark.parametrize("mode", ["vector", "hybrid"])
+def test_bytes_that_are_not_utf_8_cost_no_answer(call: Call, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    """Neither on the command line, where Python makes them lone surrogates, nor on standard input."""
+    asked = TEXTS[1].encode() + b" \xff"
+    (answer,) = map(json.loads, call(os.fsdecode(asked), "--json", "--mode", mode).splitlines())
+    assert answer["results"]
+    typed = io.TextIOWrapper(io.BytesIO(asked + b"\n" + TEXTS[2].encode()), encoding="utf-8")
+    monkeypatch.setattr(io, "StringIO", lambda _: typed)
+    first, second = map(json.loads, call("--interactive", "--json", "--mode", mode).splitlines())
+    assert first["results"]
+    assert second["results"][0]["id"] == "doc-00002"
+
+
 def test_ctrl_c_ends_an_answer_and_not_the_command(call: Call) -> None:
     def interrupt() -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -149,6 +162,8 @@ def test_ctrl_c_ends_an_answer_and_not_the_command(call: Call) -> None:
         (["question", "--where", "nothing = 1"], "No field named nothing"),
         (["question", "--where", "kind = 5 AND"], "the condition is refused"),
         (["question", "--width", "100"], "no table of width 100"),
+        (["question", "--candidates", "9"], "--candidates is read with --rerank or [reranker] only"),
+        (["question", "--whole-document"], "--whole-document is read with --json only"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_before_an_engine_starts(
