@@ -116,15 +116,15 @@ def ray_folder() -> Iterator[Path]:
 def test_neither_text_nor_secret_is_written_anywhere_but_in_the_tables(tmp_path: Path, ray_folder: Path) -> None:
     """Over a run with forced failures; Ray's own log files, which its dashboard shows, are looked at too."""
     poison = _token_of("zebra", tmp_path)
-    documents = [(name, f"{CANARY} {text}") for name, text in words(8)]
-    documents[7] = ("killer", f"{CANARY} zebra")
+    documents = [(name, f"{CANARY} {text}") for name, text in words(2)]
+    documents[1] = ("killer", f"{CANARY} zebra")
     write(tmp_path / "corpus" / "a.parquet", documents)
     (tmp_path / "corpus" / "b.parquet").write_bytes(f"{CANARY} is not Parquet".encode())
     ray = ray_folder
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     secrets = {"AWS_SECRET_ACCESS_KEY": SECRET, "HF_TOKEN": SECRET, "RAY_TMPDIR": str(ray)}
     sections = {
-        "gates": {"max_quarantined": 0.6},
+        "gates": {"max_quarantined": 0.7},
         "run": {"shard_mb": 0.004, "progress": "lines"},
     }
     ended = subprocess.run(
@@ -132,7 +132,7 @@ def test_neither_text_nor_secret_is_written_anywhere_but_in_the_tables(tmp_path:
         cwd=ROOT, env=environment | secrets, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
-    assert "row 7 of" in ended.stderr
+    assert "row 1 of" in ended.stderr
     written = [path for path in (*ray.rglob("*"), *(tmp_path / "index" / "_docs").rglob("*")) if path.is_file()]
     assert any(path.parent.name == "logs" for path in written)
     assert {"receipts", "epochs", "intents", "quarantine"} <= {part for path in written for part in path.parts}
@@ -153,13 +153,15 @@ OPEN = {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "
 
 
 @contextmanager
-def own_ray(folder: Path, variables: dict[str, str]) -> Iterator[tuple[str, psutil.Process]]:
-    """A process with a Ray that a job started: its address and the process."""
+def own_ray(
+    folder: Path, variables: dict[str, str], settings: str = "address='local'"
+) -> Iterator[subprocess.Popen[str]]:
+    """A process with a Ray that a job started."""
     script = (
         "import sys, ray\n"
         "from indexer.cluster.connection import Cluster\n"
         "from indexer.settings import ClusterSettings\n"
-        "with Cluster(ClusterSettings(address='local')):\n"
+        f"with Cluster(ClusterSettings({settings})):\n"
         "    print(ray.get_runtime_context().gcs_address, flush=True)\n"
         "    sys.stdin.readline()\n"
     )
@@ -170,9 +172,14 @@ def own_ray(folder: Path, variables: dict[str, str]) -> Iterator[tuple[str, psut
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         assert process.stdin is not None
-        assert process.stdout is not None
-        yield process.stdout.readline().strip(), psutil.Process(process.pid)
+        yield process
         process.stdin.write("\n")
+
+
+def address_of(process: subprocess.Popen[str]) -> str:
+    """Address of a process's own Ray, once it has started."""
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
 
 
 def stranger(script: str) -> subprocess.CompletedProcess[str]:
@@ -182,11 +189,17 @@ def stranger(script: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_a_ray_of_our_own_listens_on_loopback_and_wants_its_token(ray_folder: Path) -> None:
-    with own_ray(ray_folder, {}) as (address, process):
+def test_jobs_have_a_ray_each_that_listens_on_loopback_and_wants_its_token(ray_folder: Path) -> None:
+    """Two jobs that begin together; to one of them nobody has said where it runs."""
+    with own_ray(ray_folder, {}) as one, own_ray(ray_folder, {}, settings="") as other:
+        address, another = address_of(one), address_of(other)
+        assert address
+        assert another
+        assert address != another
         listening = [
             connection.laddr.ip
-            for each in [process, *process.children(recursive=True)]
+            for job in (psutil.Process(one.pid), psutil.Process(other.pid))
+            for each in [job, *job.children(recursive=True)]
             for connection in each.net_connections("tcp")
             if connection.status == psutil.CONN_LISTEN
         ]
@@ -198,10 +211,10 @@ def test_a_ray_of_our_own_listens_on_loopback_and_wants_its_token(ray_folder: Pa
 
 @pytest.mark.slow
 def test_joining_a_cluster_without_authentication_warns(ray_folder: Path) -> None:
-    with own_ray(ray_folder, OPEN) as (address, _):
+    with own_ray(ray_folder, OPEN) as process:
         joined = stranger(
             "from indexer.cluster.connection import Cluster; from indexer.settings import ClusterSettings\n"
-            f"with Cluster(ClusterSettings(address='{address}')): print('joined')"
+            f"with Cluster(ClusterSettings(address='{address_of(process)}')): print('joined')"
         )
     assert joined.stdout == "joined\n"
     assert "without RAY_AUTH_MODE=token" in joined.stderr

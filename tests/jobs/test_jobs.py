@@ -1,28 +1,34 @@
-"""The commands as a user types them, with real engines: MiniLM on the CPU."""
+"""The commands as a user types them, with real engines: MiniLM on the CPU.
+
+Where a process of its own would show nothing new, a command is called inside another one.
+"""
 
 import contextlib
+import io
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
+from indexer.commands import search
+from indexer.commands.entry import start
 from indexer.inference.tokenizer import text_encoder
 from indexer.testing.checkpoints import minilm_path, qwen3_checkpoint
 from indexer.testing.corpora import tiny_corpus
 from tests.support.checkpoints import FEW, marked_reranker
-from tests.support.rays import RAY, end_ray, ray_processes
+from tests.support.commands import exit_status
+from tests.support.rays import end_ray, ray_processes
 
 pytestmark = pytest.mark.heavy
 
@@ -70,6 +76,9 @@ shard_pairs = {candidates}
 """
 
 Job = Callable[..., subprocess.CompletedProcess[str]]
+
+UNUSABLE = 2
+"""Exit status of a command with settings that cannot be used."""
 
 MARK = "COMMAND_OF"
 """Environment variable by which the processes of a command are known, whoever their parent is by now."""
@@ -185,20 +194,23 @@ def liked(config: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, 
     return marked_reranker(path, marker), having[marker]
 
 
+def _search(*arguments: str) -> str:
+    """What jobs.search prints, in a process for vLLM."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patch.setattr("sys.argv", ["search", *arguments])
+        search.main()
+    return printed.getvalue()
+
+
 def test_reranking_puts_what_the_reranker_likes_first(
-    indexed: dict[str, Any], job: Job, config: Path, liked: tuple[str, set[str]]
+    indexed: dict[str, Any], config: Path, liked: tuple[str, set[str]], engine_process: Executor
 ) -> None:
     assert indexed["epoch"] == 1
     path, names = liked
-    arguments = ["any question", "--k", "3", "--json"]
-    done = job("search", *arguments, "--rerank", path, "--candidates", str(DOCUMENTS))
-    assert done.returncode == 0, done.stderr
-    reranked = json.loads(done.stdout)["results"]
+    flags = [f"--config={config}", "--k=3", "--json", f"--rerank={path}", f"--candidates={DOCUMENTS}"]
+    reranked = json.loads(engine_process.submit(_search, "any question", *flags).result())["results"]
     assert {hit["id"] for hit in reranked} == names
     assert min(hit["score"] for hit in reranked) > 0.9
-    text = _first_text(config)
-    refused = job("search", text, "--rerank", "/no/such/model")
-    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
 
 
 @pytest.mark.slow
@@ -227,11 +239,7 @@ def test_queries_are_searched_and_reranked(
     ("module", "arguments", "message"),
     [
         ("index", ["--index.widths", "512"], "512 is not between 32 and the model's dimension 384"),
-        ("index", ["--corpus.text_columns", "body"], "column 'body' is missing"),
-        ("index", ["--model.name", "/no/such/model"], "model.name"),
-        ("index", ["--engine.max_num_seq", "3"], "did you mean engine.max_num_seqs?"),
         ("search", ["question", "--index.name", "other"], "no epoch of index 'other' is published"),
-        ("search", ["question", "--width", "100"], "no table of width 100; there are 64, 384"),
     ],
 )
 def test_unusable_settings_end_with_status_2(
@@ -239,11 +247,42 @@ def test_unusable_settings_end_with_status_2(
 ) -> None:
     assert indexed["epoch"] == 1
     done = job(module, *arguments)
+    _check_unusable(module, done.returncode, done.stdout, done.stderr, message)
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "message"),
+    [
+        ("index", ["--corpus.text_columns", "body"], "column 'body' is missing"),
+        ("index", ["--model.name", "/no/such/model"], "model.name"),
+        ("index", ["--engine.max_num_seq", "3"], "did you mean engine.max_num_seqs?"),
+        ("search", ["question", "--width", "100"], "no table of width 100; there are 64, 384"),
+        ("search", ["question", "--rerank", "/no/such/model"], "/no/such/model"),
+    ],
+)
+def test_more_unusable_settings_end_with_status_2(
+    indexed: dict[str, Any],
+    config: Path,
+    module: str,
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """They end before a Ray or an engine is asked for, in this process."""
+    assert indexed["epoch"] == 1
+    monkeypatch.setattr("sys.argv", [module, "--config", str(config), *arguments])
+    capsys.readouterr()
+    status = exit_status(lambda: start(module))
+    _check_unusable(module, status, *capsys.readouterr(), message)
+
+
+def _check_unusable(module: str, status: object, printed: str, said: str, message: str) -> None:
     # The last line of jobs.index on standard output is always a summary.
-    last = done.stdout.splitlines()[-1:]
+    last = printed.splitlines()[-1:]
     assert [json.loads(line)["status"] for line in last] == (["failed"] if module == "index" else [])
-    assert done.returncode == 2
-    *before, last_line = done.stderr.splitlines()
+    assert status == UNUSABLE
+    *before, last_line = said.splitlines()
     assert message in last_line
     # A run that got as far as the index has a report.
     assert not [line for line in before if " INFO report: " not in line]
@@ -267,84 +306,6 @@ def test_a_terminated_run_leaves_nothing_behind_and_is_resumed(
     done = job("index", *flags)
     assert "resuming epoch 1" in done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["tables"][0]["rows"] == 300
-
-
-@pytest.fixture(scope="module")
-def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
-    """A head node with its dashboard and token: the dashboard's address, and an environment that may submit."""
-    dashboard, port = _free_port(), _free_port()
-    folder = tempfile.mkdtemp(prefix="ray-")
-    # What an image has: the command on the path.
-    programs = tmp_path_factory.mktemp("programs")
-    command = programs / "qwen3-index"
-    command.write_text(f"#!/bin/sh\nexec {sys.executable} -c 'from indexer.commands.main import run; run()' \"$@\"\n")
-    command.chmod(0o755)
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {"RAY_TMPDIR": folder}
-    environment |= {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    head = [RAY, "start", "--head", f"--port={port}", "--num-cpus=2", "--node-ip-address=127.0.0.1"]
-    # The other tests' cluster has the agent's usual port, without which an agent takes no jobs.
-    ports = [f"--dashboard-port={dashboard}", "--dashboard-agent-listen-port=0"]
-    try:
-        subprocess.run(
-            [*head, *ports, "--disable-usage-stats", f"--object-store-memory={256 << 20}"],
-            env=environment,
-            check=True,
-            capture_output=True,
-            timeout=120,
-        )
-        yield f"http://127.0.0.1:{dashboard}", environment
-    finally:
-        end_ray(folder)
-
-
-def test_ray_job_submit(config: Path, tmp_path: Path, dashboard: tuple[str, dict[str, str]]) -> None:
-    """As the README has it: the working directory is uploaded. The manifest's job starts an engine; a plan does not."""
-    address, environment = dashboard
-    tiny_corpus(tmp_path / "corpus", 20)
-    places = [f"--{name}.uri={tmp_path / name}" for name in ("corpus", "index")]
-    submit = [RAY, "job", "submit", "--address", address, "--working-dir", "."]
-    command = [sys.executable, "-m", "jobs.index", "--config", str(config), *places, "--plan", "--json"]
-    done = _submitted([*submit, "--", *command], environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert '"to_embed": 20' in done.stdout
-    assert "succeeded" in done.stdout
-
-
-def test_the_manifest_s_entry_point_runs_and_its_exit_status_comes_back(
-    config: Path, tmp_path: Path, dashboard: tuple[str, dict[str, str]]
-) -> None:
-    """As configs/kubernetes/rayjob.yaml has it, submitted by configs/schedulers/submit.py.
-
-    It has something to embed: a run that finds nothing changed joins no Ray.
-    """
-    address, environment = dashboard
-    manifest = yaml.safe_load((ROOT / "configs" / "kubernetes" / "rayjob.yaml").read_text(encoding="utf-8"))
-    tiny_corpus(tmp_path / "corpus", 20)
-    settings = config.read_text(encoding="utf-8").replace(str(config.parent), str(tmp_path))
-    (tmp_path / "index.toml").write_text(settings, encoding="utf-8")
-    entrypoint = manifest["spec"]["entrypoint"].replace("/etc/indexer", str(tmp_path)).split()
-    submit = [sys.executable, str(ROOT / "configs" / "schedulers" / "submit.py"), "--address", address, "--"]
-    done = _submitted([*submit, *entrypoint], environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    summary = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
-    assert (summary["status"], summary["indexed"], summary["restarts"]) == ("published", 20, 0)
-    assert "report: " in done.stdout
-    (tmp_path / "index.toml").write_text("[corpus]\nurl = 1\n", encoding="utf-8")
-    done = _submitted([*submit, *entrypoint], environment)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "error: " in done.stdout
-
-
-def _submitted(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Submits a job, again while the head node's agent is still starting."""
-    for _ in range(10):
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280, check=False
-        )
-        if "No available agent" not in done.stderr:
-            break
-        time.sleep(3)
-    return done
 
 
 def _texts(config: Path) -> dict[str, str]:
@@ -371,9 +332,3 @@ def _wait_for(condition: Callable[[], bool], seconds: float) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.2)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -1,7 +1,5 @@
 """What the gates refuse leaves the published epoch and the staged work as they are. Real tables, fake engine."""
 
-import os
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,18 +7,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+from indexer.commands.entry import execute
 from indexer.errors import RefusedError
 from indexer.inference import matryoshka
 from indexer.publishing import history, publish
 from indexer.search.published import open_published
 from indexer.storage import vector_index
 from indexer.storage.control import ControlStore
-from tests.support import drive
+from tests.support.commands import exit_status
 from tests.support.fakes import published_rows, published_vectors, quarantine, run_here, settings, words, write
 
 pytestmark = pytest.mark.heavy
 
 Columns = dict[int, Any]
+
+REFUSED = 3
+"""Exit status of a run that a gate refuses."""
 
 
 def longer(vectors: np.ndarray, wide: Sequence[int], precision: Any) -> Columns:
@@ -98,12 +100,10 @@ def test_a_vector_index_that_misses_too_much_is_not_published(tmp_path: Path, mo
     assert 0.01 <= published.description.gates["gates.recall"] < 1
 
 
-def test_a_refusal_ends_with_status_3(tmp_path: Path) -> None:
+def test_a_refusal_ends_with_status_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "corpus" / "a.parquet", words(100))
     run_here(settings(tmp_path))
     write(tmp_path / "corpus" / "a.parquet", words(70))
-    alone = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    ended = subprocess.run(drive.command(tmp_path), env=alone, capture_output=True, text=True, timeout=240, check=False)
-    assert ended.returncode == 3
-    assert "gates.max_removed is 0.3, allowed 0.2" in ended.stderr.splitlines()[-1]
+    assert exit_status(lambda: execute(lambda: run_here(settings(tmp_path)))) == REFUSED
+    assert "gates.max_removed is 0.3, allowed 0.2" in capsys.readouterr().err.splitlines()[-1]
     assert len(published_rows(settings(tmp_path), 96)) == 100
