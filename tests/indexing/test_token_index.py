@@ -206,8 +206,8 @@ def test_jobs_that_need_one_vector_of_a_row_refuse_the_index(tmp_path: Path) -> 
 def test_workers_that_die_and_a_run_that_is_interrupted_lose_nothing(tmp_path: Path) -> None:
     texts = dict(words(120)) | {"last": POISON}
     write(tmp_path / "corpus" / "a.parquet", list(texts.items()))
-    given = settings(tmp_path, cluster={"workers": 1}, run={"shard_mb": 0.001, "progress": "none", "max_restarts": 0})
-    with pytest.raises(IndexerError, match=r"1 workers died, run\.max_restarts allows 0"):
+    given = settings(tmp_path, cluster={"workers": 1}, run={"shard_mb": 0.001, "progress": "none", "max_restarts": 1})
+    with pytest.raises(IndexerError, match=r"2 workers died, run\.max_restarts allows 1"):
         fakes.run(given, exits_on=poison_token())
     staged = len(ControlStore(given.index.uri, "docs").receipts(1).ids())
     assert staged > 0

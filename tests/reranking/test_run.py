@@ -149,7 +149,7 @@ def test_queries_are_searched_and_reranked(tmp_path: Path, index: dict[str, str]
     pq.write_table(pa.table(asked), tmp_path / "queries.parquet")
     queries = {"uri": str(tmp_path / "queries.parquet"), "candidates": 5, "width": 96, "oversample": 4}
     given = settings(tmp_path, reranker_path, queries=queries, index=index, run={"shard_pairs": 10})
-    summary = run(given)
+    summary = run(given, cluster=LocalCluster())
     found = results(given)
     assert (summary["pairs"], summary["scored"], summary["queries_left_out"]) == (15, 15, 1)
     assert [(row["query_id"], row["rank"]) for row in found] == [
@@ -168,7 +168,7 @@ def test_queries_are_searched_and_reranked(tmp_path: Path, index: dict[str, str]
     assert len(lines) == 15
     assert lines[0].split()[:4] == ["a", "Q0", found[0]["id"], "1"]
     assert lines[-1].startswith("with%20space Q0 ")
-    assert run(given, exits_on=1) == summary
+    assert run(given, cluster=LocalCluster(), exits_on=1) == summary
 
 
 @pytest.mark.parametrize("mode", ["vector", "text", "hybrid"])
@@ -212,7 +212,7 @@ def test_pairs_of_ids_take_their_texts_from_the_index(
     rows = [{"query": "q", "doc": name} for name in ("doc-00003", "doc-00050", "unknown", None)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pairs.parquet")
     given = settings(tmp_path, reranker_path, pairs={"document_column": None, "document_id_column": "doc"}, index=index)
-    summary = run(given)
+    summary = run(given, cluster=LocalCluster())
     pairs = [{"query": row["query"], "document": texts.get(row["doc"] or "")} for row in rows]
     assert [row["score"] for row in results(given)] == pytest.approx(expected_scores(reranker_path, pairs))
     assert (summary["scored"], summary["unscored"]) == (2, 2)
@@ -228,7 +228,7 @@ def test_unusable_input_is_named(tmp_path: Path, pairs: list[dict[str, Any]], re
     with pytest.raises(SettingsError, match="takes no instructions; leave it out"):
         run(settings(tmp_path, cross_encoder(tmp_path / "bert"), pairs={"instruction_column": "query"}))
     given = settings(tmp_path, reranker_path)
-    run(given)
+    run(given, cluster=LocalCluster())
     with pytest.raises(SettingsError, match=r"another run \(other reranker\)"):
         run(settings(tmp_path, reranker_path, model={"max_tokens": 128}))
     with pytest.raises(SettingsError, match=r"another run \(other reranker\)"):
@@ -298,7 +298,7 @@ def test_a_query_id_that_occurs_twice_is_refused(tmp_path: Path, index: dict[str
 
 def test_an_index_without_texts_is_refused(tmp_path: Path, reranker_path: str) -> None:
     write(tmp_path / "corpus" / "a.parquet", words(5))
-    fakes.run(fakes.settings(tmp_path))
+    fakes.run_here(fakes.settings(tmp_path))
     pq.write_table(pa.table({"query_id": [1], "query": ["a"]}), tmp_path / "queries.parquet")
     queries = {"uri": str(tmp_path / "queries.parquet")}
     index = {"uri": str(tmp_path / "index")}
