@@ -20,7 +20,7 @@ from indexer.indexing.sandbox import Reader, ReaderProcess
 from indexer.search import published
 from indexer.settings import CorpusSettings, Settings
 from indexer.storage.control import ControlStore
-from tests.support.fakes import quarantine, run_here, settings, words, write
+from tests.support.fakes import published_rows, quarantine, run_here, settings, words, write
 
 pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("reading_process")]
 
@@ -86,22 +86,35 @@ def encrypted(path: Path) -> None:
         writer.write_table(table)
 
 
-@pytest.mark.parametrize("damage", [truncated, flipped, miscounted, empty, text, encrypted])
-def test_a_bad_file_is_left_out_by_name_and_tried_again(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+DAMAGES = (truncated, flipped, miscounted, empty, text, encrypted)
+
+
+def test_bad_files_are_left_out_by_name_and_tried_again(tmp_path: Path) -> None:
     given = given_corpus(tmp_path)
-    bad = tmp_path / "corpus" / "b.parquet"
-    damage(bad)
+    given = given.model_copy(update={"gates": given.gates.model_copy(update={"max_quarantined": 0.9})})
+    bad = {damage.__name__: tmp_path / "corpus" / f"b-{damage.__name__}.parquet" for damage in DAMAGES}
+    for damage in DAMAGES:
+        damage(bad[damage.__name__])
     summary = run_here(given)
-    assert (summary["indexed"], summary["quarantined"]) == (60, 1)
-    (row,) = published.open_published(given.index.uri, "docs").quarantine().to_pylist()
-    assert (row["id"], row["file"], row["reason"]) == (None, str(bad), "bad_file")
-    assert row["detail"].startswith(f"{bad}: ")
-    assert re.search(r"\w+( \w+){3}", row["detail"].removeprefix(f"{bad}: ")), "a reason, and not the name of an error"
+    rows = published.open_published(given.index.uri, "docs").quarantine().to_pylist()
+    for kind, path in bad.items():
+        about = [(row["id"], row["reason"]) for row in rows if row["file"] == str(path)]
+        assert about == [(None, "bad_file")], f"{kind}: left out once, by name"
+        (detail,) = (row["detail"] for row in rows if row["file"] == str(path))
+        assert detail.startswith(f"{path}: "), kind
+        reason = detail.removeprefix(f"{path}: ")
+        assert re.search(r"\w+( \w+){3}", reason), f"{kind}: a reason, and not the name of an error"
+    assert (summary["indexed"], summary["quarantined"]) == (60, len(bad))
     assert run_here(given)["epoch"] == 1, "nothing changed, nothing published"
 
-    write(bad, [(f"b-{name}", text) for name, text in words(10)])
-    assert run_here(given)["indexed"] == 10
+    mended = {kind: [(f"{kind}-{name}", text) for name, text in words(10)] for kind in bad}
+    for kind, path in bad.items():
+        write(path, mended[kind])
+    assert run_here(given)["indexed"] == 10 * len(bad)
     assert quarantine(given) == []
+    found = {name for name, _ in published_rows(given, 96)}
+    for kind in bad:
+        assert {name for name, _ in mended[kind]} <= found, f"{kind}: read again once it is mended"
 
 
 @pytest.mark.parametrize("without_footer", [True, False])
