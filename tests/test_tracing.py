@@ -1,5 +1,6 @@
 """Spans of a run, as a collector gets them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -19,19 +20,29 @@ pytestmark = pytest.mark.heavy
 
 ROOT = Path(__file__).parents[1]
 
-RUN = """
-import sys
+RUNS = """
+import json, os, sys
 from pathlib import Path
+from indexer import tracing
 from tests.support.fakes import run_here, settings
-root = Path(sys.argv[1])
-run_here(settings(root))
-(root / "corpus" / "a.parquet").unlink()
-try:
+
+def runs(root):
     run_here(settings(root))
-except Exception:
-    pass
-print(sorted(name for name in sys.modules if name.startswith("opentelemetry.sdk")))
+    (root / "corpus" / "a.parquet").unlink()
+    try:
+        run_here(settings(root))
+    except Exception:
+        pass
+
+untold, told = map(Path, sys.argv[1:3])
+runs(untold)
+print(json.dumps(sorted(name for name in sys.modules if name.startswith("opentelemetry.sdk"))))
+os.environ |= json.loads(sys.argv[3])
+tracing._tracer.cache_clear()
+tracing._provider.cache_clear()
+runs(told)
 """
+"""Two runs without the variables, of which the second fails, and two with them: imports take most of the time."""
 
 
 @contextmanager
@@ -56,19 +67,27 @@ def collector() -> Iterator[tuple[str, list[bytes]]]:
     thread.join()
 
 
-def run(root: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+Traced = tuple[list[str], list[bytes]]
+"""The packages' modules after runs without the variables, and what a collector got of those with them."""
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Traced:
+    untold, told = (tmp_path_factory.mktemp(name) for name in ("untold", "told"))
+    write(untold / "corpus" / "a.parquet", words(5))
+    write(told / "corpus" / "a.parquet", words(150))
     kept = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
-    return subprocess.run(
-        [sys.executable, "-c", RUN, str(root)],
-        cwd=ROOT, env=kept | variables, capture_output=True, text=True, timeout=240, check=True,
-    )  # fmt: skip
-
-
-def test_stages_and_shards_are_spans_of_their_run(tmp_path: Path) -> None:
-    write(tmp_path / "corpus" / "a.parquet", words(150))
     with collector() as (address, got):
-        run(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=address, OTEL_RESOURCE_ATTRIBUTES="team=search")
-    requests = [ExportTraceServiceRequest.FromString(body) for body in got]
+        variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": address, "OTEL_RESOURCE_ATTRIBUTES": "team=search"}
+        done = subprocess.run(
+            [sys.executable, "-c", RUNS, str(untold), str(told), json.dumps(variables)],
+            cwd=ROOT, env=kept, capture_output=True, text=True, timeout=240, check=True,
+        )  # fmt: skip
+    return json.loads(done.stdout.splitlines()[-1]), got
+
+
+def test_stages_and_shards_are_spans_of_their_run(traced: Traced) -> None:
+    requests = [ExportTraceServiceRequest.FromString(body) for body in traced[1]]
     sent = [resource for request in requests for resource in request.resource_spans]
     spans = [span for resource in sent for scope in resource.scope_spans for span in scope.spans]
     about = {one.key: one.value.string_value for one in sent[0].resource.attributes}
@@ -85,9 +104,8 @@ def test_stages_and_shards_are_spans_of_their_run(tmp_path: Path) -> None:
     assert (failed.status.code, failed.status.message, list(failed.events)) == (2, "CorpusError", [])
 
 
-def test_without_the_variables_nothing_is_imported(tmp_path: Path) -> None:
-    write(tmp_path / "corpus" / "a.parquet", words(5))
-    assert run(tmp_path).stdout.splitlines()[-1] == "[]"
+def test_without_the_variables_nothing_is_imported(traced: Traced) -> None:
+    assert traced[0] == []
 
 
 def test_the_environment_s_own_name_and_no_exporter_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,8 +39,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """``qwen3-index`` in a folder that is no checkout."""
+    return installed(site, str(site / "bin" / "qwen3-index"), *arguments)
+
+
+def installed(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Python with the installed copy, likewise."""
     return subprocess.run(
-        [sys.executable, str(site / "bin" / "qwen3-index"), *arguments],
+        [sys.executable, *arguments],
         cwd=site.parent, env=os.environ | {"PYTHONPATH": str(site)}, capture_output=True, text=True, timeout=120,
         check=False,
     )  # fmt: skip
@@ -49,8 +55,8 @@ def test_only_the_package_and_its_command_are_installed(site: Path) -> None:
     assert {path.name for path in site.iterdir() if path.suffix != ".dist-info"} == {"indexer", "bin"}
     assert [path.name for path in (site / "bin").iterdir()] == ["qwen3-index"]
     assert (site / "indexer" / "py.typed").is_file()
-    installed = {path.relative_to(site) for path in (site / "indexer").rglob("*.py")}
-    assert installed == {path.relative_to(ROOT) for path in (ROOT / "indexer").rglob("*.py")}
+    modules = {path.relative_to(site) for path in (site / "indexer").rglob("*.py")}
+    assert modules == {path.relative_to(ROOT) for path in (ROOT / "indexer").rglob("*.py")}
 
 
 def test_the_command_tells_its_version_and_commands(site: Path) -> None:
@@ -66,16 +72,57 @@ def test_a_mistyped_command_is_one_line_and_status_2(site: Path) -> None:
     assert done.stderr.startswith("error: unknown command indx (did you mean index?)")
 
 
+REST = {"search": ["question"], "epochs": ["list"]}
+"""What commands need beside a configuration."""
+
+UNREADABLE = "error: cannot read settings none.toml: No such file or directory\n"
+
+STARTS = """
+import contextlib, importlib, io, json, sys, traceback
+
+def started(*arguments):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "indexer"]:
+        del sys.modules[name]
+    sys.argv = ["qwen3-index", *arguments]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            importlib.import_module("indexer.commands.main").run()
+        except SystemExit as ended:
+            return [ended.code, out.getvalue(), err.getvalue(), sys.modules["indexer"].__file__]
+        except Exception:
+            return [1, out.getvalue(), traceback.format_exc(), ""]
+
+print(json.dumps([started(*arguments) for arguments in json.loads(sys.argv[1])]))
+"""
+"""Starts commands one after another, each with modules of its own; packages are imported once for all, in seconds."""
+
+
+@pytest.fixture(scope="module")
+def starts(site: Path) -> dict[str, list[list[Any]]]:
+    """Status, output, errors and package of every command with ``--help`` and with settings that are not there."""
+    asked = [
+        [name, *flags] for name in COMMANDS for flags in (["--help"], ["--config", "none.toml", *REST.get(name, [])])
+    ]
+    done = installed(site, "-c", STARTS, json.dumps(asked))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    return {name: found[2 * at : 2 * at + 2] for at, name in enumerate(COMMANDS)}
+
+
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_starts(site: Path, name: str) -> None:
-    shown = command(site, name, "--help")
+def test_every_command_starts(name: str, site: Path, starts: dict[str, list[list[Any]]]) -> None:
+    (status, shown, errors, package), missing = starts[name]
+    assert (status, package) == (0, str(site / "indexer" / "__init__.py")), errors
+    assert shown.startswith(f"usage: qwen3-index {name} ")
+    assert [missing[0], missing[2]] == [2, UNREADABLE]
+
+
+def test_the_installed_script_starts_a_command(site: Path) -> None:
+    shown, missing = command(site, "index", "--help"), command(site, "index", "--config", "none.toml")
     assert shown.returncode == 0, shown.stderr
-    assert shown.stdout.startswith(f"usage: qwen3-index {name} ")
-    missing = command(site, name, "--config", "none.toml", *{"search": ["question"], "epochs": ["list"]}.get(name, []))
-    assert (missing.returncode, missing.stderr) == (
-        2,
-        "error: cannot read settings none.toml: No such file or directory\n",
-    )
+    assert shown.stdout.startswith("usage: qwen3-index index ")
+    assert (missing.returncode, missing.stderr) == (2, UNREADABLE)
 
 
 MISSING = [
@@ -94,8 +141,7 @@ def test_a_package_that_is_not_installed_is_one_line_with_what_to_install(packag
         f"import sys; sys.modules[{package!r}] = None\nfrom indexer.commands.entry import start\nstart({command!r})"
     )
     config = f"{command}-quickstart" if command in {"adapt", "evaluate"} else "quickstart"
-    rest = {"search": ["question"], "epochs": ["list"]}.get(command, [])
-    arguments = [sys.executable, "-c", script, "--config", f"configs/{config}.toml", *rest]
+    arguments = [sys.executable, "-c", script, "--config", f"configs/{config}.toml", *REST.get(command, [])]
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
     extra = "make dev" if command in {"adapt", "evaluate"} else "make install"
     name = f"the package {DISTRIBUTIONS.get(package, package)}"
