@@ -1,6 +1,7 @@
 """Large tables are compacted and indexed in parts, which find what one process would find, and lose nothing."""
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from itertools import starmap
@@ -73,13 +74,24 @@ def rows(start: int, stop: int) -> pa.Table:
     return pa.table([columns[name] for name in LAYOUT.schema(32).names], schema=LAYOUT.schema(32))
 
 
-def filled(uri: Path, staged: int = 20) -> str:
-    """A table of so many staged fragments."""
+def staged(uri: Path, count: int = ROWS, fragments: int = 20) -> str:
+    """A table of so many rows in so many staged fragments."""
     tables.create_missing(str(uri), LAYOUT.schemas(), "docs")
-    size = ROWS // staged
-    added = [part for at in range(0, ROWS, size) for part in tables.stage(str(uri), NAME, rows(at, at + size))]
+    size = count // fragments
+    added = [part for at in range(0, count, size) for part in tables.stage(str(uri), NAME, rows(at, at + size))]
     commits.commit(str(uri), NAME, Change(1, "1", 1, added, pa.chunked_array([], pa.string()), {}, "docs"))
     return str(uri)
+
+
+Filled = Callable[[Path], str]
+"""Gives a table of :data:`ROWS` rows in 20 fragments at a place of its own."""
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Filled:
+    """Copies of a table that is staged once."""
+    first = staged(tmp_path_factory.mktemp("tables") / "first")
+    return lambda uri: str(shutil.copytree(first, uri))
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +115,9 @@ def contents(uri: str) -> pa.Table:
     return opened(uri).to_table().sort_by(schema.ID)
 
 
-def test_compaction_in_tasks_leaves_the_same_rows_in_as_many_fragments_as_in_one_process(tmp_path: Path) -> None:
+def test_compaction_in_tasks_leaves_the_same_rows_in_as_many_fragments_as_in_one_process(
+    tmp_path: Path, filled: Filled
+) -> None:
     one, parts = filled(tmp_path / "one"), filled(tmp_path / "parts")
     compaction.compact(opened(one))
     assert len(compaction.plan(parts, NAME)[1]) > 1, "one task would show nothing"
@@ -116,7 +130,7 @@ def test_compaction_in_tasks_leaves_the_same_rows_in_as_many_fragments_as_in_one
 
 
 @pytest.mark.parametrize("kind", vector_index.INDEX_CONFIGS)
-def test_an_index_of_parts_finds_what_that_of_one_process_finds(tmp_path: Path, kind: str) -> None:
+def test_an_index_of_parts_finds_what_that_of_one_process_finds(tmp_path: Path, filled: Filled, kind: str) -> None:
     one, parts = filled(tmp_path / "one"), filled(tmp_path / "parts")
     assert vector_index.maintain(one, NAME, kind, "cosine", wanted=WANTED).vector_index == "trained"
     assert built(parts, kind) == BuiltParts(compacted=20, trained_rows=ROWS)
@@ -156,7 +170,7 @@ def searched(uri: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("metric", ["dot", "l2"])
-def test_parts_are_trained_for_the_metric(tmp_path: Path, metric: str) -> None:
+def test_parts_are_trained_for_the_metric(tmp_path: Path, filled: Filled, metric: str) -> None:
     uri = filled(tmp_path / "parts")
     parallel.build_parts(uri, NAME, "IVF_PQ", metric, None, SearchIndices(), here)
     assert not vector_index.must_train(opened(uri), "IVF_PQ", metric, ROWS)
@@ -165,20 +179,19 @@ def test_parts_are_trained_for_the_metric(tmp_path: Path, metric: str) -> None:
     assert found.share >= 0.95
 
 
-def test_partitions_are_as_many_as_in_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.publishing.test_parallel.ROWS", 10_000)
-    counts = []
+def test_partitions_are_as_many_as_in_one_process(tmp_path: Path) -> None:
+    counts, first = [], staged(tmp_path / "first", 10_000, 4)
     for kind in ("IVF_FLAT", "IVF_SQ"):
-        one = filled(tmp_path / f"one-{kind}", 4)
+        one = str(shutil.copytree(first, tmp_path / f"one-{kind}"))
         vector_index.create_vector_index(one, NAME, kind, "cosine")
         counts.append(vector_index._partitions(opened(one)))
-        parts = filled(tmp_path / f"parts-{kind}", 4)
+        parts = str(shutil.copytree(first, tmp_path / f"parts-{kind}"))
         built(parts, kind)
         counts.append(vector_index._partitions(opened(parts)))
     assert counts == [2, 2, 1, 1]
 
 
-def test_exact_search_in_parts_is_that_of_one_pass(tmp_path: Path) -> None:
+def test_exact_search_in_parts_is_that_of_one_pass(tmp_path: Path, filled: Filled) -> None:
     uri = filled(tmp_path / "parts")
     version = opened(uri).version
     drawn = exact_neighbours.draw(uri, NAME, version, 50)
@@ -195,7 +208,7 @@ def test_exact_search_in_parts_is_that_of_one_pass(tmp_path: Path) -> None:
     assert recall.share >= GATES.recall
 
 
-def test_an_index_of_parts_is_replaced_when_it_is_another_or_outgrown(tmp_path: Path) -> None:
+def test_an_index_of_parts_is_replaced_when_it_is_another_or_outgrown(tmp_path: Path, filled: Filled) -> None:
     uri = filled(tmp_path / "parts")
     built(uri)
     assert built(uri, trained_rows=ROWS).trained_rows is None, "nothing to do"
@@ -205,7 +218,7 @@ def test_an_index_of_parts_is_replaced_when_it_is_another_or_outgrown(tmp_path: 
     assert vector_index.measure(uri, NAME).unindexed == 0
 
 
-def test_nights_extend_an_index_of_parts(tmp_path: Path) -> None:
+def test_nights_extend_an_index_of_parts(tmp_path: Path, filled: Filled) -> None:
     uri = filled(tmp_path / "parts")
     built(uri)
     base = opened(uri).version
@@ -220,7 +233,7 @@ def test_nights_extend_an_index_of_parts(tmp_path: Path) -> None:
 
 
 def test_a_build_that_fails_changes_nothing_and_one_process_does_the_rest(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, filled: Filled, capsys: pytest.CaptureFixture[str]
 ) -> None:
     uri = filled(tmp_path / "parts")
 
@@ -241,7 +254,7 @@ def test_a_build_that_fails_changes_nothing_and_one_process_does_the_rest(
 
 @pytest.mark.parametrize("when", [compaction.rewrite, index_parts.build])
 def test_rows_that_somebody_else_writes_meanwhile_refuse_the_parts(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], when: Callable[..., Any]
+    tmp_path: Path, filled: Filled, capsys: pytest.CaptureFixture[str], when: Callable[..., Any]
 ) -> None:
     uri = filled(tmp_path / "parts")
     done = []
@@ -313,6 +326,7 @@ def test_a_run_that_dies_between_two_indices_is_finished_by_the_next_and_nights_
 @pytest.mark.slow
 def test_a_part_whose_worker_is_killed_is_built_again_elsewhere(
     tmp_path: Path,
+    filled: Filled,
     ray_cluster: None,  # noqa: ARG001
     capsys: pytest.CaptureFixture[str],
 ) -> None:
