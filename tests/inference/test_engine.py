@@ -22,7 +22,6 @@ from indexer.inference.embed_inputs import EmbedTokenizer
 from indexer.inference.engine import Engine
 from indexer.inference.engine_arguments import argument_names, check_arguments
 from indexer.inference.engine_spec import EngineSpec
-from indexer.inference.pair_inputs import PairTokenizer
 from indexer.inference.sequences import TokenSequences
 from indexer.steps import current_step
 from indexer.testing import corpora, random_weights
@@ -30,8 +29,6 @@ from indexer.testing import corpora, random_weights
 MAX_TOKENS = 64
 
 EAGER = {"enforce_eager": True}
-
-YES, NO = 9693, 2152
 
 UNIT = np.eye(3, 8, dtype=np.float32)
 
@@ -81,20 +78,6 @@ def watched_start() -> Iterator[dict[str, Any]]:
         ended.set()
         gc.callbacks.remove(walks)
         seen |= {"files": os.listdir(folder), "frozen": gc.get_freeze_count()}  # noqa: PTH208
-
-
-def score_cases(path: str) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of a causal reranker by vLLM and by the logits of the causal model."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    documents = corpora.random_texts(20, words=(1, 60))
-    ids = PairTokenizer(path, 256).pairs(["one query", "another query"] * 10, documents).ids
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    with torch.no_grad():
-        logits = torch.stack([model(input_ids=torch.tensor([row])).logits[0, -1, [NO, YES]] for row in ids.tolist()])
-    engine = Engine(EngineSpec(path, "float32", 256, EAGER), ids[:2], mode="score")
-    return engine.score(ids), torch.softmax(logits, dim=1)[:, 1].numpy()
 
 
 def refused_start(path: str, max_tokens: int, arguments: dict[str, Any], canary: list[list[int]]) -> str:
@@ -169,12 +152,6 @@ def test_an_engine_that_failed_is_dead(embedded: dict[str, Any]) -> None:
     (first, reason), (second, _) = embedded["dead"]
     assert first is second is EngineDead
     assert "index out of range" in reason
-
-
-def test_scores_are_the_probability_of_yes(reranker_path: str, engine_process: Executor) -> None:
-    scores, expected = engine_process.submit(score_cases, reranker_path).result()
-    assert np.ptp(expected) > 0.05
-    np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(

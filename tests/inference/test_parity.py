@@ -1,8 +1,9 @@
 """Vectors equal those of the model cards' own code: Transformers and sentence-transformers."""
 
+import functools
 import gc
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
 
@@ -29,6 +30,18 @@ OTHER_DTYPE = pytest.param(
     *({"bfloat16", "float32"} - {FAST_DTYPE}), marks=[pytest.mark.slow, *([] if HAS_BFLOAT16 else [needs_bfloat16])]
 )
 """The one of both dtypes that is not this machine's faster one."""
+
+LONGEST = 24
+"""How often samples are repeated, and twice the words of the longest plain text; with 16 some texts are the same."""
+
+MAX_TOKENS = 48
+"""Most ids of a text; a fifth of such texts have more."""
+
+SOME = 3
+"""Every third pair, so all queries and all documents: every second or fourth would leave out the same documents."""
+
+MAX_PAIR_TOKENS = 160
+"""Most ids of a pair; two thirds of the pairs have more."""
 
 EAGER = {"enforce_eager": True}
 
@@ -172,7 +185,7 @@ def assert_parity(vectors: np.ndarray, expected: np.ndarray, dtype: str) -> None
 @pytest.mark.parametrize("dtype", [FAST_DTYPE, OTHER_DTYPE])
 def test_four_layers(dtype: str, qwen_path: str, engine_process: Executor, reference_process: Executor) -> None:
     """Texts from one token to beyond the limit, and every narrow vector is the prefix of the full one."""
-    case = qwen_path, varied_texts(64), 128, dtype
+    case = qwen_path, varied_texts(LONGEST), MAX_TOKENS, dtype
     vectors = engine_process.submit(engine_vectors, *case).result()
     assert_parity(vectors, reference_process.submit(transformers_vectors, *case).result(), dtype)
     for width in (32, 64, 128, 256):
@@ -190,30 +203,43 @@ def test_true_shapes(dtype: str, true_shape_path: str, engine_process: Executor,
     assert_parity(vectors, reference_process.submit(transformers_vectors, *case).result(), dtype)
 
 
-@pytest.mark.parametrize("dtype", [FAST_DTYPE, OTHER_DTYPE])
-def test_reranker(dtype: str, reranker_path: str, engine_process: Executor, reference_process: Executor) -> None:
+Scored = Callable[[int, str], np.ndarray]
+"""Gives the reranker's scores of every so many pairs in a dtype."""
+
+
+@pytest.fixture(scope="module")
+def scored(reranker_path: str, engine_process: Executor) -> Scored:
+    """One engine for each dtype and choice of pairs, whichever test asks first."""
+
+    @functools.cache
+    def scores(every: int, dtype: str) -> np.ndarray:
+        case = reranker_path, varied_pairs()[::every], MAX_PAIR_TOKENS, dtype
+        return engine_process.submit(engine_scores, *case).result()
+
+    return scores
+
+
+@pytest.mark.parametrize("every", [SOME, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dtype", [pytest.param("bfloat16", marks=needs_bfloat16), "float32"])
+def test_reranker(every: int, dtype: str, scored: Scored, reranker_path: str, reference_process: Executor) -> None:
     """Probabilities of the causal model, and the same ranking where they differ by more than rounding."""
     tolerance = {"bfloat16": 5e-3, "float32": 1e-5}[dtype]
-    case = reranker_path, varied_pairs(), 160, dtype
-    scores = engine_process.submit(engine_scores, *case).result()
+    scores, case = scored(every, dtype), (reranker_path, varied_pairs()[::every], MAX_PAIR_TOKENS, dtype)
     expected = reference_process.submit(transformers_scores, *case).result()
-    assert len(scores) == 300
+    assert len(scores) == 300 // every
     assert np.ptp(expected) > 0.05
     assert np.abs(scores - expected).max() <= tolerance
     ranked = scores[np.argsort(expected)]
     assert (np.maximum.accumulate(ranked) - ranked).max() <= 2 * tolerance
 
 
-def test_converted_reranker(reranker_path: str, engine_process: Executor, tmp_path: Path) -> None:
+def test_converted_reranker(scored: Scored, reranker_path: str, engine_process: Executor, tmp_path: Path) -> None:
     """A conversion to a classifier with one label gives the scores of the causal model."""
-    pairs = varied_pairs()[::6]
+    pairs = varied_pairs()[::SOME][::2]
     converted = converted_reranker(reranker_path, tmp_path / "converted")
-    scores = [
-        engine_process.submit(engine_scores, path, pairs, 160, "float32").result()
-        for path in (reranker_path, converted)
-    ]
+    scores = engine_process.submit(engine_scores, converted, pairs, MAX_PAIR_TOKENS, "float32").result()
     # The conversion's row is rounded to bfloat16 once more.
-    assert np.abs(scores[0] - scores[1]).max() <= 2e-3
+    assert np.abs(scores - scored(SOME, "float32")[::2]).max() <= 2e-3
 
 
 @pytest.mark.parametrize("activation", [None, "torch.nn.modules.linear.Identity"])
@@ -232,7 +258,7 @@ def test_cross_encoder(
 
 def test_minilm(minilm_path: str, engine_process: Executor, reference_process: Executor) -> None:
     """Mean pooling and BERT's own special tokens."""
-    texts = [text for text in varied_texts(64) if text.strip().strip("\x00\x01\ufeff\u200b")]
-    vectors = engine_process.submit(engine_vectors, minilm_path, texts, 128, "float32").result()
-    expected = reference_process.submit(sentence_vectors, minilm_path, texts, 128).result()
+    texts = [text for text in varied_texts(LONGEST) if text.strip().strip("\x00\x01\ufeff\u200b")]
+    vectors = engine_process.submit(engine_vectors, minilm_path, texts, MAX_TOKENS, "float32").result()
+    expected = reference_process.submit(sentence_vectors, minilm_path, texts, MAX_TOKENS).result()
     assert_parity(vectors, expected, "float32")

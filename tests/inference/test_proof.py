@@ -25,7 +25,7 @@ def started(path: str, packed: Packed) -> tuple[Engine, TokenSequences]:
 
 
 def both_ways(path: str) -> dict[str, Any]:
-    """Vectors of an engine that proved packed steps, of one that does not use them, and of one that finds faults."""
+    """Vectors of an engine that proved packed steps, of one that finds faults, and of one that cannot use them."""
     found: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
         launch = PackedModel.launch
@@ -46,8 +46,8 @@ def both_ways(path: str) -> dict[str, Any]:
         found["on"] = str(refused.value)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PackedRunner, "__init__", lambda *_, **__: 1 / 0)
-        found["broken back"] = started(path, "auto")[0].way_back
-    found["off"] = started(path, "off")[0].embed(ids)
+        engine, _ = started(path, "auto")
+        found["loop"], found["broken back"] = engine.embed(ids), engine.way_back
     found["told"] = fallbacks.taken()
     return found
 
@@ -65,9 +65,9 @@ def test_an_engine_that_differs_takes_the_loop(qwen_path: str, engine_process: E
     assert found["way back"] is None
     assert len(found["tokens of the proof's steps"]) >= proof.STEPS, "two are in flight on a GPU"
     assert max(found["tokens of a run's steps"]) > max(found["tokens of the proof's steps"])
-    assert (found["auto"] * found["off"]).sum(axis=1).min() >= 0.99999
+    assert (found["auto"] * found["loop"]).sum(axis=1).min() >= 0.99999
     assert found["turned back"] == "a vector's cosine is 0.990000, allowed 0.9999"
-    assert np.array_equal(found["turned"], found["off"])
+    assert np.array_equal(found["turned"], found["loop"])
     assert found["broken back"] == "ZeroDivisionError: division by zero"
     whys = [found["turned back"], found["broken back"]]
     told = [f"vLLM's own step loop runs the model, since packed steps cannot: {why}" for why in whys]
