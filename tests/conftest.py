@@ -68,9 +68,9 @@ def engine_process() -> Iterator[Executor]:
         yield process
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def reference_process() -> Iterator[Executor]:
-    """A process for other implementations, which vLLM must not have changed."""
+    """A process for other implementations, which vLLM must not have changed. Their imports take seconds."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         yield process
 

@@ -1,8 +1,9 @@
 """Metrics of a run in progress, as Prometheus reads them from a machine of Ray's."""
 
+import multiprocessing
 import time
 import urllib.request
-from concurrent.futures import Executor
+from concurrent.futures import ProcessPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -60,8 +61,9 @@ def counted() -> str:
 
 
 # A process of its own, as a run has one: Ray 2.60 counts everything once more for each connection a process had before.
-def test_ray_exports_what_the_driver_counts(reference_process: Executor) -> None:
-    text = reference_process.submit(counted).result()
+def test_ray_exports_what_the_driver_counts() -> None:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        text = process.submit(counted).result()
     values = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines()}
 
     def value(name: str, *labels: str, index: str = "counted here") -> float:
