@@ -72,6 +72,9 @@ LEAST_SEQUENCES = 256
 GRACE_SECONDS = 60.0
 """Seconds that a step may take beside its tokens, e.g. to compile."""
 
+CONTEXT_LOST = "after most errors of CUDA a process cannot use its GPU again; start another one if this comes back"
+"""What to do about an error that torch calls a CUDA error; running out of memory is none."""
+
 
 def _prepare_process() -> None:
     """Sets the environment that vLLM reads at import; the user's own values stay."""
@@ -252,10 +255,14 @@ def _engine_args(given: Mapping[str, Any]) -> "EngineArgs":
 
 
 def failure_reason(error: Exception) -> str:
-    """One line with the reason; for a pydantic error, the first field and its problem."""
+    """One line with the reason; for a pydantic error, the first field and its problem.
+
+    For an error of CUDA it says too what may help: most of them make the GPU unusable for the process.
+    """
     if isinstance(error, ValidationError):
         problem = error.errors()[0]
         field = ".".join(map(str, problem["loc"]))
         return f"{field}: {problem['msg']}" if field else problem["msg"].removeprefix("Value error, ")
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return f"{reason} ({CONTEXT_LOST})" if "CUDA error" in reason else reason

@@ -11,9 +11,10 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from indexer.errors import EngineDead, IndexerError
+from indexer.errors import EngineDead, IndexerError, first_line
 from indexer.inference.engine import Embedder, Scorer
 from indexer.inference.sequences import TokenSequences
+from indexer.progress import say
 
 MOST_TOGETHER = 1024
 """Sequences after which a batch takes no further request: somebody waits for the first one."""
@@ -160,7 +161,8 @@ class _Work(Generic[EngineT]):
         while (batch := self._next_batch()) is not None:
             if batch:
                 self._answer(batch)
-        self._drop_engine()
+        if (reason := self._drop_engine()) is not None:
+            say(f"the engine for queries could not be freed: {reason}", "WARNING")
 
     def _next_batch(self) -> list[_Request] | None:
         """Requests to compute together; waits for one. ``None`` once closed."""
@@ -183,17 +185,22 @@ class _Work(Generic[EngineT]):
         try:
             rows = self._computed(batch)
         except BaseException as error:  # noqa: BLE001  # threads wait for the answers
-            is_started = self._engine is not None
-            if isinstance(error, EngineDead):
-                self._drop_engine()
-            for request in batch:
-                if len(batch) == 1 or not is_started:
-                    request.answer.set_exception(error)
-                else:
-                    self._answer([request])
+            failure, is_started = error, self._engine is not None
+        else:
+            for request, found in zip(batch, rows, strict=True):
+                request.answer.set_result(found)
             return
-        for request, found in zip(batch, rows, strict=True):
-            request.answer.set_result(found)
+        unfreed = self._drop_engine() if isinstance(failure, EngineDead) else None
+        if unfreed is not None:
+            failure = EngineDead(
+                f"{failure}; it could not be freed either ({unfreed}): a GPU whose context failed cannot be used again "
+                "in this process; start another one"
+            )
+        for request in batch:
+            if len(batch) == 1 or not is_started or unfreed is not None:
+                request.answer.set_exception(failure)
+            else:
+                self._answer([request])
 
     def _computed(self, batch: Sequence[_Request]) -> list[np.ndarray]:
         """Results of each request, from one call of the engine."""
@@ -208,8 +215,12 @@ class _Work(Generic[EngineT]):
         ends = np.cumsum(sizes)
         return np.split(found, ends[:-1])
 
-    def _drop_engine(self) -> None:
-        """Frees the engine, in its own thread."""
+    def _drop_engine(self) -> str | None:
+        """Frees the engine, in its own thread. Returns why it cannot be freed, if so; the next request gets another."""
         engine, self._engine = self._engine, None
-        if engine is not None:
-            engine.close()
+        try:
+            if engine is not None:
+                engine.close()
+        except Exception as error:  # noqa: BLE001  # vLLM waits for the GPU first, and one that failed refuses that
+            return first_line(error)
+        return None
