@@ -85,6 +85,21 @@ def fault_line(error: BaseException, doing: str) -> str:
     )
 
 
+def free_frames(error: BaseException) -> None:
+    """Lets go of what calls that an error ended still hold, as weights on a GPU. Its traceback keeps its lines.
+
+    Args:
+        error: The error; those behind it are looked at too.
+    """
+    seen: set[BaseException] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        if (one := waiting.pop()) is not None and one not in seen:
+            seen.add(one)
+            traceback.clear_frames(one.__traceback__)
+            waiting += [one.__cause__, one.__context__]
+
+
 def missing_package(error: ImportError) -> IndexerError | None:
     """The error about a package that is not installed, or cannot be loaded; ``None`` if it is a module of our own."""
     name = (error.name or "").split(".")[0]

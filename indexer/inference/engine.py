@@ -3,12 +3,13 @@
 vLLM is imported when an engine is created, so that a process without one starts fast.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
-from indexer.errors import EngineDead
+from indexer.errors import EngineDead, free_frames
 from indexer.inference import process_state
 from indexer.inference.canary import check_scores, check_unit, check_vectors
 from indexer.inference.engine_spec import EngineSpec
@@ -105,18 +106,29 @@ class Engine:
         self._broken = False
         self._loop = StepLoop(self._engine, TASKS[mode], spec.slowest)
         self._packed, self.way_back = None, None
-        with step("trying the engine on known texts"):
-            if mode == "score":
-                check_scores(self.score(canary, canary_second), bounded=not is_unbounded(spec.path))
-            else:
-                vectors = TextVectors.of(self.embed(canary), canary)
-                check_unit(vectors.flat, self.dimension)
-                # The first token has read all others.
-                check_vectors(vectors.flat[vectors.starts], self.dimension)
-            if spec.packed != "off" and mode != "tokens":  # they have one result of each sequence
-                self._packed, self.way_back = proven(self._engine, self._loop, spec, self._width, canary, canary_second)
+        try:
+            with step("trying the engine on known texts"):
+                self._try(spec, canary, mode, canary_second)
+        except BaseException as error:
+            # Nobody has this engine to close it, and another try needs its memory.
+            free_frames(error)
+            with suppress(Exception):  # a GPU that failed; the first error says why
+                self.close()
+            raise
         measured = float(self._engine.vllm_config.compilation_config.compilation_time)
         self.compile_seconds = measured or compiled_seconds() - before  # vLLM measures it on GPUs only
+
+    def _try(self, spec: EngineSpec, canary: TokenSequences, mode: Mode, canary_second: np.ndarray | None) -> None:
+        """Checks the canary's results, and chooses packed steps where they are proven."""
+        if mode == "score":
+            check_scores(self.score(canary, canary_second), bounded=not is_unbounded(spec.path))
+        else:
+            vectors = TextVectors.of(self.embed(canary), canary)
+            check_unit(vectors.flat, self.dimension)
+            # The first token has read all others.
+            check_vectors(vectors.flat[vectors.starts], self.dimension)
+        if spec.packed != "off" and mode != "tokens":  # they have one result of each sequence
+            self._packed, self.way_back = proven(self._engine, self._loop, spec, self._width, canary, canary_second)
 
     @property
     def cached_tokens(self) -> int:

@@ -5,13 +5,14 @@ import logging
 import os
 import warnings
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
 from indexer import gpu_siblings
-from indexer.errors import EngineError, IndexerError
+from indexer.errors import EngineError, IndexerError, free_frames
 from indexer.inference.engine_arguments import check_arguments
 from indexer.inference.engine_spec import EngineSpec
 from indexer.inference.process_state import frozen_heap, living, store_in_memory
@@ -83,6 +84,13 @@ def _prepare_process() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
 
 
+def _import_vllm() -> "type[LLMEngine]":
+    """vLLM's engine. The first call of a process imports what takes long."""
+    from vllm import LLMEngine
+
+    return LLMEngine
+
+
 def start_engine(spec: EngineSpec, mode: Literal[Mode, "write"]) -> "LLMEngine":
     """Starts vLLM with a model in this process.
 
@@ -97,7 +105,10 @@ def start_engine(spec: EngineSpec, mode: Literal[Mode, "write"]) -> "LLMEngine":
     check_arguments(spec.arguments)
     _prepare_process()
     with step("importing vLLM"), frozen_heap():
-        from vllm import LLMEngine
+        # vLLM keeps an error of its import (torchcodec is missing), and with it the frames of all who wait for it. The
+        # first engine of a process would be among what they hold, and never be freed.
+        with ThreadPoolExecutor(1, thread_name_prefix="import") as thread:
+            llm_engine = thread.submit(_import_vllm).result()
         from vllm.platforms import current_platform
         from vllm.usage.usage_lib import UsageContext
 
@@ -113,10 +124,11 @@ def start_engine(spec: EngineSpec, mode: Literal[Mode, "write"]) -> "LLMEngine":
         # Not vllm.LLM: its encode() makes a future and two copies per sequence, and it always loads vLLM's own
         # tokenizer. LLM_CLASS chooses the same batch sizes, for throughput.
         with step(_loading(given)), store_in_memory():
-            return LLMEngine.from_engine_args(_engine_args(given), usage_context=UsageContext.LLM_CLASS)
+            return llm_engine.from_engine_args(_engine_args(given), usage_context=UsageContext.LLM_CLASS)
     except IndexerError:
         raise
     except Exception as error:
+        free_frames(error)  # they hold what vLLM had loaded
         raise EngineError(f"vLLM does not start: {failure_reason(error)}") from error
 
 

@@ -55,6 +55,12 @@ def embed_cases(path: str) -> dict[str, Any]:
     return found
 
 
+def left_engines() -> int:
+    """Engines that are living though nobody uses them any more."""
+    gc.collect()
+    return process_state.living()
+
+
 @contextmanager
 def watched_start() -> Iterator[dict[str, Any]]:
     """Steps of a process's first start, files that it leaves in the temporary folder, objects that collections walk."""
@@ -87,6 +93,14 @@ def refused_start(path: str, max_tokens: int, arguments: dict[str, Any], canary:
     return str(refused.value)
 
 
+def refused_canary(path: str) -> tuple[str, int, int]:
+    """The message of an engine that gives the same vector twice, and living engines before and while it is held."""
+    before = left_engines()
+    with pytest.raises(EngineError) as refused:
+        Engine(EngineSpec(path, "auto", MAX_TOKENS, EAGER), TokenSequences.of([[1, 2, 3], [1, 2, 3]]))
+    return str(refused.value), before, process_state.living()
+
+
 def vllm_argument_names() -> set[str]:
     """Engine arguments as vLLM's dataclass has them."""
     from vllm import EngineArgs
@@ -109,7 +123,8 @@ def _refusal(engine: Engine, row: list[int]) -> tuple[type[Exception], str]:
 def embedded(qwen_path: str) -> dict[str, Any]:
     """What an engine in embed mode answers, in a process that imports vLLM itself."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        return process.submit(embed_cases, qwen_path).result()
+        found = process.submit(embed_cases, qwen_path).result()
+        return {**found, "left": process.submit(left_engines).result()}
 
 
 def test_rows_keep_their_order(embedded: dict[str, Any]) -> None:
@@ -133,6 +148,11 @@ def test_a_start_leaves_no_file_of_its_device_group(embedded: dict[str, Any]) ->
 def test_collections_during_a_start_do_not_walk_what_the_import_made(embedded: dict[str, Any]) -> None:
     """Python and vLLM make a dozen full collections, each of which would walk all of it."""
     assert embedded["walked"] < embedded["frozen"]
+
+
+def test_the_engine_with_which_a_process_imports_vllm_is_freed_as_others_are(embedded: dict[str, Any]) -> None:
+    """An error that vLLM keeps of its import has the frames of whoever waited for it."""
+    assert embedded["left"] == 0
 
 
 def test_an_empty_batch_gives_an_empty_array(embedded: dict[str, Any]) -> None:
@@ -232,9 +252,10 @@ def test_an_engine_knows_how_long_it_compiled(qwen_path: str, engine_process: Ex
     assert eager == 0
 
 
-def test_an_engine_whose_canary_fails_does_not_start(qwen_path: str, engine_process: Executor) -> None:
-    same = [[1, 2, 3], [1, 2, 3]]
-    assert "the same vector" in engine_process.submit(refused_start, qwen_path, MAX_TOKENS, {}, same).result()
+def test_an_engine_whose_canary_fails_does_not_start_and_is_freed(qwen_path: str, engine_process: Executor) -> None:
+    said, before, after = engine_process.submit(refused_canary, qwen_path).result()
+    assert "the same vector" in said
+    assert after == before
 
 
 @pytest.mark.parametrize(
