@@ -115,21 +115,28 @@ def _turn(name: str) -> Iterator[None]:
 
 
 def _take_seat(gpu: str) -> tuple[IO[str], int]:
-    """Claims a place for an engine on a GPU.
+    """Claims a place for an engine on a GPU; whose turn it is calls it.
 
     Returns:
-        The claim, held until the process ends, and how many workers of the same Ray have claimed a place there before.
+        The claim, held until the process ends, and how many other workers of the same Ray hold a place there.
     """
     ours = str(os.getppid())  # a machine's workers are started by one process of its Ray
-    before = 0
+    seat: IO[str] | None = None
+    others = 0
     for number in itertools.count():
         name = f"{gpu}-{number}"
-        if (seat := _claim(name, wait=False)) is not None:
+        if seat is not None and not (_claims_folder() / name).exists():
+            return seat, others
+        # A replica that was restarted takes the first free place, and siblings may hold later ones.
+        if (claim := _claim(name, wait=False)) is None:
+            others += (_claims_folder() / name).read_text(encoding="utf-8") == ours
+        elif seat is None:
+            seat = claim
             seat.truncate(0)
             seat.write(ours)
             seat.flush()
-            return seat, before
-        before += (_claims_folder() / name).read_text(encoding="utf-8") == ours
+        else:
+            claim.close()
     raise AssertionError
 
 
