@@ -1,5 +1,6 @@
 """Starts vLLM in this process with our defaults."""
 
+import gc
 import json
 import logging
 import os
@@ -251,6 +252,9 @@ def _gpu_memory() -> tuple[int, int]:
     """Free bytes and all bytes of this process's GPU."""
     import torch
 
+    # What this process has freed counts as used until torch gives it back, which vLLM asks for only later.
+    gc.collect()
+    torch.cuda.empty_cache()
     return torch.cuda.mem_get_info()
 
 
