@@ -10,7 +10,7 @@ from indexer.adapting.inputs import padded
 from indexer.adapting.pairs import Pair
 from indexer.adapting.training import Trainer
 from indexer.errors import IndexerError
-from indexer.inference.engine import is_unbounded
+from indexer.inference.checkpoint import is_unbounded
 from indexer.inference.model import Reranker
 from indexer.inference.pair_inputs import PairBatch
 from indexer.inference.tokenizer import is_classifier, is_qwen3, text_encoder, token_id

@@ -156,3 +156,8 @@ def file_digest(file: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def is_unbounded(path: str) -> bool:
+    """Whether a cross-encoder returns logits, by sentence-transformers' convention in ``config.json``."""
+    return "torch.nn.modules.linear.Identity" in (Path(path) / "config.json").read_text(encoding="utf-8")

@@ -4,7 +4,6 @@ vLLM is imported when an engine is created, so that a process without one starts
 """
 
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from indexer.errors import EngineDead, free_frames
 from indexer.inference import process_state
 from indexer.inference.canary import check_scores, check_unit, check_vectors
+from indexer.inference.checkpoint import is_unbounded
 from indexer.inference.engine_spec import EngineSpec
 from indexer.inference.process_state import ONE_AT_A_TIME, compiled_seconds
 from indexer.inference.proof import proven
@@ -192,11 +192,6 @@ class Engine:
         self._broken = True
         self._packed = None
         process_state.end(self._engine)
-
-
-def is_unbounded(path: str) -> bool:
-    """Whether a cross-encoder returns logits, by sentence-transformers' convention in ``config.json``."""
-    return "torch.nn.modules.linear.Identity" in (Path(path) / "config.json").read_text(encoding="utf-8")
 
 
 class Scorer(Protocol):

@@ -1,6 +1,9 @@
 """Every engine proves packed steps against vLLM's own loop when it starts, and takes the loop where they differ."""
 
+from collections.abc import Callable
 from concurrent.futures import Executor
+from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -76,11 +79,54 @@ def test_an_engine_that_differs_takes_the_loop(qwen_path: str, engine_process: E
     assert "cosine is 0.9900" in found["on"]
 
 
-def test_scores_that_differ_are_seen() -> None:
-    given = np.array([[0.1], [0.9]], np.float32)
-    assert proof._difference(given, given + 0.001, proof.LEAST_COSINE) is None
-    assert proof._difference(given, given + 0.1, proof.LEAST_COSINE) == "a score differs by 0.1000, allowed 0.01"
-    assert proof._difference(given, given * np.nan, proof.LEAST_COSINE) == "they give values that are not finite"
+class ScoreLoop:
+    """vLLM's loop of a reranker. The texts answer nothing, so that all its logits are far below 0."""
+
+    is_logit = False
+
+    def run(self, sequences: TokenSequences, *_: Any) -> np.ndarray:
+        logits = np.random.default_rng(len(sequences)).normal(-8, 1, (len(sequences), 1))
+        return (logits if self.is_logit else 1 / (1 + np.exp(-logits))).astype(np.float32)
+
+
+class LogitLoop(ScoreLoop):
+    is_logit = True
+
+
+def scored(patch: pytest.MonkeyPatch, folder: Path, loop: ScoreLoop, dtype: str, change: Callable[..., Any]) -> str:
+    """Why packed steps are not used whose logits are changed so; empty if they are."""
+
+    class Changed(Rounding):
+        def run(self, sequences: TokenSequences, places: Any) -> np.ndarray:  # noqa: ARG002
+            known = loop.run(sequences).astype(np.float64)
+            changed = change(known if loop.is_logit else np.log(known / (1 - known)))
+            return (changed if loop.is_logit else 1 / (1 + np.exp(-changed))).astype(np.float32)
+
+    activation = "torch.nn.modules.linear.Identity" if loop.is_logit else "torch.nn.Sigmoid"
+    (folder / "config.json").write_text(activation)
+    patch.setattr(proof, "PackedRunner", Changed)
+    canary = TokenSequences.of([np.arange(20, dtype=np.int32)] * 2)
+    spec = EngineSpec(str(folder), dtype, 128)
+    return proof.proven(cast("Any", None), cast("Any", loop), spec, 1, canary, None)[1] or ""
+
+
+def rounded(logits: np.ndarray) -> np.ndarray:
+    """What an error of 3.2 % of the hidden state, in a direction of chance, makes of logits."""
+    return logits + np.random.default_rng(1).normal(0, 0.032 * logits.std(), logits.shape)
+
+
+@pytest.mark.parametrize("loop", [ScoreLoop(), LogitLoop()])
+def test_scores_of_a_wrong_layout_are_seen_and_rounding_is_none(
+    loop: ScoreLoop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    why = partial(scored, monkeypatch, tmp_path, loop)
+    assert not why("float32", lambda logits: logits + 0.001)
+    assert "a logit differs by" in why("float32", rounded)
+    for dtype in ("bfloat16", "float16"):
+        assert not why(dtype, rounded)
+        assert not why(dtype, lambda logits: logits)
+        assert "a logit differs by" in why(dtype, lambda logits: np.roll(logits, 1)), "each has its neighbour's place"
+        assert why(dtype, lambda logits: logits * np.nan) == "they give values that are not finite"
 
 
 class Rounding:
