@@ -183,6 +183,7 @@ class Engine:
                 else:
                     results = self._packed.run(sequences, second)
             except Exception as error:
+                free_frames(error)  # whoever keeps the error would keep what the step had on the GPU
                 raise EngineDead(f"vLLM failed: {failure_reason(error)}") from error
             self._broken = False
             return results

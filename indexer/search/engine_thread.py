@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from indexer.errors import EngineDead, IndexerError, first_line
+from indexer.errors import EngineDead, IndexerError, first_line, free_frames
 from indexer.inference.engine import Embedder, Scorer
 from indexer.inference.sequences import TokenSequences
 from indexer.progress import say
@@ -190,7 +190,11 @@ class _Work(Generic[EngineT]):
             for request, found in zip(batch, rows, strict=True):
                 request.answer.set_result(found)
             return
-        unfreed = self._drop_engine() if isinstance(failure, EngineDead) else None
+        # Another engine may start now, beside what the error's frames hold of the dead one.
+        unfreed: str | None = None
+        if isinstance(failure, EngineDead):
+            free_frames(failure)
+            unfreed = self._drop_engine()
         if unfreed is not None:
             failure = EngineDead(
                 f"{failure}; it could not be freed either ({unfreed}): a GPU whose context failed cannot be used again "

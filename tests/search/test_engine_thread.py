@@ -1,7 +1,10 @@
 """The thread of a query's engine answers everybody, whatever the engine does."""
 
+import gc
 import threading
 import time
+import traceback
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -11,6 +14,7 @@ import numpy as np
 import pytest
 
 from indexer.errors import EngineDead, EngineError
+from indexer.inference.engine import Engine
 from indexer.inference.sequences import TokenSequences
 from indexer.inference.start import CONTEXT_LOST, failure_reason
 from indexer.search.engine_thread import QueryEmbedder
@@ -102,6 +106,65 @@ def test_all_that_were_asked_together_hear_of_an_engine_that_cannot_be_freed() -
         assert first.exception(SECONDS) is None
         for answer in together:
             assert "could not be freed" in str(answer.exception(SECONDS))
+
+
+class HeldEngine(FakeEngine):
+    """An engine whose failed call has weights in its frames."""
+
+    def __init__(self) -> None:
+        super().__init__(dies_on=DEADLY)
+        self.weights = Weights()
+
+    def embed(self, sequences: TokenSequences) -> np.ndarray:
+        held = self.weights
+        found = super().embed(sequences)
+        assert held
+        return found
+
+
+class Weights:
+    """What an engine has on a GPU."""
+
+
+@pytest.mark.parametrize("together", [1, 3])
+def test_a_dead_engine_is_gone_before_another_starts(together: int) -> None:
+    living: list[weakref.ref[Weights]] = []
+    left: list[int] = []
+
+    def start() -> HeldEngine:
+        gc.collect()  # as before an engine's share of a GPU is reckoned
+        left.append(sum(one() is not None for one in living))
+        engine = HeldEngine()
+        living.append(weakref.ref(engine.weights))
+        return engine
+
+    with asker(start) as asked:
+        asked.ask(1).result(SECONDS)
+        batch = [asked.ask(DEADLY) for _ in range(together)]
+        failures = [answer.exception(SECONDS) for answer in batch]  # the errors are kept, as a caller may
+        asked.ask(1).result(SECONDS)
+        assert all(isinstance(failure, EngineDead) for failure in failures)
+    assert len(left) >= 2
+    assert not any(left)
+
+
+def test_the_error_of_a_dead_engine_keeps_its_lines_and_not_what_the_step_had() -> None:
+    class Loop:
+        def run(self, *_: Any) -> np.ndarray:
+            weights = Weights()
+            living.append(weakref.ref(weights))
+            raise RuntimeError(LOST)
+
+    living: list[weakref.ref[Weights]] = []
+    engine = Engine.__new__(Engine)
+    engine.max_tokens, engine._width, engine._broken, engine._packed = 8, 64, False, None
+    engine._loop = Loop()  # type: ignore[assignment]
+    with pytest.raises(EngineDead, match="illegal memory access") as failed:
+        engine.embed(TokenSequences.of([np.array([1], np.int32)]))
+    assert living[0]() is None
+    cause = failed.value.__cause__
+    assert cause is not None
+    assert "raise RuntimeError(LOST)" in "".join(traceback.format_exception(cause))
 
 
 def test_an_error_of_cuda_says_what_may_help() -> None:
