@@ -13,6 +13,7 @@ from indexer.corpus.lines import Lines
 from indexer.corpus.open_file import WantedTypes
 from indexer.corpus.places import Place
 from indexer.corpus.text_rows import Row, TextRows, is_text
+from indexer.corpus.types import wider_type
 from indexer.errors import BadFile
 
 LEADING_ZERO = re.compile(r"[-+]?0\d")
@@ -88,6 +89,11 @@ class Tsv(Csv):
 
     kind = "TSV"
     delimiter = "\t"
+
+
+def widened(stored: pa.DataType, found: pa.DataType) -> pa.DataType:
+    """The type that holds stored values and those of a sample: a field of any type is text as it stands."""
+    return wider_type(stored, found) or pa.string()
 
 
 @contextmanager

@@ -1,20 +1,21 @@
 """Files to documents: columns, reading."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
 
+from indexer.corpus.columns import PayloadTypes, columns_of, wanted_types
 from indexer.corpus.files import DataFile
 from indexer.corpus.formats import open_file
 from indexer.corpus.listing import list_files, with_contents
-from indexer.corpus.open_file import OpenFile, RowBatch, WantedTypes
+from indexer.corpus.open_file import OpenFile, RowBatch
 from indexer.corpus.rows import Rows, content_hash, ids_of, payload_hashes, payload_of, texts_of
 from indexer.corpus.shards import FileRows, Shard
-from indexer.corpus.types import common_type, holds_null_type, normal_type
+from indexer.corpus.types import common_type
 from indexer.corpus.values import Fault
 from indexer.errors import BadFile, CorpusError, WrongColumns
 from indexer.schema import CONTENT_HASH_TYPE
@@ -31,15 +32,18 @@ class Corpus:
     Attributes:
         settings: Where it is and which columns hold what.
         files: Its files by path.
-        payload: Payload columns with their stored types, from the first file; every other file must agree.
+        payload: Payload columns with their stored types, those of the index or of the first file; every other file must
+            agree.
         skip_empty: Whether an empty text column adds nothing to a document's text. Older indices keep the newline that
             it added then: otherwise all such documents would be embedded again.
+        type_files: For each payload column a file that shows its type, for errors.
     """
 
     settings: CorpusSettings
     files: tuple[DataFile, ...]
     payload: pa.Schema
     skip_empty: bool = True
+    type_files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def without_files(self) -> "Corpus":
@@ -60,7 +64,8 @@ class Corpus:
 
     def open(self, file: DataFile) -> AbstractContextManager[OpenFile]:
         """Opens one of the files; its values are read with the corpus's types, see :func:`open_file`."""
-        return open_file(self.settings.uri, file, wanted_types(self.settings, self.payload))
+        types = dict(zip(self.payload.names, self.payload.types, strict=True))
+        return open_file(self.settings.uri, file, wanted_types(self.settings, types))
 
     @property
     def _columns_used(self) -> str:
@@ -91,13 +96,15 @@ class DocumentBatch:
     rows: np.ndarray
 
 
-def open_corpus(settings: CorpusSettings) -> Corpus:
+def open_corpus(settings: CorpusSettings, stored: Iterable[pa.Field] = ()) -> Corpus:
     """Lists the corpus and reads the payload's types from its first file that can be read.
 
-    A column of nulls leaves its type open; the next files are read for it.
+    A column of nulls leaves its type open; the next files are read for it. They are read, too, for a file that agrees
+    with the stored types where the first one does not.
 
     Args:
         settings: Location and columns.
+        stored: Payload columns of the published tables.
 
     Returns:
         The corpus, files in the order of their paths. Types that no file tells are Arrow's ``null``.
@@ -105,13 +112,17 @@ def open_corpus(settings: CorpusSettings) -> Corpus:
     Raises:
         CorpusError: There is no file, none can be read, or the first readable one lacks a column.
     """
-    files = _listed(settings)
+    return read_types(settings, list_corpus(settings), stored)
+
+
+def read_types(settings: CorpusSettings, files: tuple[DataFile, ...], stored: Iterable[pa.Field] = ()) -> Corpus:
+    """The corpus of listed files, see :func:`open_corpus`."""
     refused: CorpusError | None = None
-    payload: pa.Schema | None = None
+    types = PayloadTypes(settings, stored)
     for file in files:
         try:
-            with open_file(settings.uri, file, wanted_types(settings, payload or ())) as opened:
-                found = _columns(opened.schema, settings, file)
+            with open_file(settings.uri, file, types.wanted) as opened:
+                types.add(opened, file)
         except BadFile as error:
             refused = refused or error
         except WrongColumns as error:
@@ -119,35 +130,17 @@ def open_corpus(settings: CorpusSettings) -> Corpus:
                 raise
             refused = error
         else:
-            payload = found if payload is None else common_payload(payload, found) or payload
-            if not any(holds_null_type(field.type) for field in payload):
+            if types.are_known:
                 break
-    if payload is None:
+    if types.is_empty:
         raise CorpusError(f"corpus.uri: none of {len(files)} files can be used; {refused}")
-    return Corpus(settings, files, payload)
+    return Corpus(settings, files, types.payload, type_files=types.files)
 
 
-def wanted_types(settings: CorpusSettings, payload: Iterable[pa.Field]) -> WantedTypes:
-    """Types to read the columns of a format without types with: strings for ids and texts, the payload's as known."""
-    texts = dict.fromkeys([settings.id_column, *settings.text_columns], pa.string())
-    return {field.name: field.type for field in payload if not holds_null_type(field.type)} | texts
-
-
-def _listed(settings: CorpusSettings) -> tuple[DataFile, ...]:
+def list_corpus(settings: CorpusSettings) -> tuple[DataFile, ...]:
     """The corpus's files, with digests of their bytes if these identify them."""
     files = list_files(settings.uri, "corpus.uri")
     return with_contents(settings.uri, files) if settings.identity == "content" else files
-
-
-def common_payload(ours: pa.Schema, theirs: pa.Schema) -> pa.Schema | None:
-    """Payload types that can store the values of both schemas, or ``None`` if two contradict.
-
-    Columns keep the order of ``ours``.
-    """
-    if sorted(ours.names) != sorted(theirs.names):
-        return None
-    found = [common_type(field.type, theirs.field(field.name).type) for field in ours]
-    return None if None in found else pa.schema(zip(ours.names, found, strict=True))
 
 
 def first_texts(corpus: Corpus, file: DataFile, most: int) -> list[str]:
@@ -250,41 +243,12 @@ def _with_constants(batch: pa.RecordBatch, values: Mapping[str, str | None]) -> 
     return pa.record_batch([*batch.columns, *columns], [*batch.schema.names, *values])
 
 
-def _columns(schema: pa.Schema, settings: CorpusSettings, file: DataFile) -> pa.Schema:
-    """Payload columns of a file with their stored types, its other columns checked.
-
-    Raises:
-        WrongColumns: A column is missing or has a type that cannot be used.
-    """
-    _check_names(schema, [settings.id_column, *settings.text_columns], file, [])
-    _check_names(schema, settings.payload, file, list(file.partitions))
-    id_type = normal_type(schema.field(settings.id_column).type)
-    if not (pa.types.is_string(id_type) or pa.types.is_integer(id_type) or pa.types.is_null(id_type)):
-        raise WrongColumns(f"{file.path}: id column {settings.id_column!r} is {id_type}; ids are strings or integers")
-    for name in settings.text_columns:
-        text_type = normal_type(schema.field(name).type)
-        if not (pa.types.is_string(text_type) or pa.types.is_null(text_type)):
-            raise WrongColumns(f"{file.path}: text column {name!r} is {text_type}, not a string")
-    types = [schema.field(name).type if name in schema.names else pa.string() for name in settings.payload]
-    return pa.schema([pa.field(name, normal_type(type_)) for name, type_ in zip(settings.payload, types, strict=True)])
-
-
-def _check_names(schema: pa.Schema, names: Sequence[str], file: DataFile, partitions: Sequence[str]) -> None:
-    """Refuses a column that the file and its directories lack, or that occurs twice."""
-    for name in names:
-        count = schema.names.count(name)
-        if count == 1 or (count == 0 and name in partitions):
-            continue
-        known = ", ".join([*schema.names, *(f"{partition} (directory)" for partition in partitions)])
-        missing = "occurs twice" if count else "is missing"
-        elsewhere = "" if partitions or name not in file.partitions else "; directory names are read for payload only"
-        raise WrongColumns(f"{file.path}: column {name!r} {missing}{elsewhere}; the file has: {known}")
-
-
 def check_columns(opened: OpenFile, corpus: Corpus, file: DataFile) -> None:
     """Raises :class:`WrongColumns` if a file lacks a column or has it with another type than the corpus."""
-    payload = _columns(opened.schema, corpus.settings, file)
+    payload = columns_of(opened, corpus.settings, file)
     for ours in corpus.payload:
         theirs = payload.field(ours.name).type
         if common_type(ours.type, theirs) is None:
-            raise WrongColumns(f"{file.path}: payload column {ours.name!r} is {theirs}, elsewhere {ours.type}")
+            where = corpus.type_files.get(ours.name)
+            told = f", as in {where}" if where else ""
+            raise WrongColumns(f"{file.path}: payload column {ours.name!r} is {theirs}, elsewhere {ours.type}{told}")

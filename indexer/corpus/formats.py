@@ -5,6 +5,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
+import pyarrow as pa
+
+from indexer.corpus import delimited, json_lines
 from indexer.corpus.delimited import open_csv, open_tsv
 from indexer.corpus.files import DataFile
 from indexer.corpus.json_lines import open_json_lines
@@ -17,6 +20,9 @@ from indexer.errors import BadFile, CorpusError, first_line
 PACKED = ("", ".gz", ".zst", ".bz2")
 """Suffixes of compressed text, after the format's own."""
 
+Widen = Callable[[pa.DataType, pa.DataType], pa.DataType | None]
+"""Of a stored type and that of a sample, the type that holds the values of both."""
+
 
 @dataclass(frozen=True)
 class Format:
@@ -28,6 +34,8 @@ class Format:
         open: Opens a file at a place; values of a format without types get the wanted types.
         find: The file of a path at a place, ``None`` if there is none.
         split: What is read as files each, by the path of one that is listed; the file itself by default.
+        widen: For a format without types, a stored type that also holds what a sample of another type shows, ``None``
+            if there is none; ``None`` for a format with types.
     """
 
     name: str
@@ -35,6 +43,7 @@ class Format:
     open: Callable[[Place, DataFile, WantedTypes], AbstractContextManager[OpenFile]]
     find: Callable[[Place, str], DataFile | None] = lambda place, path: place.find(path)
     split: Callable[[Place, str], list[DataFile]] | None = None
+    widen: Widen | None = None
 
     def has(self, path: str) -> bool:
         """Whether a file's name has one of the suffixes; a fragment's has its number after it."""
@@ -54,9 +63,9 @@ PARQUET = Format("Parquet", (".parquet", ".parq", ".pq"), open_parquet)
 FORMATS = (
     PARQUET,
     Format("Lance", (".lance",), open_fragment, find_file, list_fragments),
-    Format("JSON Lines", _packed(".jsonl", ".ndjson"), open_json_lines),
-    Format("CSV", _packed(".csv"), open_csv),
-    Format("TSV", _packed(".tsv"), open_tsv),
+    Format("JSON Lines", _packed(".jsonl", ".ndjson"), open_json_lines, widen=json_lines.widened),
+    Format("CSV", _packed(".csv"), open_csv, widen=delimited.widened),
+    Format("TSV", _packed(".tsv"), open_tsv, widen=delimited.widened),
 )
 """The formats; a directory with files of several is read as the first of them."""
 
@@ -73,7 +82,7 @@ def open_file(uri: str, file: DataFile, wanted: WantedTypes | None = None) -> It
     Args:
         uri: URI it was listed at.
         file: The file.
-        wanted: Types to read columns with, for formats without types; other columns get those that the first rows show.
+        wanted: Types for formats without types; columns without one get that which the first rows show.
 
     Yields:
         The open file.
@@ -87,7 +96,7 @@ def open_file(uri: str, file: DataFile, wanted: WantedTypes | None = None) -> It
         raise BadFile(str(error)) from None
     format_ = format_of(file.path)
     _check_same(format_, place, file)
-    with format_.open(place, file, wanted or {}) as opened:
+    with format_.open(place, file, wanted or WantedTypes()) as opened:
         yield opened
     _check_same(format_, place, file)
 

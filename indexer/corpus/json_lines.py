@@ -12,6 +12,7 @@ from indexer.corpus.open_file import WantedTypes
 from indexer.corpus.parsed import REFUSED
 from indexer.corpus.places import Place
 from indexer.corpus.text_rows import Row, TextRows
+from indexer.corpus.types import wider_type
 
 
 class JsonLines(TextRows[bytes]):
@@ -43,6 +44,13 @@ class JsonLines(TextRows[bytes]):
             except REFUSED:
                 continue
         return pa.string() if some else pa.null()
+
+
+def widened(stored: pa.DataType, found: pa.DataType) -> pa.DataType | None:
+    """The type that holds stored values and those of a sample; of numbers only integers have one spelling as text."""
+    if pa.types.is_integer(stored) and pa.types.is_string(found):
+        return found
+    return wider_type(stored, found)
 
 
 @contextmanager

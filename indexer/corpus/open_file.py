@@ -1,7 +1,7 @@
 """What every format gives of an open file: its columns, its number of rows, and batches of a range of rows."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -15,8 +15,18 @@ BATCH_ROWS = 1024
 BATCH_BYTES = 64 << 20
 """Approximate cap on the bytes decoded at once: large rows make smaller batches."""
 
-WantedTypes = Mapping[str, pa.DataType]
-"""Types by column that a format without types of its own, such as JSON Lines, reads its values with."""
+
+@dataclass(frozen=True)
+class WantedTypes:
+    """Types by column, for a format without types of its own, such as JSON Lines.
+
+    Attributes:
+        types: Types to read values with.
+        stored: Types to read values with if they hold those of the first rows.
+    """
+
+    types: Mapping[str, pa.DataType] = field(default_factory=dict)
+    stored: Mapping[str, pa.DataType] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,11 @@ def to_column(values: Sequence[object], target: pa.DataType) -> tuple[pa.Array, 
         return pa.concat_arrays([one for one, _ in found]), np.array([fault for _, fault in found], np.uint8)
 
 
+def fits(values: Sequence[object], target: pa.DataType) -> bool:
+    """Whether a type holds all values; one that is not UTF-8 fits none."""
+    return not bool((to_column(values, target)[1] == Fault.OTHER_TYPE).any())
+
+
 def _single(
     value: object, target: pa.DataType, convert: Callable[[Sequence[object], pa.DataType], pa.Array]
 ) -> tuple[pa.Array, Fault]:

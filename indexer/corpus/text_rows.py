@@ -12,8 +12,9 @@ import pyarrow as pa
 from indexer.corpus.files import DataFile
 from indexer.corpus.lines import Lines
 from indexer.corpus.open_file import BATCH_BYTES, BATCH_ROWS, RowBatch, WantedTypes, check_end, damaged
-from indexer.corpus.parsed import to_column
+from indexer.corpus.parsed import fits, to_column
 from indexer.corpus.places import Place
+from indexer.corpus.types import common_type
 from indexer.corpus.values import Fault
 from indexer.errors import BadFile, first_line
 
@@ -40,7 +41,7 @@ class TextRows(ABC, Generic[RawT]):
         Args:
             place: Where the file is.
             file: The file.
-            wanted: Types of columns by name; the first lines show those of others.
+            wanted: Types of columns; the first lines show those of others.
 
         Raises:
             BadFile: The file cannot be read, or none of its first lines is of the format.
@@ -61,7 +62,7 @@ class TextRows(ABC, Generic[RawT]):
             reason = f"none of its first {len(sample)} lines is a row of it" if sample else "it is empty"
             raise BadFile(f"{file.path}: not {self.kind}: {reason}")
         names = names or [name for name in dict.fromkeys(name for row in rows for name in row) if is_text(name)]
-        self._schema = pa.schema([(name, wanted.get(name) or self._infer_from(name, rows)) for name in names])
+        self._schema = pa.schema([(name, self._type_of(name, rows, wanted)) for name in names])
 
     @property
     def schema(self) -> pa.Schema:
@@ -113,9 +114,15 @@ class TextRows(ABC, Generic[RawT]):
     def _infer(self, values: Sequence[object]) -> pa.DataType:
         """Type of a column that has such values."""
 
-    def _infer_from(self, name: str, rows: Sequence[Row]) -> pa.DataType:
-        """Type that a column has in the first rows."""
-        return self._infer([row.get(name) for row in rows])
+    def _type_of(self, name: str, rows: Sequence[Row], wanted: WantedTypes) -> pa.DataType:
+        """Type of a column, by the wanted types and its values in the first rows."""
+        if name in wanted.types:
+            return wanted.types[name]
+        values = [row.get(name) for row in rows]
+        found, stored = self._infer(values), wanted.stored.get(name)
+        if stored is None or common_type(stored, found) is not None:
+            return found
+        return stored if fits(values, stored) else found
 
     def _sample(self, lines: Lines) -> Iterator[RawT]:
         """The first rows."""

@@ -102,6 +102,39 @@ def _common_nested(ours: pa.DataType, theirs: pa.DataType) -> pa.DataType | None
     return None if None in children else _rebuilt(ours, children)
 
 
+def wider_type(ours: pa.DataType, theirs: pa.DataType) -> pa.DataType | None:
+    """The type that holds the values of both types where a sample of them shows ``theirs``, ``None`` if there is none.
+
+    Integers become wider or fractions, structs get the fields of both.
+    """
+    common = common_type(ours, theirs)
+    if common is not None:
+        return common
+    if types.is_struct(ours) and types.is_struct(theirs):
+        return _union(ours, theirs)
+    if is_list(ours) and is_list(theirs):
+        item = wider_type(ours.value_type, theirs.value_type)
+        return None if item is None else pa.list_(item)
+    return _wider_number(ours, theirs)
+
+
+def _wider_number(ours: pa.DataType, theirs: pa.DataType) -> pa.DataType | None:
+    """The wider type of two numbers, ``None`` if one is no number or neither is wider."""
+    if types.is_integer(ours) and types.is_integer(theirs):
+        return theirs if ours.bit_width < theirs.bit_width else None
+    if types.is_integer(ours) and types.is_floating(theirs):
+        return theirs
+    return ours if types.is_floating(ours) and types.is_integer(theirs) else None
+
+
+def _union(ours: pa.StructType, theirs: pa.StructType) -> pa.DataType | None:
+    """The struct with the fields of both, ``ours`` first; ``None`` if a field of both has no wider type."""
+    found = {field.name: field.type for field in ours}
+    for field in theirs:
+        found[field.name] = wider_type(found.get(field.name, pa.null()), field.type)
+    return None if None in found.values() else pa.struct(list(found.items()))
+
+
 def _pairs(ours: pa.DataType, theirs: pa.DataType) -> list[tuple[pa.DataType, pa.DataType]]:
     """Pairs of corresponding parts; empty if the types are of different kinds."""
     if types.is_struct(ours) and types.is_struct(theirs):

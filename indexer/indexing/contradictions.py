@@ -43,20 +43,24 @@ class Contradiction:
         return published_and_asked(self.name, self.published, self.asked)
 
 
-def stored_payload(uri: str, published: Epoch, payload: pa.Schema) -> pa.Schema | None:
-    """The payload's columns with the published tables' types; ``None`` if names and types are equal anyway.
+def stored_payload(uri: str, published: Epoch) -> pa.Schema:
+    """The published tables' payload columns with their types.
 
     Args:
         uri: LanceDB database.
         published: The epoch.
-        payload: The payload's columns as the corpus has them.
     """
-    described = published.description.layout.payload
-    if list(described.items()) == [(field.name, str(field.type)) for field in payload]:
-        return None
-    stored = published.payload_table
+    described, stored = published.description.layout.payload, published.payload_table
+    if not described:
+        return pa.schema([])
     known = tables.table_schema(uri, stored.name, stored.version)
     return pa.schema([known.field(name) for name in known.names if name in described])
+
+
+def has_payload(published: Epoch, payload: pa.Schema) -> bool:
+    """Whether names, types and order of the published payload are these."""
+    described = published.description.layout.payload
+    return list(described.items()) == [(field.name, str(field.type)) for field in payload]
 
 
 def refusal(differences: str, found: Sequence[Contradiction], cost: str) -> str:

@@ -7,11 +7,11 @@ from typing import Literal
 
 import pyarrow as pa
 
-from indexer.corpus.documents import Corpus, open_corpus
+from indexer.corpus.documents import Corpus, open_corpus, read_types
 from indexer.corpus.types import common_type, without_null_type
 from indexer.errors import SettingsError
 from indexer.indexing import cost, token_index
-from indexer.indexing.contradictions import Contradiction, of_vectors, refusal, stored_payload
+from indexer.indexing.contradictions import Contradiction, has_payload, of_vectors, refusal, stored_payload
 from indexer.indexing.layout_change import NO_CHANGE, LayoutChange, gives, impossible, layout_change
 from indexer.indexing.searched import check_searched, search_differs
 from indexer.indexing.stored_vectors import StoredVectors
@@ -111,19 +111,18 @@ def open_job(settings: Settings, model: Model | None = None, *, rebuild: Rebuild
         RefusedError: A rollback holds the index, or its control folder is older than its tables.
         CorpusError: There is no usable corpus.
     """
-    listed = open_corpus(settings.corpus)
+    store = ControlStore(settings.index.uri, settings.index.name)
+    latest, number = store.latest_epoch(), store.next_number()
+    lost = missing_tables(settings.index.uri, latest) if latest else []
+    published = None if lost else latest
+    listed, stored = _listed(settings, published)
     model = model or open_model(settings.model, settings.engine)
     settings = token_index.fitted(settings, model)
     index = settings.index
     wide = tuple(sorted(index.widths, reverse=True))
     matryoshka.check(wide, model.checkpoint.dimension)
     _check_max_tokens(settings, model)
-    store = ControlStore(index.uri, index.name)
-    latest, number = store.latest_epoch(), store.next_number()
     refuse_held(store, latest)
-    lost = missing_tables(index.uri, latest) if latest else []
-    published = None if lost else latest
-    stored = stored_payload(index.uri, published, listed.payload) if published else None
     corpus = _as_published(listed, published, stored) if published else _as_new(listed)
     generation = latest.generation if latest else 1
     splits = settings.model.overflow == "chunk"
@@ -136,7 +135,8 @@ def open_job(settings: Settings, model: Model | None = None, *, rebuild: Rebuild
     if published and found and not rebuild:
         raise SettingsError(refusal(told, found, cost.of_rebuild(store, published, settings.run.gpu_hour_price)))
     if found or lost or rebuild == "always":
-        corpus = _as_new(listed)
+        # New tables are bound to no stored type.
+        corpus = _as_new(read_types(settings.corpus, listed.files))
         layout = free_generation(index.uri, store, replace(layout, payload=corpus.payload, chunk_hashes=splits))
         reason = f"published tables are gone ({', '.join(lost)})" if lost else told if found else "asked for"
         say(f"{reason}: building generation {layout.generation} beside the published one")
@@ -144,6 +144,15 @@ def open_job(settings: Settings, model: Model | None = None, *, rebuild: Rebuild
     elif store.pending_intent() is None:
         refuse_newer_tables(index.uri, store, layout, number)
     return _checked(Job(settings, corpus, model, layout, store, published, latest, number, change))
+
+
+def _listed(settings: Settings, published: Epoch | None) -> tuple[Corpus, pa.Schema | None]:
+    """The corpus, and the published payload where the corpus has another one."""
+    if published is None:
+        return open_corpus(settings.corpus), None
+    stored = stored_payload(settings.index.uri, published)
+    listed = open_corpus(settings.corpus, stored)
+    return listed, None if has_payload(published, listed.payload) else stored
 
 
 def _checked(job: Job) -> Job:

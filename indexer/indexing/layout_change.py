@@ -37,7 +37,7 @@ def layout_change(published: Epoch, layout: Layout, stored: pa.Schema | None, ve
     Args:
         published: The epoch.
         layout: Tables of the run.
-        stored: Result of :func:`indexer.indexing.contradictions.stored_payload`.
+        stored: Result of :func:`indexer.indexing.contradictions.stored_payload`, ``None`` if the run has that payload.
         vector_index: The setting.
     """
     described = published.description.layout

@@ -8,7 +8,7 @@ from typing import Any
 
 from indexer import tracing
 from indexer.cluster.connection import SMALL_ROWS, Cluster
-from indexer.corpus.documents import open_corpus
+from indexer.corpus.documents import list_corpus
 from indexer.errors import CannotFinish, CorpusError, RefusedError
 from indexer.indexing import bounds, changes, estimate, report, scan, summary
 from indexer.indexing.intent import make_intent
@@ -124,7 +124,7 @@ def _attempt(
         return Again.PENDING_FINISHED
     with watch("scan"):
         unread = scan.scan(job, cluster, reader)
-        if unread and number < LISTINGS and open_corpus(job.settings.corpus).files != job.corpus.files:
+        if unread and number < LISTINGS and list_corpus(job.settings.corpus) != job.corpus.files:
             say("the corpus changed while it was read: listing it again")
             return Again.CORPUS_CHANGED
     with watch("compare"):

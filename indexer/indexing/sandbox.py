@@ -127,6 +127,7 @@ def _start(reader: Reader) -> subprocess.Popen[str]:
         "settings": corpus.settings.model_dump(mode="json"),
         "payload": base64.b64encode(corpus.payload.serialize()).decode(),
         "skip_empty": corpus.skip_empty,
+        "type_files": dict(corpus.type_files),
         "uri": reader.uri,
         "name": reader.name,
     }
@@ -151,7 +152,8 @@ def _described(line: str) -> Reader:
     """The reader that the first line describes."""
     described = json.loads(line)
     payload = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(described["payload"])))
-    corpus = Corpus(CorpusSettings.model_validate(described["settings"]), (), payload, described["skip_empty"])
+    settings = CorpusSettings.model_validate(described["settings"])
+    corpus = Corpus(settings, (), payload, described["skip_empty"], described["type_files"])
     return Reader(corpus, described["uri"], described["name"])
 
 
