@@ -1,7 +1,6 @@
 """CSV and TSV (RFC 4180): a header, then a row of fields per line; quoted fields may hold newlines."""
 
 import csv
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,13 +10,11 @@ import pyarrow as pa
 from indexer.corpus.files import DataFile
 from indexer.corpus.lines import Lines
 from indexer.corpus.open_file import WantedTypes
+from indexer.corpus.parsed import INTEGER, LEADING_ZERO, is_rounded
 from indexer.corpus.places import Place
 from indexer.corpus.text_rows import Row, TextRows, is_text
 from indexer.corpus.types import wider_type
 from indexer.errors import BadFile
-
-LEADING_ZERO = re.compile(r"[-+]?0\d")
-"""Begin of digits that are no number: 00501 is a post code."""
 
 BOOLEANS = frozenset({"true", "false"})
 
@@ -75,13 +72,20 @@ class Csv(TextRows[list[str] | None]):
             return pa.bool_()
         if any(LEADING_ZERO.match(value) for value in some):
             return pa.string()
-        for type_ in (pa.int64(), pa.float64()):
-            try:
-                pa.array(some, pa.string()).cast(type_)
-            except (pa.ArrowException, UnicodeEncodeError):
-                continue
-            return type_
-        return pa.string()
+        if _are(some, pa.int64()):
+            return pa.int64()
+        # Integers alone are numbers of things: one digit less names another.
+        is_rounding = any(map(is_rounded, some)) and all(map(INTEGER.fullmatch, some))
+        return pa.float64() if _are(some, pa.float64()) and not is_rounding else pa.string()
+
+
+def _are(values: Sequence[str], type_: pa.DataType) -> bool:
+    """Whether Arrow reads all values as a type."""
+    try:
+        pa.array(values, pa.string()).cast(type_)
+    except (pa.ArrowException, UnicodeEncodeError):
+        return False
+    return True
 
 
 class Tsv(Csv):

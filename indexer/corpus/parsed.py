@@ -1,5 +1,6 @@
 """Values that a text file gives, as columns of a type; the rows with values that do not fit."""
 
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -12,6 +13,14 @@ from indexer.corpus.values import Fault
 REFUSED = (pa.ArrowException, OverflowError, TypeError, ValueError)
 """What Arrow raises for values that do not fit; half of a surrogate pair is a :class:`UnicodeEncodeError`."""
 
+LEADING_ZERO = re.compile(r"[-+]?0\d")
+"""Begin of digits that are no number: 00501 is a post code."""
+
+INTEGER = re.compile(r"[-+]?[0-9]+")
+
+MOST_DIGITS = 300
+"""A double holds no integer of more than 309."""
+
 
 def to_column(values: Sequence[object], target: pa.DataType) -> tuple[pa.Array, np.ndarray]:
     """A column of Python values as JSON and CSV have them.
@@ -22,19 +31,31 @@ def to_column(values: Sequence[object], target: pa.DataType) -> tuple[pa.Array, 
 
     Returns:
         The column, null where a value does not fit, and :class:`indexer.corpus.values.Fault` of every row, uint8, shape
-        (rows,).
+        (rows,). A value that loses something has a fault and stays in the column without it: digests of earlier
+        versions, which name no fault, stand for that.
     """
     convert = _converter(target)
+    faults = np.zeros(len(values), np.uint8)
     try:
-        return convert(values, target), np.zeros(len(values), np.uint8)
+        column = convert(values, target)
     except REFUSED:
         found = [_single(value, target, convert) for value in values]
-        return pa.concat_arrays([one for one, _ in found]), np.array([fault for _, fault in found], np.uint8)
+        column = pa.concat_arrays([one for one, _ in found])
+        faults[:] = [fault for _, fault in found]
+    loses = _loser(target)
+    if loses is not None:
+        faults[[row for row, value in enumerate(values) if loses(value)]] = Fault.OTHER_TYPE
+    return column, faults
 
 
 def fits(values: Sequence[object], target: pa.DataType) -> bool:
     """Whether a type holds all values; one that is not UTF-8 fits none."""
     return not bool((to_column(values, target)[1] == Fault.OTHER_TYPE).any())
+
+
+def is_rounded(digits: str) -> bool:
+    """Whether a fraction of 64 bits cannot hold an integer; other numbers it may round."""
+    return INTEGER.fullmatch(digits) is not None and (len(digits) > MOST_DIGITS or int(float(digits)) != int(digits))
 
 
 def _single(
@@ -54,6 +75,18 @@ def _converter(target: pa.DataType) -> Callable[[Sequence[object], pa.DataType],
     if types.is_nested(target):
         return _nested
     return _strings if types.is_string(target) else _leaves
+
+
+def _loser(target: pa.DataType) -> Callable[[object], bool] | None:
+    """Tells of a value whether the conversion leaves out a part of it; ``None`` for a type that has no such values."""
+    if types.is_floating(target):
+        return lambda value: isinstance(value, str) and (LEADING_ZERO.match(value) is not None or is_rounded(value))
+    if types.is_integer(target) or types.is_decimal(target):
+        return lambda value: isinstance(value, str) and LEADING_ZERO.match(value) is not None
+    if types.is_boolean(target):
+        # Arrow takes any number but 0 for true.
+        return lambda value: isinstance(value, int | float) and value not in {0, 1}
+    return None
 
 
 def _strings(values: Sequence[object], target: pa.DataType) -> pa.Array:

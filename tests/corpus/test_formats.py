@@ -14,7 +14,9 @@ from indexer.corpus.documents import Corpus, open_corpus, read_shard
 from indexer.corpus.files import DataFile
 from indexer.corpus.formats import format_of, open_file
 from indexer.corpus.listing import list_files
+from indexer.corpus.parsed import to_column
 from indexer.corpus.shards import cut_shards
+from indexer.corpus.values import Fault
 from indexer.errors import BadFile, CorpusError, WrongColumns
 from indexer.settings import CorpusSettings
 from tests.corpus.test_documents import chosen
@@ -120,6 +122,8 @@ CSV_ROWS = [
     (b'd,"x"y,1', (None, "malformed")),
     (b"e,x,one", ("e", "bad_value")),
     (b"f,x,1.5", ("f", "bad_value")),
+    (b"j,x,00501", ("j", "bad_value")),
+    (b"k,x,0", ("k", None)),
     (b"g,\xff,1", ("g", "invalid_utf8")),
     (b"h,,1", ("h", "null_text")),
     (b",x,1", (None, "null_id")),
@@ -171,6 +175,24 @@ def test_types_are_those_of_the_first_lines_and_of_the_corpus(tmp_path: Path) ->
     (tmp_path / "c.csv").write_text("id,text,zip,n,f,b,s\n1,x,01234,5,1e3,true,\n2,y,99999,6,2,FALSE,\n")
     found = corpus_of(tmp_path / "c.csv", payload=["zip", "n", "f", "b", "s"]).payload.types
     assert [str(type_) for type_ in found] == ["string", "int64", "double", "bool", "null"]
+
+
+def test_a_number_that_loses_digits_is_a_bad_value(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,text,n,f,i\n1,x,1,0.5,12345678901234567890\n2,x,1,0,1\n")
+    lines = ["5,9007199254740992,1", "5,9007199254740993,1", "5,1e300,0", "5,-007.5,0", f"5,{'9' * 5000},0", "+01,1,1"]
+    (tmp_path / "b.csv").write_text("\n".join(["id,text,n,f,i", *(f"{at},x,{line}" for at, line in enumerate(lines))]))
+    corpus = corpus_of(tmp_path, payload=["n", "f", "i"])
+    # Integers alone, of more digits than any number holds, are text.
+    assert corpus.payload.types == [pa.int64(), pa.float64(), pa.string()]
+    assert scan_file(corpus, corpus.files[0])["reason"].null_count == 2
+    found = scan_file(corpus, corpus.files[1]).sort_by("row")["reason"].to_pylist()
+    assert found == [None, "bad_value", None, "bad_value", "bad_value", "bad_value"]
+
+
+def test_what_a_value_has_left_stays_for_digests_of_earlier_versions() -> None:
+    """They take such a row for a usable one, whose payload is read from the file again."""
+    column, faults = to_column(["00501", "7", None], pa.int64())
+    assert (column.to_pylist(), faults.tolist()) == ([501, 7, None], [Fault.OTHER_TYPE, 0, 0])
 
 
 def test_columns_are_checked_by_name(tmp_path: Path) -> None:

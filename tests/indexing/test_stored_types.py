@@ -1,6 +1,7 @@
 """A new file that sorts first does not change the type of a stored payload column, nor what other files are read as."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,7 @@ def test_a_newcomer_of_a_narrower_type_is_read_as_the_stored_one(
         ("csv", [1, 2], ["A1"], "string", ["1", "2"]),
         ("csv", [1.50, 2], ["none"], "string", ["1.5", "2"]),
         ("jsonl", [1, 2], ["A1"], "string", ["1", "2"]),
+        ("csv", [1, 20], ["007"], "string", ["1", "20"]),
         ("jsonl", [[{"x": 1}]], [[{"x": 0.5}]], "list<item: struct<x: double>>", [[{"x": 1.0}]]),
     ],
 )  # fmt: skip
@@ -138,6 +140,25 @@ def test_a_new_generation_has_the_types_of_its_files(tmp_path: Path) -> None:
     assert stored(ours) == ("string", {"b0": "5"})
     run_here(ours, rebuild="always")
     assert stored(ours) == ("int64", {"b0": 5})
+
+
+def test_what_an_earlier_version_stored_stays(tmp_path: Path) -> None:
+    """It dropped leading zeros of a file that has not changed since: that file's digest names no fault."""
+    write(tmp_path, FIRST, [99999], "csv")
+    write(tmp_path, OTHER, [99501], "csv")
+    ours = given(tmp_path)
+    run_here(ours)
+    path = tmp_path / "corpus" / "b.csv"
+    made = path.stat()
+    write(tmp_path, OTHER, ["00501"], "csv")
+    os.utime(path, ns=(made.st_atime_ns, made.st_mtime_ns))
+    assert run_here(ours)["status"] == "unchanged"
+    write(tmp_path, "c", [5], "csv")
+    summary = run_here(ours)
+    counts = [summary[name] for name in ("new", "unchanged", "payload_changed", "quarantined")]
+    assert (counts, stored(ours)[0]) == ([1, 2, 0, 0], "int64")
+    run_here(ours, rebuild="always")
+    assert stored(ours) == ("int64", {"a0": 99999, "b0": 501, "c0": 5})
 
 
 def test_a_drifted_newcomer_of_parquet_is_named_and_left_out(tmp_path: Path) -> None:
