@@ -22,7 +22,10 @@ from indexer.schema import CONTENT_HASH_TYPE
 from indexer.settings import CorpusSettings
 
 DIGEST_VERSION = 3
-"""Raised when the same file would give other values, hashes or reasons."""
+"""Raised when the same file would give other values, hashes or reasons.
+
+Not for faults that :func:`indexer.corpus.parsed.to_column` finds beside a value: an index goes on with what it stored.
+"""
 
 
 @dataclass(frozen=True)

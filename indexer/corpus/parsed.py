@@ -79,6 +79,8 @@ def _converter(target: pa.DataType) -> Callable[[Sequence[object], pa.DataType],
 
 def _loser(target: pa.DataType) -> Callable[[object], bool] | None:
     """Tells of a value whether the conversion leaves out a part of it; ``None`` for a type that has no such values."""
+    if types.is_nested(target):
+        return lambda value: _has_more(value, target)
     if types.is_floating(target):
         return lambda value: isinstance(value, str) and (LEADING_ZERO.match(value) is not None or is_rounded(value))
     if types.is_integer(target) or types.is_decimal(target):
@@ -87,6 +89,18 @@ def _loser(target: pa.DataType) -> Callable[[object], bool] | None:
         # Arrow takes any number but 0 for true.
         return lambda value: isinstance(value, int | float) and value not in {0, 1}
     return None
+
+
+def _has_more(value: object, target: pa.DataType) -> bool:
+    """Whether an object has a value under a key that the type lacks, at any depth."""
+    if isinstance(value, list) and (is_list(target) or types.is_fixed_size_list(target)):
+        return any(_has_more(item, target.value_type) for item in value)
+    if isinstance(value, dict) and types.is_struct(target):
+        known = {field.name: field.type for field in target}
+        return any(
+            item is not None and (key not in known or _has_more(item, known[key])) for key, item in value.items()
+        )
+    return False
 
 
 def _strings(values: Sequence[object], target: pa.DataType) -> pa.Array:

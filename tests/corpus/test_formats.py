@@ -1,12 +1,17 @@
 """JSON Lines and CSV are read as Parquet is: the same rows by range, and a bad row costs no other row."""
 
+import csv
 import gzip
+import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import given, strategies
 
 from indexer.corpus import lines, text_rows
 from indexer.corpus.digests import scan_file
@@ -16,6 +21,7 @@ from indexer.corpus.formats import format_of, open_file
 from indexer.corpus.listing import list_files
 from indexer.corpus.parsed import to_column
 from indexer.corpus.shards import cut_shards
+from indexer.corpus.types import without_null_type
 from indexer.corpus.values import Fault
 from indexer.errors import BadFile, CorpusError, WrongColumns
 from indexer.settings import CorpusSettings
@@ -189,10 +195,93 @@ def test_a_number_that_loses_digits_is_a_bad_value(tmp_path: Path) -> None:
     assert found == [None, "bad_value", None, "bad_value", "bad_value", "bad_value"]
 
 
+def test_a_key_that_the_type_lacks_is_a_bad_value_at_every_depth(tmp_path: Path) -> None:
+    types = pa.struct([("x", pa.int64()), ("deep", pa.list_(pa.struct([("y", pa.string())])))])
+    rows = [
+        ({"x": 1, "deep": [{"y": "a"}, None]}, None),
+        ({"x": 1, "z": None, "deep": [{"y": "a", "z": None}]}, None),
+        ({"z": 1}, "bad_value"),
+        ({"x": 1, "deep": [{"y": "a"}, {"z": []}]}, "bad_value"),
+        ({}, None),
+    ]
+    lines = (json.dumps({"id": str(at), "text": "x", "p": value}) + "\n" for at, (value, _) in enumerate(rows))
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    files = list_files(str(tmp_path), "")
+    corpus = Corpus(CorpusSettings(uri=str(tmp_path), payload=["p"]), files, pa.schema([("p", types)]))
+    digest = scan_file(corpus, files[0]).sort_by("row")
+    assert digest["reason"].to_pylist() == [reason for _, reason in rows]
+
+
 def test_what_a_value_has_left_stays_for_digests_of_earlier_versions() -> None:
     """They take such a row for a usable one, whose payload is read from the file again."""
     column, faults = to_column(["00501", "7", None], pa.int64())
     assert (column.to_pylist(), faults.tolist()) == ([501, 7, None], [Fault.OTHER_TYPE, 0, 0])
+    column, faults = to_column([{"x": 1, "z": 2}, {"x": 1.5}], pa.struct([("x", pa.int64())]))
+    assert (column.to_pylist(), faults.tolist()) == ([{"x": 1}, None], [Fault.OTHER_TYPE] * 2)
+
+
+NUMBERS = strategies.integers(-(2**53), 2**53) | strategies.sampled_from([0.5, -2.0, 3])
+LEAVES = NUMBERS | strategies.booleans() | strategies.sampled_from(["00501", "5", "x", "1e3"])
+OBJECTS = strategies.dictionaries(strategies.sampled_from("abc"), LEAVES, max_size=2)
+KINDS = (NUMBERS, strategies.booleans(), LEAVES, OBJECTS, strategies.lists(NUMBERS, max_size=2) | OBJECTS)
+COLUMNS = strategies.sampled_from(KINDS).flatmap(lambda kind: strategies.lists(kind | strategies.none(), min_size=1))
+
+
+def write_column(path: Path, values: list[Any]) -> None:
+    """Writes a file with a payload column; CSV has text only."""
+    rows = [{"id": f"{path.stem}{at}", "text": "x", "p": value} for at, value in enumerate(values)]
+    if path.suffix == ".jsonl":
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        return
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["id", "text", "p"], *(row.values() for row in rows)])
+
+
+def told(corpus: Corpus) -> Corpus:
+    """The corpus as a new index stores it: text where no file shows a type."""
+    return replace(corpus, payload=pa.schema([("p", without_null_type(corpus.payload.field("p").type))]))
+
+
+def values_of(corpus: Corpus, file: DataFile) -> dict[str, Any]:
+    """The payload of the usable rows."""
+    only = replace(corpus, files=(file,))
+    shards = cut_shards(chosen(only), 1 << 20, "")
+    batches = [batch for shard in shards for batch in read_shard(only, shard)]
+    return {name: row["p"] for batch in batches for name, row in zip(batch.ids, batch.payload.to_pylist(), strict=True)}
+
+
+def is_told(value: Any, stored: Any) -> bool:
+    """Whether a stored value says what the file says."""
+    if isinstance(stored, str):
+        return str(value) == stored
+    if isinstance(value, dict):
+        told = {key: item for key, item in value.items() if item is not None}
+        return all(is_told(item, stored[key]) for key, item in told.items())
+    if isinstance(value, list):
+        return len(value) == len(stored) and all(map(is_told, value, stored))
+    if isinstance(value, str):
+        return json.loads(value.lower()) == stored
+    return bool(value == stored)
+
+
+@given(
+    suffix=strategies.sampled_from(["csv", "jsonl"]), old=strategies.lists(COLUMNS, min_size=1, max_size=2), new=COLUMNS
+)
+def test_a_file_that_sorts_first_changes_no_value_of_another(suffix: str, old: list[list[Any]], new: list[Any]) -> None:
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        columns = dict(zip("bc", old, strict=False))
+        for name, values in columns.items():
+            write_column(root / f"{name}.{suffix}", values)
+        before = told(corpus_of(root, payload=["p"]))
+        known = {file.path: values_of(before, file) for file in before.files}
+        write_column(root / f"a.{suffix}", new)
+        after = told(open_corpus(before.settings, before.payload))
+        for file in before.files:
+            values = columns[Path(file.path).stem]
+            found = values_of(after, file)
+            assert found.keys() >= known[file.path].keys()
+            assert all(is_told(values[int(name[1:])], value) for name, value in found.items())
 
 
 def test_columns_are_checked_by_name(tmp_path: Path) -> None:

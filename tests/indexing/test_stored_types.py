@@ -89,6 +89,7 @@ def test_a_newcomer_of_a_narrower_type_is_read_as_the_stored_one(
         ("csv", [1.50, 2], ["none"], "string", ["1.5", "2"]),
         ("jsonl", [1, 2], ["A1"], "string", ["1", "2"]),
         ("csv", [1, 20], ["007"], "string", ["1", "20"]),
+        ("jsonl", [{"x": 1}], [{"y": [2]}], "struct<x: int64, y: list<item: int64>>", [{"x": 1, "y": None}]),
         ("jsonl", [[{"x": 1}]], [[{"x": 0.5}]], "list<item: struct<x: double>>", [[{"x": 1.0}]]),
     ],
 )  # fmt: skip
