@@ -38,9 +38,6 @@ JOINED = "BTREE"
 SAMPLE_RATE = 256
 """Rows per centre that training reads."""
 
-PQ_CENTRES = 256
-"""Centres of a codebook of 8 bits."""
-
 
 def fragment_ranges(uri: str, name: str, version: int, most: int = MOST_PARTS) -> list[list[int]]:
     """Ids of a table's fragments in ranges of about the same number, at most so many."""
@@ -158,7 +155,7 @@ def _trained(dataset: lance.LanceDataset, spec: IndexSpec) -> IndexSpec:
     config = vector_index.configuration(kind, metric)
     # With parts of their own rotations or codebooks, no later maintenance could join them.
     if kind.endswith("PQ"):
-        codebook = builder.train_pq(trained, sample_rate=min(SAMPLE_RATE, count // PQ_CENTRES))
+        codebook = builder.train_pq(trained, sample_rate=min(SAMPLE_RATE, count // vector_index.PQ_CENTRES))
         parameters |= {"pq_codebook": codebook.codebook, "num_sub_vectors": codebook.num_subvectors}
     if kind.endswith("RQ"):
         model = indices.build_rq_model(dimension=builder.dimension, num_bits=config.num_bits)

@@ -64,6 +64,9 @@ REFINED = {"PQ": 20, "RQ": 30, "SQ": 3}
 EXACT_COMPONENTS = 1 << 26
 """Vector components (rows x width) below which exact search takes tens of milliseconds and needs no index."""
 
+PQ_CENTRES = 256
+"""Centres of a codebook of 8 bits. Lance trains none on fewer rows, and leaves an index that covers no row."""
+
 BITS_ROWS = 20_000_000
 """Rows from which an index keeps a bit per component (RaBitQ): a byte per component would exceed one machine."""
 
@@ -182,7 +185,7 @@ def latest_rows(uri: str, name: str) -> int:
 
 
 def choose_index_type(setting: str, rows: int, width: int) -> str:
-    """Type of a table's vector index.
+    """Type of a table's vector index: none where there are too few rows to train it.
 
     Args:
         setting: ``auto``, ``none`` or a LanceDB index type.
@@ -192,6 +195,8 @@ def choose_index_type(setting: str, rows: int, width: int) -> str:
     Returns:
         ``none`` or a LanceDB index type.
     """
+    if rows < (PQ_CENTRES if setting.endswith("PQ") else 1):
+        return NO_INDEX
     if setting != "auto":
         return setting
     if rows * width < EXACT_COMPONENTS:
@@ -263,10 +268,11 @@ def _index_type(dataset: lance.LanceDataset) -> str:
 
 
 def _index_metric(dataset: lance.LanceDataset) -> str | None:
-    """Metric of the vector index, ``None`` where there is none."""
+    """Metric of the vector index, ``None`` where there is none or it has no centres."""
     names = (found.name for found in dataset.describe_indices() if found.field_names == [schema.VECTOR])
     segments = (segment for name in names for segment in dataset.stats.index_stats(name)["indices"])
-    return next((str(segment["metric_type"]) for segment in segments), None)
+    # Lance tells no metric of a segment that was built on too few rows to train on.
+    return next((str(segment["metric_type"]) for segment in segments if "metric_type" in segment), None)
 
 
 @dataclass(frozen=True)

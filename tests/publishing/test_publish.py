@@ -100,6 +100,40 @@ def test_a_vector_index_that_misses_too_much_is_not_published(tmp_path: Path, mo
     assert 0.01 <= published.description.gates["gates.recall"] < 1
 
 
+def test_a_vector_index_waits_for_the_rows_that_train_it(tmp_path: Path) -> None:
+    given = settings(tmp_path, index={"vector_index": "IVF_PQ", "widths": [96]}, gates={"recall": 0})
+    for count, index in ((5, "none"), (256, "IVF_PQ")):
+        write(tmp_path / "corpus" / "a.parquet", words(count))
+        (table,) = run_here(given)["tables"]
+        assert (table["rows"], table["index"]) == (count, index)
+        assert run_here(given)["status"] == "unchanged"
+
+
+def test_a_run_finishes_what_an_untrained_vector_index_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = settings(tmp_path, index={"vector_index": "IVF_PQ", "widths": [96]})
+    write(tmp_path / "corpus" / "a.parquet", words(5))
+    with monkeypatch.context() as patch:
+        patch.setattr(vector_index, "choose_index_type", lambda setting, *_: setting)
+        with pytest.raises(RefusedError, match="rows_unindexed is 5, allowed 0"):
+            run_here(given)
+    (table,) = run_here(given)["tables"]
+    assert (table["rows"], table["index"]) == (5, "none")
+
+
+def test_a_vector_index_of_no_rows_is_trained_when_there_are_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gates = {"max_quarantined": 1, "recall": 0}
+    given = settings(tmp_path, index={"vector_index": "IVF_SQ", "widths": [96]}, gates=gates)
+    write(tmp_path / "corpus" / "a.parquet", [("empty", " ")])
+    with monkeypatch.context() as patch:
+        patch.setattr(vector_index, "choose_index_type", lambda setting, *_: setting)
+        run_here(given)
+    write(tmp_path / "corpus" / "a.parquet", words(5))
+    (table,) = run_here(given)["tables"]
+    assert (table["rows"], table["index"]) == (5, "IVF_SQ")
+
+
 def test_a_refusal_ends_with_status_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "corpus" / "a.parquet", words(100))
     run_here(settings(tmp_path))

@@ -332,6 +332,11 @@ def test_staged_rows_can_be_read_back(uri: str) -> None:
         ("auto", 50_000_000, 100, "IVF_PQ"),
         ("none", 50_000_000, 256, "none"),
         ("IVF_FLAT", 10, 256, "IVF_FLAT"),
+        ("IVF_RQ", 1, 256, "IVF_RQ"),
+        ("IVF_HNSW_SQ", 0, 256, "none"),
+        ("IVF_PQ", 255, 256, "none"),
+        ("IVF_HNSW_PQ", 255, 256, "none"),
+        ("IVF_PQ", 256, 256, "IVF_PQ"),
     ],
 )
 def test_the_vector_index_follows_rows_and_width(setting: str, count: int, width: int, kind: str) -> None:
