@@ -73,7 +73,9 @@ def is_built(dataset: lance.LanceDataset, column: str, text: TextRecord) -> bool
     if index_name(column) not in {found.name for found in dataset.describe_indices()}:
         return False
     segments = dataset.stats.index_stats(index_name(column))["indices"]
-    return all(wanted.items() <= segment["params"].items() for segment in segments)
+    # Lance tells no parameters of a segment without rows. An index of such segments alone is quickly built again.
+    told = [segment["params"] for segment in segments if "params" in segment]
+    return bool(told) and all(wanted.items() <= parameters.items() for parameters in told)
 
 
 def indexed_columns(dataset: lance.LanceDataset) -> list[str]:

@@ -232,6 +232,16 @@ def test_new_rows_of_a_large_table_get_segments_until_there_are_many(uri: str, m
     assert dataset.count_rows(filters.one_of("kind", ["page"])) == len(left)
 
 
+def test_a_full_text_index_of_no_rows_is_built_again(uri: str) -> None:
+    text = TextRecord(columns=["kind"], **TextSettings().model_dump())
+    dataset = lance.dataset(f"{uri}/{NAME}.lance")
+    scalar_indices.build(dataset, text_index.spec("kind", text))
+    assert not text_index.is_built(dataset, "kind", text)
+    commits.commit(uri, NAME, change(1, 2, tables.stage(uri, NAME, rows(0, 5))))
+    vector_index.maintain(uri, NAME, "none", "cosine", wanted=SearchIndices(text))
+    assert text_index.is_built(lance.dataset(f"{uri}/{NAME}.lance"), "kind", text)
+
+
 def test_an_untouched_table_of_another_schema_is_made_anew(uri: str) -> None:
     other = Layout("docs", 1, (64, 32), "float16", "cosine", pa.schema([]))
     tables.create_missing(uri, other.schemas(), "docs")
