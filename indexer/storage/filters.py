@@ -2,16 +2,16 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from datetime import date, datetime
+from datetime import date
 from decimal import Decimal
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 from pyarrow import types
 
 from indexer import schema
 from indexer.errors import SettingsError
+from indexer.storage import instants
 
 NOTHING = "false"
 """Condition that no row meets."""
@@ -22,6 +22,11 @@ ITEMS = (types.is_boolean, types.is_integer, types.is_string, types.is_large_str
 """Types of which a list can be filtered by its items."""
 
 LEAST_INTEGER = -(1 << 63)
+
+OFFSET = "give times with their offset, as 2024-03-01T18:30+01:00"
+
+UNITS = {"s": "Second", "ms": "Millisecond", "us": "Microsecond", "ns": "Nanosecond"}
+"""Units of timestamps in SQL, by Arrow's names."""
 
 LARGEST_DECIMAL = 38
 """Digits of the widest decimals that Lance's SQL has."""
@@ -144,7 +149,10 @@ def _matching(name: str, wanted: Any, table: pa.Schema) -> str:
             low, high = wanted
             return _in_range(column, low, high, type_)
         return _is_any(column, wanted if isinstance(wanted, list) else [wanted], type_)
-    except (TypeError, ValueError, OverflowError, pa.ArrowException):
+    except LookupError:
+        raise SettingsError(f"filters: the time zone of column {name!r}, {type_}, is unknown here: {OFFSET}") from None
+    # Arithmetic errors are overflows, and what a decimal says of a text or of no number.
+    except (TypeError, ValueError, ArithmeticError, pa.ArrowException):
         raise SettingsError(f"filters: the value for column {name!r} does not fit its type {type_}") from None
 
 
@@ -168,8 +176,10 @@ def _is_any(column: str, wanted: list[Any], type_: pa.DataType) -> str:
 
 def _in_range(column: str, low: Any, high: Any, type_: pa.DataType) -> str:
     """Condition that a column lies between two values; both ends count."""
-    if types.is_integer(type_):
-        least, most = _integers(type_)
+    if types.is_timestamp(type_):
+        low, high = (None if bound is None else instants.count(bound, type_) for bound in (low, high))
+    if types.is_integer(type_) or types.is_timestamp(type_):
+        least, most = integers(type_)
         low = max(math.ceil(low), least) if low is not None else None
         high = min(math.floor(high), most) if high is not None else None
         if (low is not None and low > most) or (high is not None and high < least):
@@ -185,11 +195,13 @@ def _in_range(column: str, low: Any, high: Any, type_: pa.DataType) -> str:
 def _literals(values: Iterable[Any], type_: pa.DataType) -> list[str]:
     """SQL literals of the values that the type can hold: a value that it cannot hold equals none of a column."""
     found: list[str] = []
+    if types.is_timestamp(type_):
+        values = [instants.count(value, type_) for value in values]
     for value in values:
-        if types.is_integer(type_):
+        if types.is_integer(type_) or types.is_timestamp(type_):
             if isinstance(value, str | bytes):
                 raise TypeError("not a number")
-            least, most = _integers(type_)
+            least, most = integers(type_)
             if value != int(value) or not least <= value <= most:
                 continue
         if types.is_floating(type_) and value == 0:
@@ -205,14 +217,17 @@ def _integer_name(type_: pa.DataType) -> str:
     return name if types.is_signed_integer(type_) else f"{name} UNSIGNED"
 
 
-def _integers(type_: pa.DataType) -> tuple[int, int]:
-    """Least and greatest value of an integer type."""
+def integers(type_: pa.DataType) -> tuple[int, int]:
+    """Least and greatest value of a type of integers, or of the units of timestamps."""
     bits = type_.bit_width
-    return (-(1 << bits - 1), (1 << bits - 1) - 1) if types.is_signed_integer(type_) else (0, (1 << bits) - 1)
+    return (0, (1 << bits) - 1) if types.is_unsigned_integer(type_) else (-(1 << bits - 1), (1 << bits - 1) - 1)
 
 
 def literal(value: Any, type_: pa.DataType) -> str:
-    """SQL literal of a value as a type; raises ValueError or TypeError if the type cannot hold it."""
+    """SQL literal of a value as a type, of a moment as :func:`indexer.storage.instants.count` counts it.
+
+    Raises ValueError or TypeError if the type cannot hold it.
+    """
     write = next(write for fits, write in LITERALS if fits(type_))
     return write(value, type_)
 
@@ -247,16 +262,26 @@ def _date(value: Any, _: pa.DataType) -> str:
 
 
 def _timestamp(value: Any, type_: pa.DataType) -> str:
-    return f"timestamp '{_wall_time(value, type_)}'"
+    # As text Lance would read what a clock shows, which is one text for the two hours that are repeated in autumn. It
+    # would also cut digits that the column's unit cannot hold.
+    if type_.tz and '"' in type_.tz:
+        raise ValueError("no name of a time zone")
+    zone = f'Some("{type_.tz}")' if type_.tz else "None"
+    return f"arrow_cast({int(value)}, {_quoted(f'Timestamp({UNITS[type_.unit]}, {zone})')})"
 
 
 def _string(value: Any, _: pa.DataType) -> str:
     if not isinstance(value, str):
         raise TypeError("not a text")
+    value.encode()  # a ValueError where half a surrogate pair stands alone, which Lance cannot take
     return _quoted(value)
 
 
-def _binary(value: Any, _: pa.DataType) -> str:
+def _binary(value: Any, type_: pa.DataType) -> str:
+    if not isinstance(value, bytes | bytearray | memoryview):
+        raise TypeError("not bytes")
+    if types.is_fixed_size_binary(type_) and len(bytes(value)) != type_.byte_width:
+        raise ValueError("another number of bytes")
     return f"X'{bytes(value).hex()}'"
 
 
@@ -273,16 +298,6 @@ LITERALS = (
     (types.is_fixed_size_binary, _binary),
 )
 """How a value is written, by its column's type."""
-
-
-def _wall_time(value: Any, type_: pa.TimestampType) -> str:
-    """A time as a clock in the column's time zone shows it, which is how Lance reads literals."""
-    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
-    if not isinstance(moment, datetime):
-        moment = datetime(moment.year, moment.month, moment.day)  # noqa: DTZ001  # a day in the column's own zone
-    if moment.tzinfo is not None:
-        moment = moment.astimezone(ZoneInfo(type_.tz or "UTC")).replace(tzinfo=None)
-    return moment.isoformat(sep=" ")
 
 
 def _quoted(value: str) -> str:

@@ -1,9 +1,10 @@
 """Filters by values of every payload type: the same rows as polars finds, with an index and without."""
 
 import random
-from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
+from itertools import product
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from indexer.errors import SettingsError
-from indexer.storage import filters, scalar_indices
+from indexer.storage import filters, scalar_indices, where
 
 ROWS = 400
 
@@ -196,8 +197,12 @@ def test_every_type_uses_its_index(indexed: lance.LanceDataset) -> None:
         ({"count": (-5, -1)}, "false"),
         ({"year": []}, "false"),
         ({"day": "2024-02-29"}, "`day` IN (date '2024-02-29')"),
-        ({"at": date(2024, 2, 29)}, "`at` IN (timestamp '2024-02-29 00:00:00')"),
-        ({"berlin": datetime(2024, 7, 1, 12, tzinfo=UTC)}, "`berlin` IN (timestamp '2024-07-01 14:00:00')"),
+        ({"at": date(2024, 2, 29)}, "`at` IN (arrow_cast(1709164800000000, 'Timestamp(Microsecond, None)'))"),
+        (
+            {"utc": "2024-02-29T01:00+01:00"},
+            "`utc` IN (arrow_cast(1709164800000, 'Timestamp(Millisecond, Some(\"UTC\"))'))",
+        ),
+        ({"second": "2024-02-29T00:00:00.5"}, "false"),
         ({"cost": 1.5}, "`cost` IN (CAST('1.50' AS DECIMAL(12, 2)))"),
         ({"word": ["'; DROP", None]}, "(`word` IN ('''; DROP') OR `word` IS NULL)"),
         ({}, None),
@@ -219,6 +224,17 @@ def test_values_are_written_for_their_column(plain: lance.LanceDataset, wanted: 
         ({"day": "tomorrow"}, "'day' does not fit its type date32"),
         ({"price": float("nan")}, "'price' does not fit its type double"),
         ({"cost": Decimal("1.555")}, "'cost' does not fit"),
+        ({"cost": "x"}, "'cost' does not fit"),
+        ({"big": Decimal("sNaN")}, "'big' does not fit"),
+        ({"big": float("inf")}, "'big' does not fit"),
+        ({"price": 10**400}, "'price' does not fit"),
+        ({"at": 5}, "'at' does not fit"),
+        ({"at": "0000-01-01"}, "'at' does not fit"),
+        ({"at": (None, np.datetime64("NaT"))}, "'at' does not fit"),
+        ({"day": "10000-01-01"}, "'day' does not fit"),
+        ({"raw": 10**12}, "'raw' does not fit"),
+        ({"fixed": b"abc"}, "'fixed' does not fit"),
+        ({"word": "\ud800"}, "'word' does not fit"),
         ({"tags": ("a", None)}, "'tags' does not fit its type list"),
         ({"year": (1, 2, 3)}, "'year' does not fit"),
         ({"nothing": 1}, "there is no column 'nothing'"),
@@ -233,3 +249,104 @@ def test_types_that_cannot_be_compared_have_no_index() -> None:
     refused = [pa.float16(), pa.time64("us"), pa.duration("s"), pa.decimal256(50, 2), pa.struct([("a", pa.int8())])]
     assert not any(scalar_indices.can_index(type_) for type_ in refused)
     assert set(COLUMNS) - set(INDEXED) == {"half"}
+
+
+ZONES = [None, "UTC", "+02:00", "-07:30", "Europe/Berlin", "America/St_Johns", "Not/Known"]
+
+Compared = tuple[str | None, Callable[[int], bool]]
+
+UNITS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+"""Nanoseconds of Arrow's units."""
+
+INSTANTS = [(column, zone, unit) for column, (zone, unit) in enumerate(product(ZONES, UNITS))]
+
+REPEATED = 1_729_990_800 * 10**9
+"""Nanoseconds until clocks in Berlin go from three back to two."""
+
+
+def nanoseconds(drawn: random.Random) -> int:
+    """An instant within two hours of that moment, in steps of 20 minutes and a little more."""
+    return REPEATED + drawn.randrange(-6, 7) * 1200 * 10**9 + drawn.choice([0, 0, 1, 1000, 10**6, 5 * 10**8, 123456789])
+
+
+def text(instant: int, zone: ZoneInfo) -> str:
+    """An instant as a clock of a zone shows it, with its offset."""
+    shown = datetime.fromtimestamp(instant // 10**9, zone).isoformat()
+    return f"{shown[:19]}.{instant % 10**9:09d}{shown[19:]}"
+
+
+@pytest.fixture(scope="module")
+def instants(tmp_path_factory: pytest.TempPathFactory) -> tuple[pa.Table, lance.LanceDataset, lance.LanceDataset]:
+    """Instants of every column in nanoseconds, a table of them, and one with scalar indices."""
+    drawn, size = random.Random(0), 60
+    exact = {str(at): [nanoseconds(drawn) // UNITS[unit] for _ in range(size)] for at, _, unit in INSTANTS}
+    stored = {str(at): pa.array(exact[str(at)]).cast(pa.timestamp(unit, zone)) for at, zone, unit in INSTANTS}
+    known = {str(at): [count * UNITS[unit] for count in exact[str(at)]] for at, _, unit in INSTANTS}
+    table, root = pa.table({"row": range(size), **stored}), tmp_path_factory.mktemp("instants")
+    plain, indexed = (lance.write_dataset(table, str(root / f"{name}.lance")) for name in ("plain", "indexed"))
+    for name in stored:
+        indexed.create_scalar_index(name, "BTREE")
+    return pa.table(known), plain, indexed
+
+
+def of_two_instants(at: int, first: int, last: int, texts: tuple[str, str], table: pa.Schema) -> Iterator[Compared]:
+    """Conditions on a column, and which instants meet them."""
+    name, (low, high) = str(at), texts
+    yield filters.matches({name: low}, table), lambda row: row == first
+    yield filters.matches({name: [low, high]}, table), lambda row: row in {first, last}
+    yield filters.matches({name: (low, high)}, table), lambda row: first <= row <= last
+    for condition, holds in (
+        (f"`{at}` < '{low}'", lambda row: row < first),
+        (f"'{low}' >= `{at}`", lambda row: first >= row),
+        (f"`{at}` > '{low}' OR `{at}` = '{low}'", lambda row: row >= first),
+        (f"`{at}` NOT IN ('{low}', '{high}')", lambda row: row not in {first, last}),
+        (f"`{at}` BETWEEN '{low}' AND '{high}'", lambda row: first <= row <= last),
+    ):
+        yield where.condition(condition, table), holds
+
+
+def test_instants_are_compared_as_python_compares_them(
+    instants: tuple[pa.Table, lance.LanceDataset, lance.LanceDataset],
+) -> None:
+    known, plain, indexed = instants
+    drawn = random.Random(2)
+    for at in [column for column, *_ in INSTANTS] * 8:
+        rows = known[str(at)].to_pylist()
+        first, last = sorted(drawn.choice([nanoseconds(drawn), drawn.choice(rows)]) for _ in range(2))
+        low, high = (text(value, ZoneInfo(drawn.choice(["UTC", "Europe/Berlin"]))) for value in (first, last))
+        for condition, holds in of_two_instants(at, first, last, (low, high), plain.schema):
+            expected = [place for place, row in enumerate(rows) if holds(row)]
+            assert found(plain, str(condition)) == expected, (INSTANTS[at], condition)
+            assert found(indexed, str(condition)) == expected, (INSTANTS[at], condition, "with an index")
+
+
+def test_times_without_an_offset_are_the_columns_own() -> None:
+    table = pa.schema([(str(at), pa.timestamp(unit, zone)) for at, zone, unit in INSTANTS])
+    for at, zone, unit in INSTANTS[:-4]:
+        offset = {"+02:00": 2, "-07:30": -7.5, "Europe/Berlin": 2, "America/St_Johns": -2.5}.get(str(zone), 0)
+        moment = datetime(2024, 10, 27, 2, 30, tzinfo=timezone(timedelta(hours=offset)))
+        written = filters.matches({str(at): moment}, table)
+        assert written == filters.matches({str(at): "2024-10-27 02:30"}, table), (zone, unit)
+    with pytest.raises(
+        SettingsError, match=r"the time zone of column '27', .*Not/Known.* give times with their offset"
+    ):
+        filters.matches({"27": "2024-10-27"}, table)
+    with pytest.raises(SettingsError, match=r"the time zone of column 27, .*Not/Known.* is unknown here"):
+        where.condition("`27` < '2024-10-27'", table)
+
+
+def test_the_ends_of_time_are_bounds_of_every_column(
+    instants: tuple[pa.Table, lance.LanceDataset, lance.LanceDataset],
+) -> None:
+    """Nanoseconds of 64 bits end in 1677 and 2262."""
+    _, plain, _ = instants
+    for at, zone, unit in INSTANTS:
+        for condition in (
+            filters.matches({str(at): ("0001-01-01T00:00Z", datetime.max.replace(tzinfo=UTC))}, plain.schema),
+            where.condition(f"`{at}` < '9999-12-31T00:00Z' AND `{at}` != '0001-01-01T00:00Z'", plain.schema),
+        ):
+            assert len(found(plain, str(condition))) == 60, (zone, unit)
+        assert filters.matches({str(at): ("9999-12-31T00:00Z", None)}, plain.schema) in {
+            filters.NOTHING,
+            f"(`{at}` >= {filters.literal(253402214400 * 10**9 // UNITS[unit], plain.schema.field(str(at)).type)})",
+        }
