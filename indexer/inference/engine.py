@@ -22,7 +22,7 @@ from indexer.inference.text_vectors import TextVectors
 from indexer.steps import step
 
 if TYPE_CHECKING:
-    pass
+    from indexer.inference.packed import PackedRunner
 
 
 class Embedder(Protocol):
@@ -105,7 +105,8 @@ class Engine:
         self._width = 1 if mode == "score" else self.dimension
         self._broken = False
         self._loop = StepLoop(self._engine, TASKS[mode], spec.slowest)
-        self._packed, self.way_back = None, None
+        self._packed: PackedRunner | None = None
+        self.way_back: str | None = None
         try:
             with step("trying the engine on known texts"):
                 self._try(spec, canary, mode, canary_second)

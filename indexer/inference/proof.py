@@ -77,6 +77,7 @@ def proven(
     sequences, places = _mixed(canary, second, spec.max_tokens)
     expected = loop.run(sequences, width, places)
     packed: PackedRunner | None = None
+    reason: str | None
     try:
         packed = PackedRunner(llm_engine, step_deadline=lambda tokens: deadline(GRACE_SECONDS + tokens / spec.slowest))
         found, is_exact = _in_steps(packed, sequences, places), spec.dtype == "float32"
