@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 import pyarrow as pa
 
@@ -54,7 +54,7 @@ class StorePlace:
 
     def uri(self, path: str) -> str:
         """What another library opens a path by."""
-        return f"{self._root}/{self._key(path)}"
+        return f"{self._root}/{quote(self._key(path))}"
 
     def _key(self, path: str) -> str:
         """Path in the bucket."""

@@ -33,10 +33,10 @@ class Place(Protocol):
 
 
 class ArrowPlace:
-    """A filesystem of Arrow: a disk, HDFS."""
+    """A filesystem of Arrow."""
 
-    def __init__(self, filesystem: fs.FileSystem, root: str = "") -> None:
-        """Takes the filesystem and the beginning of its URIs, none on a disk."""
+    def __init__(self, filesystem: fs.FileSystem, root: str) -> None:
+        """Takes the filesystem and the beginning of its URIs."""
         self._filesystem = filesystem
         self._root = root
 
@@ -59,6 +59,14 @@ class ArrowPlace:
         return self._root + path
 
 
+class DiskPlace(ArrowPlace):
+    """A disk. Its paths are what other libraries open, as they are: in a URI they would have to be escaped."""
+
+    def __init__(self) -> None:
+        """Takes Arrow's filesystem for single files."""
+        super().__init__(fs.LocalFileSystem(), root="")
+
+
 def _described(info: fs.FileInfo) -> DataFile:
     """The file of an entry of a listing."""
     return DataFile(info.path, info.size or 0, info.mtime_ns or 0)
@@ -76,7 +84,7 @@ def place_of(uri: str, setting: str) -> tuple[Place, str]:
     """
     scheme, is_uri, rest = uri.partition("://")
     if not is_uri:
-        return ArrowPlace(fs.LocalFileSystem()), str(Path(uri).expanduser().absolute())
+        return DiskPlace(), str(Path(uri).expanduser().absolute())
     try:
         if scheme == "hf":
             return HubPlace(), rest.rstrip("/")
@@ -88,6 +96,8 @@ def place_of(uri: str, setting: str) -> tuple[Place, str]:
     except (OSError, ValueError, pa.ArrowException, RemoteError) as error:
         # Arrow and obstore quote the URI, which may hold a secret.
         raise CorpusError(f"{setting}: {shown(uri)} cannot be opened ({type(error).__name__})") from None
+    if isinstance(filesystem, fs.LocalFileSystem):
+        return DiskPlace(), path
     return ArrowPlace(filesystem, f"{scheme}://{urlsplit(uri).netloc}"), path
 
 

@@ -1,6 +1,7 @@
 """Lance datasets: a fragment is a file, deleted rows are not there, what changes is read again."""
 
 from pathlib import Path
+from urllib.parse import quote
 
 import lance
 import pytest
@@ -42,6 +43,14 @@ def test_fragments_are_files(tmp_path: Path, place: str) -> None:
     ]
     assert len(shards) > 3
     assert read == ROWS
+
+
+@pytest.mark.parametrize("name", ["plain", "a space", "ha#sh", "que?ry", "per%25cent", "\u00fc"])
+def test_a_uri_is_found_whatever_has_to_be_escaped(tmp_path: Path, name: str) -> None:
+    sources.lance_dataset(tmp_path / name, ROWS[:10])
+    corpus = open_corpus(CorpusSettings(uri=f"file://{quote(str(tmp_path / name))}"))
+    assert [file.path for file in corpus.files] == [f"{tmp_path}/{name}/docs.lance#{number}" for number in range(2)]
+    assert ids(corpus) == [name for name, *_ in ROWS[:10]]
 
 
 def test_only_fragments_that_change_are_read_again(tmp_path: Path) -> None:

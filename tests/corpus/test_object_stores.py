@@ -3,6 +3,8 @@
 import hashlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -40,6 +42,18 @@ def test_a_store_is_listed_and_read_as_a_disk_is(store: Store, suffix: str, plac
         f"{bucket}/a {suffix}/lang=d%C3%A9/part-{number}.{suffix}" for number in range(2)
     ]
     assert {file.partitions["lang"] for file in corpus.files} == {"dé"}
+    found = [name for file in corpus.files for name in scan_file(corpus, file)["id"].to_pylist()]
+    assert sorted(found) == sorted(name for name, *_ in ROWS)
+
+
+@pytest.mark.parametrize("name", ["a space", "ha#sh", "que?ry", "per%25cent"])
+def test_a_lance_dataset_is_found_whatever_has_to_be_escaped(store: Store, tmp_path: Path, name: str) -> None:
+    root, put = store
+    sources.lance_dataset(tmp_path, ROWS)
+    for path in tmp_path.rglob("*.*"):
+        if path.is_file():
+            put(f"{name}/{path.relative_to(tmp_path)}", path.read_bytes())
+    corpus = open_corpus(CorpusSettings(uri=f"{root}/{quote(name)}"))
     found = [name for file in corpus.files for name in scan_file(corpus, file)["id"].to_pylist()]
     assert sorted(found) == sorted(name for name, *_ in ROWS)
 
