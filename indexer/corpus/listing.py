@@ -1,14 +1,12 @@
 """Lists the files at a URI: one rule for files, directories and globs."""
 
 import hashlib
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from itertools import takewhile
-from pathlib import Path
 
 from fsspec.utils import glob_translate
 
@@ -106,12 +104,12 @@ def _some(names: list[str]) -> str:
 
 def _matching(place: Place, path: str) -> Iterator[tuple[str, DataFile]]:
     """Files below a directory or matched by a glob, each with its path below the place that was searched."""
-    files = _with_datasets(_below(place, path))
+    files = _with_datasets(place.below(path))
     root = path
     if not files and GLOB & set(path):
         root = "/".join(takewhile(lambda part: not GLOB & set(part), path.split("/")))
         wanted = re.compile(glob_translate(path))
-        files = [file for file in _with_datasets(_below(place, root)) if wanted.match(file.path)]
+        files = [file for file in _with_datasets(place.below(root)) if wanted.match(file.path)]
     for file in files:
         yield file.path.removeprefix(root).strip("/") or file.path.rpartition("/")[2], file
 
@@ -137,23 +135,6 @@ def _chosen(
     if format_.split:
         files = [part for file in files for part in format_.split(place, file.path)]
     return files, {reason: names for reason, names in left_out.items() if names}
-
-
-def _below(place: Place, root: str) -> Iterable[DataFile]:
-    """Every file below a directory."""
-    try:
-        return place.below(root)
-    except UnicodeDecodeError:
-        return _below_local(root)
-
-
-def _below_local(root: str) -> Iterator[DataFile]:
-    """Like :func:`_below`, for a disk with names that are not UTF-8: their escaped paths cannot be opened."""
-    for folder, _, names in os.walk(os.fsencode(root), followlinks=True):
-        for name in names:
-            path = os.path.join(folder, name)  # noqa: PTH118  # pathlib has no paths of bytes
-            status = Path(os.fsdecode(path)).stat()
-            yield DataFile(path.decode("utf-8", "backslashreplace"), status.st_size, status.st_mtime_ns)
 
 
 def _is_hidden(name: str) -> bool:

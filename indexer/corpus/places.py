@@ -9,6 +9,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from indexer.corpus.files import DataFile
+from indexer.corpus.folders import files_below
 from indexer.corpus.hub import HubPlace
 from indexer.corpus.object_store import open_store
 from indexer.errors import CorpusError, first_line
@@ -65,6 +66,11 @@ class DiskPlace(ArrowPlace):
     def __init__(self) -> None:
         """Takes Arrow's filesystem for single files."""
         super().__init__(fs.LocalFileSystem(), root="")
+
+    def below(self, root: str) -> Iterable[DataFile]:
+        """Every file below a directory."""
+        # Arrow follows links in a circle, and lists nothing where one name is not UTF-8.
+        return files_below(root)
 
 
 def _described(info: fs.FileInfo) -> DataFile:

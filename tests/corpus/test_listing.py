@@ -59,6 +59,23 @@ def test_a_name_that_is_not_utf8_costs_its_file_only(tmp_path: Path) -> None:
         scan_file(corpus, corpus.files[1])
 
 
+@pytest.mark.timeout(60)  # followed in circles, links double the files 40 times
+def test_links_are_followed_but_not_in_a_circle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus, other = tmp_path / "corpus", tmp_path / "other"
+    for name in ("1.parquet", "a/2.parquet", "b/3.parquet"):
+        write(corpus / name, words(2))
+    write(other / "4.parquet", words(2))
+    links = {"loop": corpus, "up": tmp_path, "a/b": corpus / "b", "b/a": corpus / "a", "other": other}
+    for name, target in (links | {"5.parquet": other / "4.parquet", "6.parquet": tmp_path / "nowhere"}).items():
+        (corpus / name).symlink_to(target)
+    found = [file.path.removeprefix(f"{corpus}/") for file in open_corpus(CorpusSettings(uri=str(corpus))).files]
+    once = ["1.parquet", "5.parquet", "a/2.parquet", "a/b/3.parquet", "b/3.parquet", "b/a/2.parquet", "other/4.parquet"]
+    assert found == once
+    assert f"left out below {corpus}: 4 that link to a folder that holds them: a/b/a, b/a/b, loop, ...\n" in (
+        capsys.readouterr().err
+    )
+
+
 def test_directories_name_columns(tmp_path: Path) -> None:
     for name, folder in (("a", "lang=de"), ("b", "lang=%C3%A9%2F"), ("c", "lang=__HIVE_DEFAULT_PARTITION__")):
         (tmp_path / folder).mkdir()
