@@ -131,8 +131,8 @@ class IndexSettings(Section):
     )
     vector_index: VectorIndex = Field(
         "auto",
-        description="LanceDB index type; auto: by rows and width, none for small tables; the next epoch builds "
-        "a changed one",
+        description="LanceDB index type; auto: by rows and width, none for small tables; types ending in PQ: "
+        "none below 256 rows; the next epoch builds a changed one",
     )
     text_search: list[str] = Field(
         [], description="payload columns that full-text search looks into; the next run builds or drops the index"
