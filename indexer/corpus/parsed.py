@@ -92,14 +92,17 @@ def _loser(target: pa.DataType) -> Callable[[object], bool] | None:
 
 
 def _has_more(value: object, target: pa.DataType) -> bool:
-    """Whether an object has a value under a key that the type lacks, at any depth."""
-    if isinstance(value, list) and (is_list(target) or types.is_fixed_size_list(target)):
-        return any(_has_more(item, target.value_type) for item in value)
-    if isinstance(value, dict) and types.is_struct(target):
+    """Whether a value has a part that the type has no place for, at any depth: an object's key, or a list's items."""
+    if value is None:
+        return False
+    if types.is_struct(target):
+        # Arrow takes a list for the pairs of an object.
         known = {field.name: field.type for field in target}
-        return any(
+        return not isinstance(value, dict) or any(
             item is not None and (key not in known or _has_more(item, known[key])) for key, item in value.items()
         )
+    if isinstance(value, list) and (is_list(target) or types.is_fixed_size_list(target)):
+        return any(_has_more(item, target.value_type) for item in value)
     return False
 
 

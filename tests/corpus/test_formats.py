@@ -203,6 +203,7 @@ def test_a_key_that_the_type_lacks_is_a_bad_value_at_every_depth(tmp_path: Path)
         ({"z": 1}, "bad_value"),
         ({"x": 1, "deep": [{"y": "a"}, {"z": []}]}, "bad_value"),
         ({}, None),
+        ([], "bad_value"),
     ]
     lines = (json.dumps({"id": str(at), "text": "x", "p": value}) + "\n" for at, (value, _) in enumerate(rows))
     (tmp_path / "a.jsonl").write_text("".join(lines))
