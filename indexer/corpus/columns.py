@@ -25,29 +25,51 @@ def columns_of(opened: OpenFile, settings: CorpusSettings, file: DataFile) -> pa
         WrongColumns: A column is missing or has a type that cannot be used.
     """
     schema = opened.schema
-    _check_names(schema, [settings.id_column, *settings.text_columns], file, [])
-    _check_names(schema, settings.payload, file, list(file.partitions))
+    texts, payload = settings.text_columns, settings.payload
+    if format_of(file.path).has_keys:
+        if not schema.names and not opened.count_rows():
+            return pa.schema([(name, NULL) for name in payload])
+        # Without any text the file is of something else, or the setting names what is nowhere.
+        texts = [name for name in texts if name in schema.names] or texts
+        payload = [name for name in payload if _has(schema, name, file)]
+    _check_names(schema, [settings.id_column, *texts], file, [])
+    _check_names(schema, payload, file, list(file.partitions))
     id_type = normal_type(schema.field(settings.id_column).type)
     if not (pa.types.is_string(id_type) or pa.types.is_integer(id_type) or pa.types.is_null(id_type)):
         raise WrongColumns(f"{file.path}: id column {settings.id_column!r} is {id_type}; ids are strings or integers")
-    for name in settings.text_columns:
+    for name in texts:
         text_type = normal_type(schema.field(name).type)
         if not (pa.types.is_string(text_type) or pa.types.is_null(text_type)):
             raise WrongColumns(f"{file.path}: text column {name!r} is {text_type}, not a string")
-    types = [schema.field(name).type if name in schema.names else pa.string() for name in settings.payload]
-    return pa.schema([pa.field(name, normal_type(type_)) for name, type_ in zip(settings.payload, types, strict=True)])
+    return pa.schema([(name, _type_in(schema, name, file)) for name in settings.payload])
+
+
+def _has(schema: pa.Schema, name: str, file: DataFile) -> bool:
+    """Whether a file or its directories have a payload column."""
+    return name in schema.names or name in file.partitions
+
+
+def _type_in(schema: pa.Schema, name: str, file: DataFile) -> pa.DataType:
+    """Stored type of a payload column in a file; null where rows may lack it and none shows it."""
+    if name in schema.names:
+        return normal_type(schema.field(name).type)
+    return pa.string() if name in file.partitions else NULL
 
 
 def _check_names(schema: pa.Schema, names: Sequence[str], file: DataFile, partitions: Sequence[str]) -> None:
     """Refuses a column that the file and its directories lack, or that occurs twice."""
     for name in names:
         count = schema.names.count(name)
-        if count == 1 or (count == 0 and name in partitions):
-            continue
-        known = ", ".join([*schema.names, *(f"{partition} (directory)" for partition in partitions)])
-        missing = "occurs twice" if count else "is missing"
-        elsewhere = "" if partitions or name not in file.partitions else "; directory names are read for payload only"
-        raise WrongColumns(f"{file.path}: column {name!r} {missing}{elsewhere}; the file has: {known}")
+        if count != 1 and not (count == 0 and name in partitions):
+            raise _missing(schema, name, file, partitions)
+
+
+def _missing(schema: pa.Schema, name: str, file: DataFile, partitions: Sequence[str] = ()) -> WrongColumns:
+    """The refusal of a file that lacks a column or has it twice."""
+    known = ", ".join([*schema.names, *(f"{partition} (directory)" for partition in partitions)])
+    missing = "occurs twice" if name in schema.names else "is missing"
+    elsewhere = "" if partitions or name not in file.partitions else "; directory names are read for payload only"
+    return WrongColumns(f"{file.path}: column {name!r} {missing}{elsewhere}; the file has: {known}")
 
 
 @dataclass
@@ -122,6 +144,8 @@ class PayloadTypes:
         self._settings = settings
         types = {field.name: field.type for field in stored}
         self._columns = {name: _Column(types.get(name)) for name in settings.payload}
+        self._lacking: dict[str, WrongColumns] = {}
+        self._had = set(types)
         self.is_empty = True
 
     def add(self, opened: OpenFile, file: DataFile) -> None:
@@ -129,7 +153,17 @@ class PayloadTypes:
         widen = format_of(file.path).widen
         for field in columns_of(opened, self._settings, file):
             self._columns[field.name].add(field.type, file, widen)
+            if _has(opened.schema, field.name, file):
+                self._had.add(field.name)
+            elif opened.schema.names and field.name not in self._lacking:
+                self._lacking[field.name] = _missing(opened.schema, field.name, file)
         self.is_empty = False
+
+    def check_shown(self) -> None:
+        """Raises :class:`WrongColumns` for a column that neither the index nor any file with rows has."""
+        for name, error in self._lacking.items():
+            if name not in self._had:
+                raise error
 
     @property
     def are_known(self) -> bool:

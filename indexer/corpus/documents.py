@@ -113,7 +113,8 @@ def open_corpus(settings: CorpusSettings, stored: Iterable[pa.Field] = ()) -> Co
         The corpus, files in the order of their paths. Types that no file tells are Arrow's ``null``.
 
     Raises:
-        CorpusError: There is no file, none can be read, or the first readable one lacks a column.
+        CorpusError: There is no file, none can be read, the first readable one lacks a column, or none has a column
+            that files may lack.
     """
     return read_types(settings, list_corpus(settings), stored)
 
@@ -137,6 +138,7 @@ def read_types(settings: CorpusSettings, files: tuple[DataFile, ...], stored: It
                 break
     if types.is_empty:
         raise CorpusError(f"corpus.uri: none of {len(files)} files can be used; {refused}")
+    types.check_shown()
     return Corpus(settings, files, types.payload, type_files=types.files)
 
 
@@ -234,8 +236,12 @@ def read_batches(
     """
     settings = corpus.settings
     names = list(dict.fromkeys([settings.id_column, *settings.text_columns, *settings.payload]))
-    inside = [name for name in names if name in opened.schema.names]
-    outside = {name: file.partitions[name] for name in names if name not in inside}
+    outside = {
+        name: file.partitions[name]
+        for name in settings.payload
+        if name in file.partitions and name not in opened.schema.names
+    }
+    inside = [name for name in names if name not in outside]
     for batch in opened.batches(inside, start, stop):
         yield replace(batch, columns=_with_constants(batch.columns, outside))
 

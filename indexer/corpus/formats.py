@@ -36,6 +36,7 @@ class Format:
         split: What is read as files each, by the path of one that is listed; the file itself by default.
         widen: For a format without types, a stored type that also holds what a sample of another type shows, ``None``
             if there is none; ``None`` for a format with types.
+        has_keys: Whether each row names its columns: one that a row or file does not name is null there.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Format:
     find: Callable[[Place, str], DataFile | None] = lambda place, path: place.find(path)
     split: Callable[[Place, str], list[DataFile]] | None = None
     widen: Widen | None = None
+    has_keys: bool = False
 
     def has(self, path: str) -> bool:
         """Whether a file's name has one of the suffixes; a fragment's has its number after it."""
@@ -63,7 +65,7 @@ PARQUET = Format("Parquet", (".parquet", ".parq", ".pq"), open_parquet)
 FORMATS = (
     PARQUET,
     Format("Lance", (".lance",), open_fragment, find_file, list_fragments),
-    Format("JSON Lines", _packed(".jsonl", ".ndjson"), open_json_lines, widen=json_lines.widened),
+    Format("JSON Lines", _packed(".jsonl", ".ndjson"), open_json_lines, widen=json_lines.widened, has_keys=True),
     Format("CSV", _packed(".csv"), open_csv, widen=delimited.widened),
     Format("TSV", _packed(".tsv"), open_tsv, widen=delimited.widened),
 )

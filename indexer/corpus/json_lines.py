@@ -19,6 +19,7 @@ class JsonLines(TextRows[bytes]):
     """Rows of a file of JSON Lines; blank lines are no rows."""
 
     kind = "JSON Lines"
+    may_be_empty = True
 
     def _begin(self, lines: Lines) -> list[str]:  # noqa: ARG002  # a format without a header
         return []

@@ -35,6 +35,9 @@ class TextRows(ABC, Generic[RawT]):
     kind: str
     """Name of the format."""
 
+    may_be_empty = False
+    """Whether a file without a byte is one of the format, of no rows."""
+
     def __init__(self, place: Place, file: DataFile, wanted: WantedTypes) -> None:
         """Reads the first lines.
 
@@ -58,11 +61,14 @@ class TextRows(ABC, Generic[RawT]):
         except (OSError, pa.ArrowException) as error:
             raise BadFile(f"{file.path}: not {self.kind} that can be read: {first_line(error)}") from None
         rows = [row for row in map(self._parse, sample) if row is not None]
-        if not rows and (sample or not names):
+        if not rows and (sample or not (names or self.may_be_empty)):
             reason = f"none of its first {len(sample)} lines is a row of it" if sample else "it is empty"
             raise BadFile(f"{file.path}: not {self.kind}: {reason}")
         names = names or [name for name in dict.fromkeys(name for row in rows for name in row) if is_text(name)]
         self._schema = pa.schema([(name, self._type_of(name, rows, wanted)) for name in names])
+        # Rows may name columns that the first ones do not.
+        shown = dict(zip(self._schema.names, self._schema.types, strict=True))
+        self._types = {**wanted.stored, **wanted.types, **shown}
 
     @property
     def schema(self) -> pa.Schema:
@@ -139,12 +145,12 @@ class TextRows(ABC, Generic[RawT]):
         faults = np.array([Fault.MALFORMED if row is None else Fault.NONE for row in rows], np.uint8)
         columns = []
         for name in names:
-            column, found = to_column([row and row.get(name) for row in rows], self._schema.field(name).type)
+            type_ = self._types.get(name, pa.null())
+            column, found = to_column([row and row.get(name) for row in rows], type_)
             columns.append(column)
             faults = np.maximum(faults, found)
-        schema = pa.schema([self._schema.field(name) for name in names])
         # A struct keeps its length without columns; a record batch of none has no rows.
-        batch = pa.RecordBatch.from_arrays(columns, schema=schema) if columns else _without_columns(len(rows))
+        batch = pa.RecordBatch.from_arrays(columns, list(names)) if columns else _without_columns(len(rows))
         yield RowBatch(after - len(rows), batch, faults)
 
 

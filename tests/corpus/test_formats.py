@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, strategies
+from hypothesis import given, settings, strategies
 
 from indexer.corpus import lines, text_rows
 from indexer.corpus.digests import scan_file
@@ -147,7 +147,6 @@ def test_a_bad_row_of_csv_is_quarantined_alone(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("a.jsonl", b"", "it is empty"),
         ("a.jsonl", b"PAR1 and no line of JSON\nPAR1", "none of its first 2 lines"),
         ("a.jsonl.gz", b'{"id": "a", "text": "x"}\n', "incorrect header"),
         ("a.jsonl.gz", gzip.compress(sources.jsonl(ROWS))[:-100], "Truncated"),
@@ -165,6 +164,48 @@ def test_a_file_that_cannot_be_read_is_bad(tmp_path: Path, name: str, content: b
     with pytest.raises(BadFile, match=f"{name}: .*{reason}"):
         scan_file(corpus, corpus.files[0])
     assert scan_file(corpus, corpus.files[1]).num_rows == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.jsonl", b""), ("a.jsonl", b"\n \n\n"), ("a.jsonl.gz", b""), ("a.ndjson.gz", gzip.compress(b"", mtime=0))],
+)
+def test_a_file_of_json_lines_without_rows_is_fine(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert corpus_of(tmp_path, payload=["kind"]).payload.types == [pa.null()]
+    (tmp_path / "b.jsonl").write_bytes(sources.jsonl(ROWS[:3]))
+    corpus = corpus_of(tmp_path, payload=["kind"])
+    assert [scan_file(corpus, file).num_rows for file in corpus.files] == [0, 3]
+
+
+def test_a_key_that_rows_lack_is_null(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that begins after the first rows, or that the first file lacks."""
+    monkeypatch.setattr(text_rows, "SAMPLE_BYTES", 5)
+    (tmp_path / "a.jsonl").write_text('{"id": 1, "text": "x"}\n{"id": 2, "text": "y", "title": "t", "n": 5}\n')
+    (tmp_path / "b.jsonl").write_text('{"id": 3, "title": "only", "n": 7}\n')
+    corpus = corpus_of(tmp_path, text_columns=["title", "text"], payload=["n"])
+    assert corpus.payload.types == [pa.int64()]
+    (shard,) = cut_shards(chosen(corpus), 1 << 20, "")
+    found = [
+        row
+        for batch in read_shard(corpus, shard)
+        for row in zip(batch.ids, batch.texts, batch.payload["n"].to_pylist(), strict=True)
+    ]
+    assert found == [("1", "x", None), ("2", "t\ny", 5), ("3", "only", 7)]
+
+
+def test_a_key_that_no_row_has_is_missing(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.jsonl").write_text(f'{{"id": "{name}", "text": "x"}}\n')
+    for named in ({"payload": ["kind"]}, {"text_columns": ["title"]}, {"id_column": "key"}):
+        with pytest.raises(WrongColumns, match=r"a\.jsonl: column '\w+' is missing; the file has: id, text"):
+            corpus_of(tmp_path, **named)
+    stored = pa.schema([("kind", pa.int64())])
+    assert open_corpus(CorpusSettings(uri=str(tmp_path), payload=["kind"]), stored).payload == stored
+    (tmp_path / "b.jsonl").write_text('{"key": "b", "text": "x"}\n')
+    corpus = corpus_of(tmp_path)
+    with pytest.raises(WrongColumns, match=r"b\.jsonl: column 'id' is missing; the file has: key, text"):
+        scan_file(corpus, corpus.files[1])
 
 
 def test_types_are_those_of_the_first_lines_and_of_the_corpus(tmp_path: Path) -> None:
@@ -265,6 +306,7 @@ def is_told(value: Any, stored: Any) -> bool:
     return bool(value == stored)
 
 
+@settings(deadline=None)
 @given(
     suffix=strategies.sampled_from(["csv", "jsonl"]), old=strategies.lists(COLUMNS, min_size=1, max_size=2), new=COLUMNS
 )

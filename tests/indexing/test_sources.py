@@ -21,7 +21,7 @@ NO_TEXT = ("no text", "", "page")
 MALFORMED = {"jsonl": b'{"id": "cut", "te', "csv": b"one field\n"}
 """A row that cannot be read, in the formats that have such."""
 
-CUT = {"csv": b'id,text,kind\nd,"cut', "jsonl": b""}
+CUT = {"csv": b'id,text,kind\nd,"cut', "jsonl": b'{"id": "cut", "te'}
 """Content of a file that was cut, where cutting any file does not show."""
 
 IN_PARQUET: list[tuple[str | None, str]] = [("no text", "empty_text")]
