@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,8 @@ from tests.support.local_cluster import LocalCluster
 
 pytestmark = pytest.mark.gpu
 
-RUNNERS = [
-    pytest.param(value, marks=pytest.mark.xdist_group(f"runner-{value}")) for value in (("0", "1") if HAS_GPU else "0")
-]
-"""Values of VLLM_USE_V2_MODEL_RUNNER; the second runner needs Triton."""
+RUNNERS = [pytest.param(value, id=f"runner-{value}") for value in (("0", "1") if HAS_GPU else "0")]
+"""Values of VLLM_USE_V2_MODEL_RUNNER; the second runner needs Triton. conftest.py keeps the tests of each together."""
 
 STEP_TOKENS = 2048
 
@@ -61,24 +60,46 @@ given, vLLM does not measure the memory that is free, nor refuse if another proc
 MAX_TOKENS = 128
 
 
-@pytest.fixture
-def whole_gpu() -> None:
-    """Asks that no other test uses the GPU meanwhile."""
+@contextmanager
+def _turn(kind: int) -> Iterator[None]:
+    """Waits for the GPU: ``LOCK_SH`` to share it, ``LOCK_EX`` for all of it.
+
+    vLLM measures what is free of the whole GPU and refuses to start where somebody gives memory back meanwhile. So
+    processes that have used the GPU end during a turn.
+    """
+    with (Path(tempfile.gettempdir()) / "qwen3-index-tests-gpu.lock").open("w") as file:
+        fcntl.flock(file, kind)
+        yield
 
 
 @pytest.fixture(autouse=True)
-def _turn(request: pytest.FixtureRequest) -> Iterator[None]:
+def _shared(request: pytest.FixtureRequest) -> Iterator[None]:
     """Tests share the GPU, but for those that ask for the whole one."""
-    with (Path(tempfile.gettempdir()) / "qwen3-index-tests-gpu.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX if "whole_gpu" in request.fixturenames else fcntl.LOCK_SH)
+    with nullcontext() if "whole_gpu" in request.fixturenames else _turn(fcntl.LOCK_SH):
         yield
+
+
+@pytest.fixture
+def whole_gpu() -> Iterator[tuple[Executor, Executor]]:
+    """Two processes that have imported vLLM, and a GPU that no other test uses meanwhile."""
+    with ExitStack() as stack:
+        processes = _process(), _process()
+        for imported in [process.submit(_import_vllm) for process in processes]:
+            imported.result()
+        stack.enter_context(_turn(fcntl.LOCK_EX))
+        for process in processes:
+            stack.enter_context(process)
+        yield processes
 
 
 @pytest.fixture(scope="module", params=RUNNERS)
 def runner_process(request: pytest.FixtureRequest) -> Iterator[Executor]:
     """A process in which vLLM takes one of its model runners. Its engines come one after another."""
-    with _process({"VLLM_USE_V2_MODEL_RUNNER": request.param}) as process:
-        yield process
+    process = _process({"VLLM_USE_V2_MODEL_RUNNER": request.param})
+    process.submit(_import_vllm)  # while the references are computed
+    yield process
+    with _turn(fcntl.LOCK_SH):
+        process.shutdown()
 
 
 def _process(environment: dict[str, str] | None = None) -> Executor:
@@ -140,10 +161,14 @@ def index_settings(root: Path, path: str) -> Settings:
     )
 
 
-def reranked(root: Path, path: str, reranker: str) -> list[Hit]:
-    """A question to an index of some documents and to a reranker, whose engines share a GPU by the defaults."""
+def indexed(root: Path, path: str) -> None:
+    """Makes an index of some documents."""
     write(root / "corpus" / "a.parquet", [(f"doc-{row}", text) for row, text in enumerate(random_texts(40))])
     indexing_run.run(index_settings(root, path), cluster=LocalCluster())
+
+
+def reranked(root: Path, path: str, reranker: str) -> list[Hit]:
+    """A question to the index and to a reranker, whose engines share a GPU by the defaults."""
     index = index_settings(root, path).index
     chosen = RerankerSettings(name=reranker, max_tokens=160)
     with open_published(index.uri, index.name, engine={"enforce_eager": True}, reranker=chosen) as published:
@@ -174,16 +199,31 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
         return process.submit(function, *arguments).result()
 
 
+def _once(factory: pytest.TempPathFactory, name: str, compute: Callable[[], Any]) -> np.ndarray:
+    """An array that the first process of a run computes for all."""
+    folder = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    file = folder / f"{name}.npy"
+    with file.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not file.exists():
+            np.save(file, compute())
+    return np.asarray(np.load(file))
+
+
 @pytest.fixture(scope="module")
-def expected_vectors(qwen_path: str) -> np.ndarray:
+def expected_vectors(qwen_path: str, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     """Vectors by Transformers, on the CPU."""
-    return np.asarray(apart(transformers_vectors, qwen_path, varied_texts(64), MAX_TOKENS, "float32"))
+    case = qwen_path, varied_texts(64), MAX_TOKENS, "float32"
+    return _once(tmp_path_factory, "vectors", lambda: apart(transformers_vectors, *case))
 
 
 @pytest.fixture(scope="module")
-def expected_scores(reranker_path: str) -> np.ndarray:
+def expected_scores(reranker_path: str, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     """Scores by Transformers, on the CPU."""
-    return np.asarray(apart(transformers_scores, reranker_path, varied_pairs(), 160, "float32"))
+    case = reranker_path, varied_pairs(), 160, "float32"
+    return _once(tmp_path_factory, "scores", lambda: apart(transformers_scores, *case))
 
 
 def test_vectors_of_both_runners_equal_transformers(
@@ -229,11 +269,13 @@ def test_an_embedder_and_a_reranker_share_a_process(
     assert np.abs(answers - expected_scores).max() <= 5e-3
 
 
-@pytest.mark.usefixtures("whole_gpu")
 def test_a_search_and_its_reranker_share_a_gpu_by_the_defaults(
-    qwen_path: str, reranker_path: str, tmp_path: Path
+    whole_gpu: tuple[Executor, Executor], qwen_path: str, reranker_path: str, tmp_path: Path
 ) -> None:
-    found = apart(reranked, tmp_path, qwen_path, reranker_path)
+    indexer, reader = whole_gpu
+    indexer.submit(indexed, tmp_path, qwen_path).result()
+    indexer.shutdown()  # its engine would have most of the GPU
+    found = reader.submit(reranked, tmp_path, qwen_path, reranker_path).result()
     assert len(found) == 3
     assert sorted((hit.score for hit in found), reverse=True) == [hit.score for hit in found]
     assert all(0 < hit.score < 1 for hit in found)
