@@ -10,6 +10,7 @@ import pytest
 from indexer.indexing import sandbox
 from indexer.testing import checkpoints
 from tests.support.checkpoints import FAST_DTYPE, FEW, HAS_GPU
+from tests.support.gpu_shares import take_little
 from tests.support.rays import ray_head
 from tests.support.reading import ReaderHere
 
@@ -64,7 +65,7 @@ def engine_process() -> Iterator[Executor]:
     # A GPU's driver does not survive a fork, if an import has woken it.
     context = multiprocessing.get_context("spawn" if HAS_GPU else "forkserver")
     context.set_forkserver_preload(["tests.support.engine_imports"])
-    with ProcessPoolExecutor(1, context) as process:
+    with ProcessPoolExecutor(1, context, initializer=take_little if HAS_GPU else None) as process:
         yield process
 
 

@@ -15,6 +15,7 @@ from indexer.inference import start
 from indexer.inference.engine_spec import EngineSpec, Packed
 from indexer.inference.start import CPU_CACHE_BYTES, cpu_cache_bytes, memory_share
 from indexer.testing.checkpoints import minilm_path
+from tests.support.gpu_shares import CACHE_BYTES, take_little
 
 GIB = 1 << 30
 
@@ -90,6 +91,17 @@ def test_a_step_on_a_gpu_may_be_full_of_short_sequences(
     found = start.for_gpu(spec, mode, arguments)
     assert found.get("max_num_seqs") == expected
     assert found["gpu_memory_utilization"] == 0.45
+
+
+def test_engines_of_tests_leave_most_of_a_gpu_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("for_gpu", "GPU_SHARE"):
+        monkeypatch.setattr(start, name, getattr(start, name))  # as they are, after this test
+    monkeypatch.setattr(start, "_gpu_memory", lambda: (80 * GIB, 80 * GIB))
+    take_little()
+    spec = EngineSpec("none", "bfloat16", 64, {})
+    found = start.for_gpu(spec, "write", {"kv_cache_memory_bytes": GIB})
+    assert found == {"kv_cache_memory_bytes": GIB, "gpu_memory_utilization": 0.1}
+    assert start.for_gpu(spec, "write", {})["kv_cache_memory_bytes"] == CACHE_BYTES
 
 
 def test_without_a_setting_vllms_own_step_is_meant(engine_process: Executor) -> None:
