@@ -98,9 +98,14 @@ class VectorSearch:
         if self._per_token:
             return next(self._exact([narrow], state, replace(options, k=count)))
         query = vector_index.vector_query(self._opened(state), narrow, self._metric, state.index, state.probes)
-        query = query.select([*KEY, *self._stored(state, options), DISTANCE]).limit(count * options.oversample)
+        most = count * options.oversample
+        query = query.select([*KEY, *self._stored(state, options), DISTANCE]).limit(most)
         try:
             rows = (query.where(options.where) if options.where else query).to_list()
+            # Rows that meet a condition may be in partitions far from the query. Lance looks into all of them then; to
+            # allow that at once would make it look into most of them for every query.
+            if options.where and state.probes is not None and len(rows) < most:
+                rows = query.maximum_nprobes(0).to_list()
         except (ValueError, RuntimeError) as error:
             raise SettingsError(f"the search was refused: {first_line(error)}") from None
         hits = [self._hit(row) for row in rows]

@@ -350,7 +350,7 @@ def vector_query(
         vector: float32, shape (width,).
         metric: Distance.
         index: Type of the vector index.
-        probes: Partitions of the index to look into, more only where they hold too few rows; ``None`` for exact search.
+        probes: Partitions of the index to look into; ``None`` for exact search.
 
     Returns:
         The query, without limit and columns.
@@ -358,8 +358,7 @@ def vector_query(
     query = cast("LanceVectorQueryBuilder", table.search(vector)).distance_type(cast("Metric", metric))
     if probes is None:
         return query.bypass_vector_index()
-    # Rows that meet a condition may all be in partitions far from the query: Lance looks into more until it has enough.
-    query = query.minimum_nprobes(probes).maximum_nprobes(0)
+    query = query.nprobes(probes)
     # Quantised vectors are too coarse to rank by. Measured on a million of 256 dimensions, scalar quantisation has a
     # recall of 0.94 without re-ranking and 0.99 with it; skipping it saves a millisecond.
     factor = REFINED.get(index[-2:])
