@@ -20,7 +20,7 @@ UNENDED = "unended"
 
 def pytest_configure(config: pytest.Config) -> None:
     """Watches in the process that hears of all tests."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
+    if not hasattr(config, "workerinput"):  # xdist's own variables also reach a run that a test starts
         config.pluginmanager.register(_Watch(config, Path(os.environ[FILE])))
 
 

@@ -133,7 +133,7 @@ def test_a_killed_run_has_told_its_failures_and_what_became_of_every_test(tmp_pa
         run = subprocess.Popen(
             command, env=os.environ | {outcomes.FILE: str(noted)}, stdout=stream, start_new_session=True
         )
-    until = time.monotonic() + 300
+    until = time.monotonic() + 100
     while len(found := outcomes.read(noted)) < 4 or len(found["failed"]) < 2 or len(found["unended"]) > 1:
         assert time.monotonic() < until, said.read_text()
         time.sleep(0.2)
