@@ -126,15 +126,4 @@ def _run(questions: Questions, found: Vectors, width: int) -> Iterator[tuple[str
         cosines = queries[at : at + QUERIES_AT_ONCE] @ documents.T
         for name, row in zip(names[at : at + QUERIES_AT_ONCE], cosines, strict=True):
             hidden = {name} if name in questions.themselves else set()
-            yield name, _nearest(row, found.owners, hidden)
-
-
-def _nearest(cosines: np.ndarray, owners: Sequence[str], hidden: set[str]) -> dict[str, float]:
-    """The best documents of one query, each with its best chunk's cosine."""
-    best: dict[str, float] = {}
-    for at in np.argsort(-cosines, kind="stable"):
-        if owners[at] not in hidden:
-            best.setdefault(owners[at], float(cosines[at]))
-        if len(best) == measures.DEPTH:
-            break
-    return best
+            yield name, measures.nearest(row, found.owners, hidden)

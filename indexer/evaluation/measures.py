@@ -1,6 +1,6 @@
 """How good results are: nDCG@10, recall@100 and MRR@10 per query, and whether a difference is more than chance."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,23 @@ def per_query(judgements: Mapping[str, Mapping[str, int]], run: Run) -> pl.DataF
     for found in ir_measures.iter_calc(list(MEASURES.values()), grades, results):
         rows[found.query_id][names[str(found.measure)]] = float(found.value)
     return pl.DataFrame([{"query_id": query, **values} for query, values in rows.items()])
+
+
+def nearest(cosines: np.ndarray, owners: Sequence[str], hidden: Set[str]) -> dict[str, float]:
+    """The best documents of one query, each with its best chunk's cosine, nearest first.
+
+    Args:
+        cosines: Cosine of each chunk, float32, shape (chunks,).
+        owners: Each chunk's document.
+        hidden: Documents that are no results.
+    """
+    best: dict[str, float] = {}
+    for at in np.argsort(-cosines, kind="stable"):
+        if owners[at] not in hidden:
+            best.setdefault(owners[at], float(cosines[at]))
+        if len(best) == DEPTH:
+            break
+    return best
 
 
 def _places(documents: Mapping[str, float]) -> dict[str, float]:

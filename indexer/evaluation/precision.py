@@ -23,9 +23,6 @@ from indexer.settings import EvaluateSettings
 DOCUMENTS = 2000
 """Documents embedded by both models, besides those that answer a query."""
 
-RANKED = 100
-"""Documents of a query's ranking that are measured."""
-
 
 def compare(
     settings: EvaluateSettings,
@@ -106,16 +103,8 @@ def _vectors(
 
 def _ndcg(queries: np.ndarray, documents: np.ndarray, rows: Sequence[str], questions: Questions) -> np.ndarray:
     """nDCG@10 of every query by exact search; of a document's chunks the nearest counts."""
-    run: dict[str, dict[str, float]] = {}
-    for name, vector in zip(questions.texts, queries, strict=True):
-        cosines = documents @ vector
-        found: dict[str, float] = {}
-        for at in np.argsort(-cosines, kind="stable"):
-            if rows[at] != name or name not in questions.themselves:
-                found.setdefault(rows[at], float(cosines[at]))
-            if len(found) == RANKED:
-                break
-        run[name] = found
+    asked = zip(questions.texts, queries, strict=True)
+    run = {name: measures.nearest(documents @ vector, rows, questions.themselves & {name}) for name, vector in asked}
     return np.asarray(measures.per_query(questions.judgements, run)[NDCG].to_numpy(), np.float64)
 
 

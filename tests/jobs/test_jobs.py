@@ -27,7 +27,7 @@ from indexer.inference.tokenizer import text_encoder
 from indexer.testing.checkpoints import minilm_path, qwen3_checkpoint
 from indexer.testing.corpora import tiny_corpus
 from tests.support.checkpoints import FEW, marked_reranker
-from tests.support.commands import exit_status
+from tests.support.commands import INDEX_CONFIG, exit_status
 from tests.support.rays import end_ray, ray_processes
 
 pytestmark = pytest.mark.heavy
@@ -36,23 +36,17 @@ ROOT = Path(__file__).parents[2]
 
 DOCUMENTS = 150
 
-CONFIG = """
-[corpus]
-uri = "{root}/corpus"
-payload = ["kind", "text"]
-[model]
-name = "{model}"
-max_tokens = 128
+CONFIG = (
+    INDEX_CONFIG
+    + """
 [engine]
 enforce_eager = true  # compiling takes longer than these documents
-[index]
-uri = "{root}/index"
-widths = [384, 64]
 [cluster]
 workers = 1  # every command starts its engines anew, and the other tests share the cores
 [run]
 shard_mb = 0.02
 """
+)
 
 SCORE_CONFIG = """
 [queries]

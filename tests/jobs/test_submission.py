@@ -15,6 +15,7 @@ import yaml
 
 from indexer.testing.checkpoints import minilm_path
 from indexer.testing.corpora import tiny_corpus
+from tests.support.commands import INDEX_CONFIG
 from tests.support.rays import RAY, end_ray
 
 pytestmark = pytest.mark.heavy
@@ -23,19 +24,13 @@ ROOT = Path(__file__).parents[2]
 
 DOCUMENTS = 20
 
-CONFIG = """
-[corpus]
-uri = "{root}/corpus"
-payload = ["kind", "text"]
-[model]
-name = "{model}"
-max_tokens = 128
-[index]
-uri = "{root}/index"
-widths = [384, 64]
+CONFIG = (
+    INDEX_CONFIG
+    + """
 [cluster]
 workers = 1  # the head has two cores
 """
+)
 
 
 @pytest.fixture

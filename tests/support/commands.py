@@ -11,6 +11,19 @@ from indexer.inference.model import open_model
 from indexer.settings import EngineSettings, ModelSettings
 from indexer.testing.fakes import FakeModel
 
+INDEX_CONFIG = """
+[corpus]
+uri = "{root}/corpus"
+payload = ["kind", "text"]
+[model]
+name = "{model}"
+max_tokens = 128
+[index]
+uri = "{root}/index"
+widths = [384, 64]
+"""
+"""Settings of a small index, to which a file adds its own sections."""
+
 
 def exit_status(command: Callable[[], None]) -> object:
     """Runs a command to its end; SIGTERM, which it takes for itself, is given back."""
